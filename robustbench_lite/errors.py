@@ -1,0 +1,72 @@
+"""Every error this toolkit raises on purpose.
+
+RobustBenchError
+├── UsageError            exit 2   the input is wrong; the message says what is allowed
+│   ├── UnknownNameError           no attack, defense, data set or key has that name
+│   ├── DataError                  images, labels or data files that cannot be used
+│   ├── ModelError                 a network that cannot be evaluated as it is
+│   ├── WeightsError               weights that are missing, damaged or do not fit
+│   └── RecordError                a record or journal that is damaged or was changed
+├── CheckFailed           exit 1   a gate or a re-check did not hold
+├── CellError             exit 3   a cell could not be measured
+│   └── AttackError                an attack left the ball, the bounds or the real numbers
+└── MissingDependency     exit 4   an optional package is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RobustBenchError(Exception):
+    """Base of the tree; ``exit_code`` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(RobustBenchError):
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """``UnknownNameError("attack", "pdg", ["fgsm", "pgd"])`` reads "No attack is named 'pdg'. Did you mean 'pgd'? ..."."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"No {kind} is named {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+        self.kind, self.name, self.known = kind, name, names
+
+
+class DataError(UsageError):
+    pass
+
+
+class ModelError(UsageError):
+    pass
+
+
+class WeightsError(UsageError):
+    pass
+
+
+class RecordError(UsageError):
+    pass
+
+
+class CheckFailed(RobustBenchError):
+    exit_code = 1
+
+
+class CellError(RobustBenchError):
+    exit_code = 3
+
+
+class AttackError(CellError):
+    pass
+
+
+class MissingDependency(RobustBenchError):
+    exit_code = 4

@@ -1,0 +1,169 @@
+"""Plug-ins by name, and the text form of their hyper-parameters.
+
+Attacks and defenses register through entry points, the built-in ones exactly as a third party's. Listing names reads package
+metadata only: no plug-in and no torch is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import math
+import re
+import shlex
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from robustbench_lite.errors import UnknownNameError, UsageError
+
+Kind = Literal["attack", "defense"]
+_FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A plug-in's name and its hyper-parameters as the user gave them.
+
+    >>> Spec.parse("pgd steps=40 step_size=2/255")
+    Spec(name='pgd', params={'steps': '40', 'step_size': '2/255'})
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Split ``name key=value ...``; a value with spaces goes in quotes."""
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise UsageError(f"Cannot read {text!r}: {error}. Write 'name key=value ...'.") from error
+        if not words:
+            raise UsageError("An empty name was given. Write 'name key=value ...', for example 'pgd steps=40'.")
+        params: dict[str, str] = {}
+        for word in words[1:]:
+            key, equals, value = word.partition("=")
+            if not equals or not key:
+                raise UsageError(f"{word!r} in {text!r} is not of the form key=value.")
+            if key in params:
+                raise UsageError(f"{key!r} is given twice in {text!r}.")
+            params[key] = value
+        return cls(words[0], params)
+
+
+@cache
+def _entries(kind: Kind) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"robustbench_lite.{kind}s")}
+
+
+def names(kind: Kind) -> list[str]:
+    """Registered names, sorted; imports no plug-in."""
+    return sorted(_entries(kind))
+
+
+def targets(kind: Kind) -> dict[str, str]:
+    """Name -> ``module:Class`` of every registered plug-in; imports none of them."""
+    return {name: entry.value for name, entry in sorted(_entries(kind).items())}
+
+
+def load(kind: Kind, name: str) -> type[Any]:
+    """The class behind a registered name or a ``package.module:Class`` path."""
+    if ":" in name:
+        return import_object(name, kind)  # type: ignore[no-any-return]
+    if name not in _entries(kind):
+        raise UnknownNameError(kind, name, names(kind))
+    return _entries(kind)[name].load()  # type: ignore[no-any-return]
+
+
+def import_object(path: str, what: str) -> Any:
+    """Import ``package.module:attribute``; the error says which half was not found."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"The {what} {path!r} cannot be imported: no module {error.name!r} is installed.") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise UnknownNameError(f"{what} in module {module_name}", attribute, public) from error
+
+
+def create(kind: Kind, spec: Spec | str) -> Any:
+    """Build a plug-in from its spec: unknown keys and values that do not fit are usage errors that say what does."""
+    spec = Spec.parse(spec) if isinstance(spec, str) else spec
+    factory = load(kind, spec.name)
+    return call_with_text(factory, spec.params, f"{kind} {spec.name!r}")
+
+
+def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what: str) -> Any:
+    """Call ``factory(**params)`` after turning text values into the types of its signature."""
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+    hints = typing.get_type_hints(factory if not inspect.isclass(factory) else _annotated(factory))
+    values: dict[str, Any] = {}
+    for key, value in params.items():
+        if key not in known and not takes_any:
+            raise UnknownNameError(f"parameter of {what}", key, known)
+        values[key] = _convert(value, hints.get(key, Any), f"{key} of {what}")
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in values]
+    if missing:
+        raise UsageError(f"The {what} needs {', '.join(missing)}: add {' '.join(f'{m}=...' for m in missing)}.")
+    try:
+        return factory(**values)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"The {what} does not accept {dict(params)}: {error}") from error
+
+
+def _annotated(cls: type[Any]) -> Any:
+    return cls if dataclasses.is_dataclass(cls) else cls.__init__
+
+
+def _convert(value: Any, annotation: Any, what: str) -> Any:
+    """One value to its annotated type; floats may be written as fractions, ``none`` stands for None."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if annotation is Any:
+        return value
+    if isinstance(value, str):
+        if value.lower() == "none" and type(None) in typing.get_args(annotation):
+            return None
+        if _FRACTION.fullmatch(value) and (annotation is float or float in typing.get_args(annotation)):
+            return parse_number(value, what)
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UsageError(f"{what} is {value!r}: {reason}.") from error
+
+
+def parse_number(text: str | float, what: str = "eps") -> float:
+    """``0.3``, ``"0.3"`` or ``"8/255"`` to a finite float.
+
+    >>> parse_number("1/4")
+    0.25
+    """
+    try:
+        fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
+        number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
+    except (ValueError, ZeroDivisionError, TypeError) as error:
+        raise UsageError(f"{what} is {text!r}, which is no number. Write 0.1 or 8/255.") from error
+    if not math.isfinite(number):
+        raise UsageError(f"{what} is {text!r}; it must be a finite number, such as 0.1 or 8/255.")
+    return number
+
+
+def parameters(plugin: Any) -> dict[str, Any]:
+    """The hyper-parameters of a plug-in object as plain values: what goes into a cell's key."""
+    if not dataclasses.is_dataclass(plugin):
+        return {}
+    return {f.name: getattr(plugin, f.name) for f in dataclasses.fields(plugin)}

@@ -1,0 +1,72 @@
+"""The threat model: how far the adversary may move an image, and to what end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import UsageError
+from robustbench_lite.registry import parse_number
+from robustbench_lite.threat.goals import Goal, Untargeted, goal_from
+from robustbench_lite.threat.norms import Linf, Norm, RandomSource, norm_by_name
+
+LOW, HIGH = 0.0, 1.0
+"""The bounds of an image; normalisation lives inside the model."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """``norm`` and ``eps`` span the ball, the image bounds [0, 1] cut it, ``goal`` says what counts as success.
+
+    ``eps`` is in input units (for L0 a number of pixels); ``None`` asks for the smallest perturbation, whatever its size.
+    """
+
+    norm: Norm = field(default_factory=Linf)
+    eps: float | None = None
+    goal: Goal = field(default_factory=Untargeted)
+
+    @classmethod
+    def parse(cls, norm: str | Norm, eps: str | float | None, targeted: object = None) -> ThreatModel:
+        """Build one from what a user writes: ``parse("linf", "8/255", "least_likely")``."""
+        chosen = norm_by_name(norm)
+        if eps is None or (isinstance(eps, str) and eps.lower() == "none"):
+            return cls(chosen, None, goal_from(targeted))
+        number = parse_number(eps)
+        if number < 0:
+            raise UsageError(f"eps is {eps}; a radius cannot be negative.")
+        if chosen.name == "l0" and number != int(number):
+            raise UsageError(f"eps is {eps}; for L0 it is a number of pixels, such as 1, 3 or 5.")
+        return cls(chosen, number, goal_from(targeted))
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """``x_adv`` moved into the ball around ``x`` and into the image bounds, (B, C, H, W)."""
+        if self.eps is None:
+            return x_adv.clamp(LOW, HIGH)
+        # x lies within the bounds, so clipping shortens every coordinate of delta: the point stays in the ball.
+        return (x + self.norm.project(x_adv - x, self.eps)).clamp_(LOW, HIGH)
+
+    def random_start(self, x: Tensor, rng: RandomSource, draw: int | Tensor = 0) -> Tensor:
+        """A random point of the ball around each row, clipped to the image bounds."""
+        return (x + self.norm.random(x, self.radius, rng, draw)).clamp_(LOW, HIGH)
+
+    def ascent(self, x_adv: Tensor, grad: Tensor) -> Tensor:
+        """The direction of size 1 that raises the loss the most from ``x_adv``, within the image bounds."""
+        blocked = ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0)) if self.norm.sparse else None
+        return self.norm.steepest(grad, blocked)
+
+    def excess(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is inside, NaN is outside."""
+        out_of_bounds = torch.maximum(LOW - x_adv, x_adv - HIGH).flatten(1).amax(1)
+        if self.eps is None:
+            return out_of_bounds
+        over = self.norm.size(x_adv - x) - (self.eps + self.norm.tolerance(self.eps))
+        return torch.maximum(over, out_of_bounds)
+
+    @property
+    def radius(self) -> float:
+        """``eps``, for attacks that cannot do without."""
+        if self.eps is None:
+            raise UsageError("This attack works inside a ball and needs eps, for example eps=0.1 (--eps 0.1).")
+        return self.eps
