@@ -1,0 +1,54 @@
+"""The defense protocol: a defense may change training, change inference, and say what an attacker must know."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_lite.search.defended import DefendedModel, Traits
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What a training loss sees of one step."""
+
+    x: Tensor
+    """Images, (B, C, H, W) in [0, 1]."""
+    y: Tensor
+    """Labels, (B,)."""
+    index: Tensor
+    """Data-set indices, (B,): they key the per-sample generator."""
+    progress: float
+    """Share of the training that is done, in [0, 1): schedules such as an eps warm-up depend on it alone."""
+    epoch: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(ABC):
+    """Base of every defense: frozen, keyword-only dataclasses of hyper-parameters. All hooks default to "no change"."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    #: The defense acts in training: it needs weights that were trained with it.
+    trains: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027 -- "no change" is the default
+        """Before the first training step, in place: initialisation or layer scaling."""
+
+    def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+        """The scalar that one training step lowers."""
+        loss: Tensor = F.cross_entropy(model(batch.x), batch.y)
+        return loss
+
+    def after_step(self, model: nn.Module) -> None:  # noqa: B027 -- "no change" is the default
+        """After each optimiser step, in place: a projection or retraction."""
+
+    def wrap(self, model: nn.Module) -> DefendedModel:
+        """The network as it is deployed, with what it declares."""
+        return DefendedModel(model, Traits())

@@ -1,0 +1,133 @@
+"""The attack protocol: an attack asks, the oracle answers.
+
+An attack never holds the model. It is a frozen dataclass of hyper-parameters with three methods over a batch of rows; the
+engine may put any rows side by side, at different steps, and takes each out as soon as it is done.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from robustbench_lite.search.losses import Loss
+from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.search.rows import Rows
+from robustbench_lite.threat import ThreatModel
+
+
+class Access(IntEnum):
+    """How much of the model an attack sees; each level includes the ones below."""
+
+    LABELS = 1
+    SCORES = 2
+    GRADIENT = 3
+
+
+@dataclass(frozen=True)
+class State(Rows):
+    """Base of an attack's state: tensors with the row first. ``finished`` (B,) bool marks rows that ask nothing more."""
+
+    finished: Tensor
+
+
+@dataclass(frozen=True)
+class Query:
+    """Points to put to the model, and what is wanted of each.
+
+    ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B, P) leaves points out: they
+    are neither evaluated nor counted. ``gradient_of`` is the loss whose gradient is wanted, ``gradient_rows`` (B,) the rows
+    that want it.
+    """
+
+    points: Tensor
+    access: Access
+    gradient_of: Loss | None = None
+    gradient_rows: Tensor | None = None
+    valid: Tensor | None = None
+
+    @classmethod
+    def labels(cls, points: Tensor, valid: Tensor | None = None) -> Query:
+        """Ask only which class wins."""
+        return cls(points, Access.LABELS, valid=valid)
+
+    @classmethod
+    def scores(cls, points: Tensor, valid: Tensor | None = None) -> Query:
+        """Ask for logits."""
+        return cls(points, Access.SCORES, valid=valid)
+
+    @classmethod
+    def gradient(cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None) -> Query:
+        """Ask for the gradient of a per-sample loss; rows outside ``rows`` (B,) bool are only judged (a last iterate, say)."""
+        return cls(points, Access.GRADIENT, loss, rows, valid)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the oracle gives back, shaped as the query's points: () below stands for (B,) or (B, P).
+
+    Entries of points that were not valid are undefined. ``logits`` and ``gradient`` are None above the attack's access.
+    """
+
+    success: Tensor
+    """() bool: the point reaches the goal (whether or not it lies in the ball)."""
+    labels: Tensor
+    """() int64: the predicted class."""
+    logits: Tensor | None = None
+    """() + (K,)."""
+    gradient: Tensor | None = None
+    """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that asked for none."""
+
+    def need_logits(self) -> Tensor:
+        """The logits, for an attack with SCORES access."""
+        if self.logits is None:
+            raise TypeError("The query asked for no scores.")
+        return self.logits
+
+    def need_gradient(self) -> Tensor:
+        """The gradient, for an attack with GRADIENT access."""
+        if self.gradient is None:
+            raise TypeError("The query asked for no gradient.")
+        return self.gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Base of every attack. Subclasses are frozen, keyword-only dataclasses of the paper's hyper-parameters.
+
+    The oracle judges every point it answers and keeps the first success (or the nearest one, for a minimal-distance search), so
+    an attack keeps no best-so-far, no success flags and stops no row early. A field ``restarts`` is honoured by the engine.
+    """
+
+    name: ClassVar[str]
+    #: Raised whenever the attack's verdicts may change: part of every cell's key.
+    version: ClassVar[int] = 1
+    access: ClassVar[Access]
+    norms: ClassVar[frozenset[str]]
+    #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the nearest adversarial.
+    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]]
+    targeted: ClassVar[bool] = True
+    paper: ClassVar[str]
+
+    def points(self, shape: tuple[int, ...]) -> int:
+        """The most points a row asks for at once, for images of ``shape`` (C, H, W)."""
+        return 1
+
+    def progress(self, state: Any) -> Tensor | None:
+        """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack cannot tell."""
+        return None
+
+    @abstractmethod
+    def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> Any:
+        """The state of fresh rows: ``x`` (B, C, H, W), ``y`` (B,)."""
+
+    @abstractmethod
+    def ask(self, state: Any) -> Query:
+        """What to put to the model next, for every row (finished rows are ignored)."""
+
+    @abstractmethod
+    def tell(self, state: Any, answer: Answer) -> Any:
+        """The state after the answer; sets ``finished`` for rows that are done."""

@@ -1,0 +1,244 @@
+"""Continuous batching: a fixed number of slots, each holding one sample; what is done leaves at once and the next one enters.
+
+Rows at different steps share one model call. Nothing that is decided for a row looks at its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import AttackError, ModelError
+from robustbench_lite.search.attack import Answer, Attack, Query, State
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.oracle import Cost, Oracle
+from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.search.rows import Rows
+from robustbench_lite.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched: clean images, labels, target classes (-1: none) and data-set indices, each with N rows."""
+
+    x: Tensor
+    y: Tensor
+    target: Tensor
+    index: Tensor
+    positions: Tensor | None = None
+    """Rows to search, (M,) int64; all when None."""
+
+
+@dataclass(frozen=True)
+class Outcome(Rows):
+    """Rows that left the engine. What was found is still to be judged."""
+
+    position: Tensor
+    """Row of the task, (M,)."""
+    found: Tensor
+    x_adv: Tensor
+    """The adversarial, or the clean image where none was found."""
+    size: Tensor
+    """Its distance in the norm of the threat; inf where none was found."""
+    forward: Tensor
+    backward: Tensor
+
+
+@dataclass(frozen=True)
+class Slots(Rows):
+    """The rows in flight."""
+
+    position: Tensor
+    index: Tensor
+    restart: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor
+    best: Tensor
+    best_size: Tensor
+    forward: Tensor
+    backward: Tensor
+    done: Tensor
+    fault: Tensor
+    """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was not finite."""
+    state: State
+
+
+class Engine:
+    """Runs one attack on one model under one threat model. ``search`` yields outcomes as rows finish."""
+
+    #: On an accelerator, look at which rows are done only every few steps: each look waits for the device.
+    SETTLE_EVERY = 4
+    TELL_SECONDS = 0.25
+
+    def __init__(
+        self,
+        attack: Attack,
+        passes: Passes,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        query_budget: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
+        self.oracle = Oracle(passes, attack)
+        self.device = torch.device(device)
+        self.restarts: int = getattr(attack, "restarts", 1)
+        self.first_success_ends = threat.eps is not None
+
+    def search(self, task: Task, on_step: Callable[[float], None] | None = None) -> Iterator[Outcome]:
+        """Attack the rows of ``task``; they come out in the order in which they finish, each exactly once.
+
+        ``on_step`` hears, a few times a second, how many rows' worth of work is done, rows in flight included.
+        """
+        positions = range(len(task.y)) if task.positions is None else task.positions.tolist()
+        if not len(positions):
+            return
+        waiting, told = iter(positions), time.monotonic()
+        width = max(1, self.oracle.passes.batch_size // self.attack.points(tuple(task.x.shape[1:])))
+        slots = self._enter(task, waiting, width)
+        left, step = len(positions) - len(slots.y), 0
+        while len(slots.y):
+            slots, query = self._step(slots)
+            step += 1
+            if on_step is not None and time.monotonic() - told > self.TELL_SECONDS:
+                progress, told = self.attack.progress(slots.state), time.monotonic()
+                in_flight = 0.0 if progress is None else float(progress.sum())
+                on_step(len(positions) - left - len(slots.y) + in_flight)
+            if not self._time_to_settle(slots, step, left):
+                continue
+            gone = slots.done.nonzero().squeeze(1)
+            if not len(gone):
+                continue
+            again = self._restarting(slots, gone)
+            if len(again):
+                self._restart(slots, again)
+                gone = slots.done.nonzero().squeeze(1)
+            if len(gone):
+                yield self._leave(slots, gone, query)
+                fresh = self._enter(task, waiting, min(len(gone), left)) if left else None
+                left -= 0 if fresh is None else len(fresh.y)
+                slots = self._refill(slots, gone, fresh)
+
+    def _enter(self, task: Task, waiting: Iterator[int], count: int) -> Slots:
+        position = torch.tensor(list(islice(waiting, count)), dtype=torch.int64)
+        x = task.x[position].to(self.device)
+        y, target, index = (t[position].to(self.device) for t in (task.y, task.target, task.index))
+        zeros = torch.zeros_like(y)
+        inf = torch.full(y.shape, float("inf"), device=self.device)
+        return Slots(
+            position=position.to(self.device), index=index, restart=zeros, x=x, y=y, target=target, best=x.clone(),
+            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), done=zeros.bool(), fault=-inf,
+            state=self._init(x, y, index, zeros),
+        )  # fmt: skip
+
+    def _init(self, x: Tensor, y: Tensor, index: Tensor, restart: Tensor) -> State:
+        rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
+        return self.attack.init(x, y, self.threat, rng)  # type: ignore[no-any-return]
+
+    def _step(self, slots: Slots) -> tuple[Slots, Query]:
+        query = self.attack.ask(slots.state)
+        cost = self.oracle.cost(query, ~slots.done)
+        if self.query_budget is not None:
+            used = slots.forward + slots.backward + cost.forward + cost.backward
+            broke = used > self.query_budget
+            slots = slots.replace(done=slots.done | broke)
+            cost = self.oracle.cost(query, ~slots.done)
+        rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
+        answer, finite = self.oracle.answer(query, rows, cost)
+        slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
+        best, best_size, fault = self._keep_nearest(slots, query, answer, cost)
+        state = self.attack.tell(slots.state, answer)
+        done = slots.done | state.finished
+        if self.first_success_ends:
+            done = done | best_size.isfinite()
+        return slots.replace(
+            state=state, best=best, best_size=best_size, fault=fault, done=done,
+            forward=slots.forward + cost.forward, backward=slots.backward + cost.backward,
+        ), query  # fmt: skip
+
+    def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> tuple[Tensor, Tensor, Tensor]:
+        """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
+        hits = answer.success.reshape(cost.valid.shape) & cost.valid  # (B, P)
+        if self.device.type == "cpu":  # here looking costs nothing: go on with the rows that count
+            index = hits.any(1).nonzero().squeeze(1)
+            if not len(index):
+                return slots.best, slots.best_size, slots.fault
+        else:
+            index = torch.arange(len(hits), device=self.device)
+        hits, x = hits[index], slots.x[index]
+        points = query.points[index].reshape(*hits.shape, *x.shape[1:])  # (M, P, C, H, W)
+        spread = x.unsqueeze(1).expand_as(points)
+        excess = self.threat.excess(points.flatten(0, 1), spread.flatten(0, 1)).reshape(hits.shape)
+        size = self.threat.norm.size((points - spread).flatten(0, 1)).reshape(hits.shape)
+        nearest_size, nearest = size.masked_fill(~hits | ~(excess <= 0), float("inf")).min(1)
+        nearer = nearest_size < slots.best_size[index]
+        points = points[torch.arange(len(index), device=self.device), nearest]  # (M, C, H, W)
+        best = torch.where(nearer.reshape(-1, 1, 1, 1), points, slots.best[index])
+        fault = slots.fault
+        if self.attack.kind == "fixed_eps":
+            worst = excess.masked_fill(~hits, float("-inf")).amax(1)
+            fault = fault.index_copy(0, index, torch.maximum(fault[index], worst))
+        best_size = torch.minimum(nearest_size, slots.best_size[index])
+        return slots.best.index_copy(0, index, best), slots.best_size.index_copy(0, index, best_size), fault
+
+    def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
+        if self.device.type != "cpu":
+            return step % self.SETTLE_EVERY == 0
+        done = int(slots.done.sum())
+        # A few empty slots cost less than entering rows one by one.
+        return done > 0 and (left == 0 or done * 16 >= len(slots.done))
+
+    def _restarting(self, slots: Slots, gone: Tensor) -> Tensor:
+        """Of the rows that are done, those that start anew: within budget, and nothing found or the nearest still wanted."""
+        more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
+        if self.first_success_ends:
+            more &= ~slots.best_size[gone].isfinite()
+        return gone[more]
+
+    def _restart(self, slots: Slots, again: Tensor) -> None:
+        restart = slots.restart[again] + 1
+        slots.restart[again] = restart
+        slots.done[again] = False
+        slots.state.assign(again, self._init(slots.x[again], slots.y[again], slots.index[again], restart))
+
+    def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
+        rows, last = slots.select(gone), query.points[gone]
+        last = last[:, 0] if last.dim() == 5 else last
+        fault = rows.fault
+        if self.attack.kind == "fixed_eps":
+            fault = torch.maximum(fault, self.threat.excess(last, rows.x))
+        wrong = (~(fault <= 0)).nonzero().squeeze(1)
+        if len(wrong):
+            self._refuse(int(rows.index[wrong[0]]), float(fault[wrong[0]]), bool(last[wrong[0]].isfinite().all()))
+        found = rows.best_size.isfinite()
+        return Outcome(rows.position, found, rows.best, rows.best_size, rows.forward, rows.backward)
+
+    def _refuse(self, sample: int, excess: float, finite_point: bool) -> None:
+        if math.isnan(excess) and finite_point:
+            raise ModelError(f"The model returned NaN or inf near sample {sample}: check its weights and normalisation.")
+        if math.isnan(excess):
+            raise AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
+        raise AttackError(
+            f"{self.attack.name} left the {self.threat.norm.label} ball of radius {self.threat.eps} or the bounds [0, 1] "
+            f"on sample {sample}, by {excess:.3g}."
+        )
+
+    @staticmethod
+    def _refill(slots: Slots, gone: Tensor, fresh: Slots | None) -> Slots:
+        """Put ``fresh`` rows into the slots of those that left; with none left, close the gaps."""
+        count = 0 if fresh is None else len(fresh.y)
+        if fresh is not None and count:
+            slots = slots.assign(gone[:count], fresh)
+        if count == len(gone):
+            return slots
+        keep = torch.ones_like(slots.done)
+        keep[gone[count:]] = False
+        return slots.select(keep.nonzero().squeeze(1))

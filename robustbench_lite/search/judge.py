@@ -1,0 +1,60 @@
+"""The judge: no success is believed because an attack says so."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import AttackError
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.losses import margin
+from robustbench_lite.threat import ThreatModel
+
+
+class Verdict(NamedTuple):
+    """The judge's word on M claims, on the CPU."""
+
+    confirmed: Tensor
+    """The point truly reaches the goal, (M,) bool."""
+    size: Tensor
+    """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
+
+
+class Judge:
+    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds them against the threat."""
+
+    def __init__(self, passes: Passes, threat: ThreatModel, attack_name: str, device: torch.device | str) -> None:
+        self.passes, self.threat, self.attack_name, self.device = passes, threat, attack_name, device
+
+    def confirm(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Verdict:
+        """Judge the rows of ``x_adv`` (M, C, H, W) against their clean images, labels and target classes.
+
+        For a random model a row must reach it in a majority of the votes. A point outside of the ball or the bounds is an
+        AttackError: it is neither clipped nor scored as robust.
+        """
+        parts = [
+            self._confirm(*(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index)))
+            for i in range(0, len(y), self.passes.batch_size)
+        ]
+        if not parts:
+            return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.float64))
+        return Verdict(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _confirm(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Verdict:
+        x_adv, x, y, target, index = (t.to(self.device) for t in (x_adv.float(), x, y, target, index))
+        excess = self.threat.excess(x_adv, x)
+        wrong = (~(excess <= 0)).nonzero().squeeze(1)
+        if len(wrong):
+            sample, amount = int(index[wrong[0]]), float(excess[wrong[0]])
+            what = "is not finite" if math.isnan(amount) else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
+            raise AttackError(f"{self.attack_name}: the adversarial it claims for sample {sample} {what}.")
+        points = Points(x_adv, y, target, index, torch.zeros_like(y))
+        votes = self.passes.model.traits.votes if self.passes.model.traits.random else 1
+        ballots = [margin(logits, y, target) < 0 for logits in self.passes.votes(points, votes)]
+        confirmed = torch.stack(ballots).sum(0) * 2 > votes
+        # In float64 a sum does not depend on the order in which a kernel takes it.
+        size = self.threat.norm.size(x_adv.cpu().double() - x.cpu().double())
+        return Verdict(confirmed.cpu(), size)

@@ -1,0 +1,72 @@
+"""What a gradient attack climbs: one loss a sample, never averaged over the batch.
+
+``target`` is -1 for "away from y" and a class for "towards it". Every loss rises as the attack gets closer to its goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits (N, K), y (N,), target (N,)) -> (N,)."""
+LossName = Literal["ce", "margin", "dlr"]
+
+
+def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """How far each row is from success, (N,); negative is success, a tie is none.
+
+    Untargeted z_y - max_{j != y} z_j, targeted max_{j != t} z_j - z_t.
+    """
+    targeted = target >= 0
+    anchor = torch.where(targeted, target, y).unsqueeze(1)
+    own = logits.gather(1, anchor).squeeze(1)
+    best_other = logits.scatter(1, anchor, float("-inf")).amax(1)
+    return torch.where(targeted, best_other - own, own - best_other)
+
+
+def margin_loss(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The negative margin (Carlini and Wagner 2017, arXiv:1608.04644, f_6)."""
+    return -margin(logits, y, target)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy towards y, to be raised, or towards the target, to be lowered; both read as a loss to climb.
+
+    Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the gradient), the softmax has no
+    gradient left and a model with large logits would look robust: those rows climb the margin instead.
+    """
+    targeted = target >= 0
+    anchor = torch.where(targeted, target, y)
+    loss = F.cross_entropy(logits, anchor, reduction="none")
+    climb = torch.where(targeted, -loss, loss)
+    saturated = (loss.detach() < 2.0**-23) & ~targeted
+    if logits.device.type == "cpu" and not bool(saturated.any()):  # here looking costs nothing, and the margin's backward does
+        return climb
+    return torch.where(saturated, margin_loss(logits, y, target), climb)
+
+
+def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """DLR (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7): a margin that no rescaling of the logits changes.
+
+    With fewer than three classes (four when targeted) the denominator falls back to the spread of the logits. That can be the
+    margin itself, and a constant ratio has no gradient: there the denominator only scales.
+    """
+    ordered = logits.sort(dim=1, descending=True).values
+    classes = logits.shape[1]
+    spread = ordered[:, 0] - ordered[:, min(2, classes - 1)]
+    rivals = (ordered[:, 2] + ordered[:, 3]) / 2 if classes >= 4 else ordered[:, -1]
+    spread_targeted = ordered[:, 0] - rivals
+    spread = spread if classes >= 3 else spread.detach()
+    spread_targeted = spread_targeted if classes >= 4 else spread_targeted.detach()
+    own = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    goal = logits.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1)
+    untargeted = margin_loss(logits, y, torch.full_like(target, -1)) / (spread + 1e-12)
+    return torch.where(target >= 0, (goal - own) / (spread_targeted + 1e-12), untargeted)
+
+
+LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin_loss, "dlr": difference_of_logits_ratio}

@@ -1,0 +1,113 @@
+"""The oracle: the only way an attack reaches the model. It limits access, packs points, counts queries, judges answers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import AttackError
+from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.losses import margin
+
+
+class Cost(NamedTuple):
+    """What a query costs each row."""
+
+    forward: Tensor
+    """Model evaluations, (B,) int64."""
+    backward: Tensor
+    """Gradient evaluations, (B,) int64."""
+    valid: Tensor
+    """Points that count, (B, P) bool."""
+    gradient: Tensor
+    """Points whose gradient counts, (B, P) bool."""
+
+
+class Reply(NamedTuple):
+    """The answer for the attack, and what only the engine sees."""
+
+    answer: Answer
+    finite: Tensor
+    """The model's output was finite at every valid point of the row, (B,) bool."""
+
+
+class Oracle:
+    """Answers the queries of one attack on one model."""
+
+    def __init__(self, passes: Passes, attack: Attack) -> None:
+        self.passes, self.attack = passes, attack
+
+    def cost(self, query: Query, live: Tensor) -> Cost:
+        """What ``query`` costs each row; rows that are not ``live`` (B,) ask nothing."""
+        if query.access > self.attack.access:
+            raise AttackError(
+                f"{self.attack.name} asked for {query.access.name} but declares access = {self.attack.access.name}: "
+                "raise its declared access or ask for less."
+            )
+        several = query.points.dim() == 5
+        count = query.points.shape[1] if several else 1
+        valid = live.unsqueeze(1).expand(-1, count)
+        if query.valid is not None:
+            valid = valid & query.valid.reshape(len(live), count)
+        if query.access < Access.GRADIENT:
+            gradient = torch.zeros_like(valid)
+        else:
+            gradient = valid if query.gradient_rows is None else valid & query.gradient_rows.unsqueeze(1)
+        per_point = self.passes.forwards_per_point
+        extra = per_point if self.passes.model.traits.surrogate is not None else 0  # the surrogate's own passes are not free
+        forward = valid.sum(1) * per_point + gradient.sum(1) * extra
+        return Cost(forward, gradient.sum(1) * per_point, valid, gradient)
+
+    def answer(self, query: Query, rows: Points, cost: Cost) -> Reply:
+        """Evaluate the valid points. ``rows`` has one entry a slot; its ``x`` is not looked at."""
+        shape = query.points.shape[: query.points.dim() - 3]
+        points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
+        fits = query.valid is None and len(points.x) <= self.passes.batch_size
+        # On an accelerator rows that are done ride along until the next look at them: to leave them out would wait for it.
+        if fits and (points.x.device.type != "cpu" or bool(cost.valid.all())):
+            logits, gradient = self._pass(query, points, query.access == Access.GRADIENT)
+        else:
+            logits, gradient = self._packed(query, points, cost)
+        answer = Answer(
+            success=(margin(logits, points.y, points.target) < 0).reshape(shape),
+            labels=logits.argmax(1).reshape(shape),
+            logits=logits.reshape(*shape, -1) if query.access >= Access.SCORES else None,
+            gradient=None if gradient is None else gradient.reshape(query.points.shape),
+        )
+        finite = logits.sum(1).isfinite().reshape(cost.valid.shape) | ~cost.valid
+        return Reply(answer, finite.all(1))
+
+    def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        if with_gradient and query.gradient_of is not None:
+            return self.passes.gradient(points, query.gradient_of)
+        return self.passes.logits(points), None
+
+    def _packed(self, query: Query, points: Points, cost: Cost) -> tuple[Tensor, Tensor | None]:
+        """Full model batches of the valid points only, those that want a gradient first, so that one batch at most is mixed."""
+        valid, wanted = cost.valid.flatten(), cost.gradient.flatten()
+        first = wanted.nonzero().squeeze(1)
+        order = torch.cat([first, (valid & ~wanted).nonzero().squeeze(1)])
+        # With no live row nothing is evaluated, and the classes that are named stand in for the unknown number.
+        classes = max(2, int(torch.maximum(points.y, points.target).max()) + 1)
+        logits = points.x.new_zeros(len(points.x), classes)
+        gradient = torch.zeros_like(points.x) if query.access == Access.GRADIENT else None
+        for start in range(0, len(order), self.passes.batch_size):
+            part = order[start : start + self.passes.batch_size]
+            part_logits, part_gradient = self._pass(query, points.take(part), start < len(first))
+            if start == 0:
+                logits = part_logits.new_zeros(len(points.x), part_logits.shape[1])
+            logits[part] = part_logits
+            if part_gradient is not None and gradient is not None:
+                gradient[part] = part_gradient
+        return logits, gradient
+
+    def _spread(self, rows: Points, x: Tensor, count: int) -> Points:
+        """One entry a point instead of one a row."""
+        if count == 1:
+            return rows._replace(x=x)
+        y, target, index, draw = (field.repeat_interleave(count) for field in rows[1:])
+        offset = torch.arange(count, device=draw.device).repeat(len(rows.y)) * self.passes.forwards_per_point
+        return Points(x, y, target, index, draw + offset)
