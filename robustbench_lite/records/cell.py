@@ -1,0 +1,165 @@
+"""A cell: one model under one attack and one threat model on fixed samples, with a verdict for each sample.
+
+The key of a cell is the hash of everything that decides its outcome; the digest also covers the outcome. Both leave out
+provenance (when, where, how long), so the same measurement has the same digest on any machine and after any resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from robustbench_lite.errors import RecordError
+from robustbench_lite.records.files import write_text
+from robustbench_lite.records.outcomes import CellArrays, Outcomes, Strict, Summary
+
+PROTOCOL_VERSION = 1
+"""Raised whenever the engine or the judge may give another verdict for the same cell."""
+
+
+class ModelId(Strict):
+    name: str
+    weights_sha256: str
+    architecture_sha256: str
+
+
+class PluginId(Strict):
+    """An attack or a defense: registered name (or import path), version, all hyper-parameters."""
+
+    name: str
+    version: int
+    parameters: dict[str, Any]
+
+    def label(self) -> str:
+        """``pgd steps=40 ...`` as a user could type it."""
+        return " ".join([self.name, *(f"{k}={v}" for k, v in self.parameters.items())])
+
+
+class ThreatId(Strict):
+    norm: str
+    eps: float | None
+    eps_written: str | None
+    goal: str
+
+
+class DataId(Strict):
+    name: str
+    split: str
+    fingerprint: str
+    id_ranges: list[tuple[int, int]]
+    """Data-set indices of the samples, in order, as half-open ranges."""
+
+    def ids(self) -> NDArray[np.int64]:
+        """(N,) data-set indices."""
+        parts = [np.arange(low, high, dtype=np.int64) for low, high in self.id_ranges]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def ranges(ids: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Consecutive runs of ``ids`` as half-open ranges, in order.
+
+    >>> ranges(np.array([0, 1, 2, 7, 8, 5]))
+    [(0, 3), (7, 9), (5, 6)]
+    """
+    if not len(ids):
+        return []
+    cuts = np.flatnonzero(np.diff(ids) != 1) + 1
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(ids, cuts)]
+
+
+class Identity(Strict):
+    """Exactly what decides a cell's outcome."""
+
+    protocol_version: int = PROTOCOL_VERSION
+    model: ModelId
+    defense: PluginId
+    attack: PluginId
+    threat: ThreatId
+    data: DataId
+    seed: int
+    query_budget: int | None = None
+
+    def key(self) -> str:
+        """32 hex digits; how eps was written does not matter, its value does."""
+        return _sha256(self.model_dump(mode="json", exclude={"threat": {"eps_written"}}))[:32]
+
+
+class Provenance(Strict):
+    """When, where and how a cell was measured; no part of key or digest."""
+
+    created: str
+    seconds: float
+    device: str
+    batch_size: int
+    command: str
+    versions: dict[str, str]
+    partial: bool
+    flags: list[str] = Field(default_factory=list)
+
+
+class Record(Strict):
+    """The JSON file of a finished cell."""
+
+    schema_version: int = 1
+    key: str
+    digest: str
+    summary: Summary
+    identity: Identity
+    outcomes: Outcomes
+    provenance: Provenance
+
+
+def make_record(identity: Identity, arrays: CellArrays, provenance: Provenance) -> Record:
+    """Join identity and outcomes, and seal them with the digest."""
+    outcomes = arrays.pack()
+    return Record(
+        key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(),
+        identity=identity, outcomes=outcomes, provenance=provenance,
+    )  # fmt: skip
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write ``path`` whole or not at all."""
+    write_text(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+
+
+def read_record(path: Path) -> tuple[Record, CellArrays]:
+    """Read and check a record: schema, key, digest, summary. Anything that does not agree is a RecordError."""
+    advice = "Delete the file (or run with --fresh) and measure the cell again."
+    try:
+        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(f"There is no record at {path}.") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"The record {path} cannot be read: {where} {first['msg']}. {advice}") from error
+    try:
+        arrays = CellArrays.unpack(record.outcomes, len(record.identity.data.ids()))
+    except RecordError as error:
+        raise RecordError(f"The record {path} is damaged: {error} {advice}") from error
+    claims: Mapping[str, tuple[object, object]] = {
+        "key": (record.key, record.identity.key()),
+        "digest": (record.digest, _digest(record.identity, record.outcomes)),
+        "summary": (record.summary, arrays.summary()),
+        "broken samples": (bool((arrays.broken & ~arrays.clean_correct).any()), False),
+    }
+    for what, (stated, derived) in claims.items():
+        if stated != derived:
+            raise RecordError(f"The record {path} was changed: its {what} does not agree with its contents. {advice}")
+    return record, arrays
+
+
+def _digest(identity: Identity, outcomes: Outcomes) -> str:
+    return _sha256({"key": identity.key(), "outcomes": outcomes.model_dump(mode="json")})
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""The journal: per-sample outcomes in SQLite, one transaction a batch, so that a killed run continues where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite.errors import RecordError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS outcomes (
+    key TEXT NOT NULL, position INTEGER NOT NULL, broken INTEGER NOT NULL, unconfirmed INTEGER NOT NULL,
+    distance REAL, forward INTEGER NOT NULL, backward INTEGER NOT NULL, x_adv BLOB, seal TEXT NOT NULL,
+    PRIMARY KEY (key, position)
+) WITHOUT ROWID;
+"""
+
+
+class Outcome(NamedTuple):
+    """What is known of one sample of a cell."""
+
+    position: int
+    broken: bool
+    unconfirmed: bool
+    distance: float | None
+    forward: int
+    backward: int
+    x_adv: bytes | None = None
+    """The adversarial as little-endian float32, when it was asked for."""
+
+    def seal(self, key: str) -> str:
+        """A checksum that ties the row to its cell."""
+        content = repr((key, *self[:6])).encode() + (self.x_adv or b"")
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+class Journal:
+    """Open with :func:`open_journal`. Safe to kill at any moment: a batch is in it whole or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection, self.path = connection, path
+
+    def outcomes(self, key: str) -> list[Outcome]:
+        """What earlier runs of the cell left, in order of position."""
+        query = "SELECT position, broken, unconfirmed, distance, forward, backward, x_adv, seal FROM outcomes WHERE key = ?"
+        with self._guard():
+            rows = self._connection.execute(query + " ORDER BY position", (key,)).fetchall()
+        outcomes = []
+        for row in rows:
+            outcome = Outcome(row[0], bool(row[1]), bool(row[2]), *row[3:7])
+            if outcome.seal(key) != row[7]:
+                raise RecordError(
+                    f"The journal {self.path} was changed: sample {row[0]} of cell {key} does not agree with its seal. "
+                    "Run with --fresh to measure the cell again."
+                )
+            outcomes.append(outcome)
+        return outcomes
+
+    def add(self, key: str, batch: list[Outcome], seconds: float) -> None:
+        """Add one batch and the time it took, in one transaction."""
+        rows = [(key, *outcome, outcome.seal(key)) for outcome in batch]
+        with self._guard(), self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._connection.execute(
+                "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + excluded.seconds",
+                (key, seconds),
+            )
+
+    def seconds(self, key: str) -> float:
+        """Time spent on the cell so far, over all runs."""
+        with self._guard():
+            row = self._connection.execute("SELECT seconds FROM cells WHERE key = ?", (key,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def forget(self, key: str) -> None:
+        """Drop a cell: its record is written, or it is to be measured afresh."""
+        with self._guard(), self._connection:
+            self._connection.execute("DELETE FROM outcomes WHERE key = ?", (key,))
+            self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise RecordError(
+                f"The journal {self.path} cannot be used: {error}. What it holds is kept; mend the cause (a full disk, another "
+                "run that holds it) and run the same command again."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            advice = "Delete it and run the same command again."
+            raise RecordError(f"The journal {self.path} is damaged: {error}. {advice}") from error
+
+
+@contextlib.contextmanager
+def open_journal(path: Path | None) -> Iterator[Journal]:
+    """The journal at ``path``, created if need be; in memory when ``path`` is None."""
+    name = ":memory:" if path is None else str(path)
+    try:
+        connection = sqlite3.connect(name, timeout=30)
+    except sqlite3.Error as error:
+        raise RecordError(f"The journal {name} cannot be opened: {error}.") from error
+    with contextlib.closing(connection):
+        journal = Journal(connection, name)
+        with journal._guard():
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+        yield journal
+
+
+def image_bytes(x: NDArray[np.float32]) -> bytes:
+    """One image as little-endian float32."""
+    return x.astype("<f4").tobytes()
+
+
+def image_from_bytes(raw: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The inverse of :func:`image_bytes`."""
+    return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)

@@ -1,0 +1,124 @@
+"""The per-sample outcomes of a cell, as arrays and as the text that a record holds, with the figures derived from them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.statistics import Interval, wilson
+
+
+class Strict(BaseModel):
+    """Base of everything in a record: no unknown field, no change after construction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+
+class Outcomes(Strict):
+    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.arrays` for the encoding."""
+
+    clean_correct: str
+    broken: str
+    """Correct before, at the attack's goal after, confirmed by the judge."""
+    distance: str
+    """float32; size of the found perturbation, 0 where the clean image is wrong already, NaN where none was found."""
+    forward_queries: str
+    backward_queries: str
+    unconfirmed: int = 0
+    """Successes that the search reported and the judge did not see again; they count as robust."""
+
+
+class Summary(Strict):
+    """Derived from the outcomes and checked against them whenever a record is read."""
+
+    n: int
+    clean_accuracy: float
+    robust_accuracy: float
+    robust_interval: tuple[float, float]
+
+
+class CellArrays:
+    """The outcomes of a cell as arrays of N samples, with the figures derived from them."""
+
+    def __init__(
+        self,
+        clean_correct: NDArray[np.bool_],
+        broken: NDArray[np.bool_],
+        distance: NDArray[np.float32],
+        forward_queries: NDArray[np.int32],
+        backward_queries: NDArray[np.int32],
+        unconfirmed: int = 0,
+    ) -> None:
+        self.clean_correct, self.broken, self.distance = clean_correct, broken, distance
+        self.forward_queries, self.backward_queries, self.unconfirmed = forward_queries, backward_queries, unconfirmed
+
+    @property
+    def n(self) -> int:
+        return len(self.clean_correct)
+
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Correct before and after the attack, (N,)."""
+        return self.clean_correct & ~self.broken
+
+    @property
+    def clean_accuracy(self) -> float:
+        return float(self.clean_correct.mean()) if self.n else math.nan
+
+    @property
+    def robust_accuracy(self) -> float:
+        return float(self.robust.mean()) if self.n else math.nan
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % Wilson interval of the robust accuracy."""
+        return wilson(int(self.robust.sum()), self.n)
+
+    @property
+    def median_distance(self) -> float | None:
+        """Over the samples that were correct; ``None`` when fewer than half of them were broken."""
+        attacked = self.distance[self.clean_correct]
+        if not len(attacked):
+            return None
+        median = float(np.median(np.where(np.isnan(attacked), np.inf, attacked)))
+        return median if math.isfinite(median) else None
+
+    def mean_queries(self) -> tuple[float, float]:
+        """Forward and backward queries a sample that was attacked."""
+        attacked = self.clean_correct
+        if not attacked.any():
+            return 0.0, 0.0
+        return float(self.forward_queries[attacked].mean()), float(self.backward_queries[attacked].mean())
+
+    def pack(self) -> Outcomes:
+        return Outcomes(
+            clean_correct=pack_bits(self.clean_correct),
+            broken=pack_bits(self.broken),
+            distance=pack_numbers(self.distance),
+            forward_queries=pack_numbers(self.forward_queries),
+            backward_queries=pack_numbers(self.backward_queries),
+            unconfirmed=self.unconfirmed,
+        )
+
+    @classmethod
+    def unpack(cls, outcomes: Outcomes, n: int) -> CellArrays:
+        return cls(
+            unpack_bits(outcomes.clean_correct, n),
+            unpack_bits(outcomes.broken, n),
+            unpack_floats(outcomes.distance, n),
+            unpack_ints(outcomes.forward_queries, n),
+            unpack_ints(outcomes.backward_queries, n),
+            outcomes.unconfirmed,
+        )
+
+    def summary(self) -> Summary:
+        return Summary(
+            n=self.n,
+            clean_accuracy=self.clean_accuracy,
+            robust_accuracy=self.robust_accuracy,
+            robust_interval=self.interval,
+        )

@@ -1,0 +1,41 @@
+"""When, where and with which versions a cell was measured."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from robustbench_lite.records.cell import Provenance
+
+_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy")
+
+
+def provenance(*, seconds: float, device: str, batch_size: int, partial: bool, flags: Sequence[str] = ()) -> Provenance:
+    """The provenance of a cell that was finished now, by this process."""
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        device=device,
+        batch_size=batch_size,
+        command=_command(),
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        partial=partial,
+        flags=list(flags),
+    )
+
+
+def _command() -> str:
+    """The command line, with the program by its name alone."""
+    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
