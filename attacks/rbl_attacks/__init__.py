@@ -1,0 +1,1 @@
+"""The built-in attacks: one file each; see attacks/README.md for the catalogue."""
