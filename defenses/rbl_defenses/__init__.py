@@ -1,0 +1,1 @@
+"""The built-in defenses: one file each; see defenses/README.md for the catalogue."""

@@ -1,0 +1,154 @@
+"""Networks to evaluate: the bundled ones, those that ``rbl train`` wrote, and a user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
+from robustbench_lite.registry import Spec, call_with_text, import_object
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.networks import NETWORKS
+from robustbench_lite.sources.weights import Card, load_card, load_weights, save_weights, weights_hash
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode, (B, C, H, W) in [0, 1] -> logits (B, K)."""
+
+    module: nn.Module
+    name: str
+    card: Card | None = None
+    """How it was trained, for networks that ``rbl train`` wrote."""
+
+
+def reference_networks() -> list[str]:
+    """Names of the bundled networks, ``<dataset>-<defense>``, sorted."""
+    return sorted(path.stem for path in _bundled().glob("*.safetensors"))
+
+
+def reference_model(dataset: str, defense: str) -> LoadedModel:
+    """The bundled network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters).
+
+    Raises:
+        UsageError: none is bundled; says how to train one.
+        WeightsError: the file is not the one its card was written for.
+    """
+    name = f"{dataset}-{defense}"
+    if name not in reference_networks():
+        raise UsageError(
+            f"No bundled network was trained on {dataset} with {defense}. Bundled: {', '.join(reference_networks())}. "
+            f"Train one with `rbl train --defense {defense} --dataset {dataset}`."
+        )
+    return trained_model(_bundled() / f"{name}.safetensors")
+
+
+def trained_model(path: str | Path, *, allow_code: bool = False) -> LoadedModel:
+    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against it."""
+    path = Path(path)
+    card = load_card(path.with_suffix(".json"))
+    module = build(Spec(card.network, card.network_params), allow_code=allow_code)
+    load_weights(module, path)
+    if weights_hash(module) != card.weights_sha256:
+        raise WeightsError(
+            f"The weights in {path} are not those of its card: their hash is {weights_hash(module)[:16]}..., "
+            f"the card says {card.weights_sha256[:16]}.... Restore both from one training."
+        )
+    return LoadedModel(module, card.name, card)
+
+
+def load_model(text: str, weights: str | Path | None = None, *, allow_code: bool = False) -> LoadedModel:
+    """A user's own network.
+
+    Args:
+        text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (runs that file: only with
+            ``allow_code``), or a built-in network such as ``convolutional channels=3 size=32``.
+        weights: safetensors, or a state dict of ``torch.save``; without it the factory's own weights stay.
+    """
+    spec = Spec.parse(text)
+    if spec.name in NETWORKS and weights is None:
+        raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
+    module = build(spec, allow_code=allow_code)
+    if weights is not None:
+        load_weights(module, weights)
+    name = text if weights is None else f"{text} ({Path(weights).name})"
+    return LoadedModel(module, name)
+
+
+def build(spec: Spec, *, allow_code: bool = False) -> nn.Module:
+    """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where it was."""
+    with torch.random.fork_rng(devices=[]):
+        found = _factory(spec.name, allow_code)
+        if not callable(found):
+            raise ModelError(f"{spec.name} is no factory, but a {type(found).__name__}; name a function that builds the model.")
+        module = found if isinstance(found, nn.Module) else call_with_text(found, spec.params, f"network {spec.name!r}")
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed.")
+    return module.eval()
+
+
+def network_spec(spec: Spec, data: Dataset) -> Spec:
+    """``spec`` with the ``channels``, ``size`` and ``classes`` that a built-in network was not given, from the data."""
+    if spec.name not in NETWORKS:
+        return spec
+    channels, height, width = data.x.shape[1:]
+    if height != width:
+        raise UsageError(f"{spec.name} takes square images, not {height} x {width}: use --model.")
+    classes = data.classes or max(2, int(data.y.max()) + 1)
+    return Spec(spec.name, {"channels": channels, "size": height, "classes": classes, **_numbers(spec.params)})
+
+
+def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
+    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the weights."""
+    path = folder / f"{card.name}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(module, path)
+        path.with_suffix(".json").write_text(card.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}. Choose another --output.") from error
+    return path
+
+
+def _bundled() -> Path:
+    return Path(str(files("robustbench_lite") / "data" / "networks"))
+
+
+def _factory(name: str, allow_code: bool) -> Callable[..., Any]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module_name, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise UnknownNameError("network", name, [*NETWORKS, "package.module:factory"])
+    if not module_name.endswith(".py"):
+        return import_object(name, "network")  # type: ignore[no-any-return]
+    if not allow_code:
+        raise UsageError(f"{name!r} would run the code in {module_name}. If you trust that file, add --allow-code.")
+    return _from_file(Path(module_name), attribute)
+
+
+def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise UsageError(f"No file is at {path}; --model takes file.py:factory or package.module:factory.")
+    # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of the file.
+    name = f"_rbl_model_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise UsageError(f"{path} cannot be read as Python code.")
+    code = sys.modules[name] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(code)
+    if not hasattr(code, attribute):
+        raise UnknownNameError(f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")])
+    return getattr(code, attribute)  # type: ignore[no-any-return]
+
+
+def _numbers(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: int(value) if str(value).isdigit() else value for key, value in params.items()}

@@ -1,0 +1,110 @@
+"""The networks this project trains itself. Each takes images (B, C, H, W) in [0, 1] and returns logits (B, K)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_lite.errors import UsageError
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps keeps its meaning."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class ConvexAggregation(nn.Module):
+    """A weighted sum of branches of one shape, at first their mean.
+
+    With its coefficients on the simplex it is as Lipschitz as its worst branch (Cisse et al. 2017, arXiv:1704.08847,
+    section 4.3); ``project`` puts them there.
+    """
+
+    def __init__(self, branches: int) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(torch.full((branches,), 1.0 / branches))
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        return (self.coefficients @ torch.stack(branches).flatten(1)).reshape(branches[0].shape)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Move the coefficients, in place, to the nearest point of the simplex (Michelot 1986)."""
+        ordered = self.coefficients.sort(descending=True).values
+        excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(ordered) + 1, device=ordered.device)
+        kept = int((ordered > excess).sum())  # a prefix: at least the largest coefficient
+        self.coefficients.copy_((self.coefficients - excess[kept - 1]).clamp_min(0))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels, 3, stride, 1)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
+        changes = stride != 1 or channels_in != channels
+        self.shortcut: nn.Module = nn.Conv2d(channels_in, channels, 1, stride) if changes else nn.Identity()
+        self.join = ConvexAggregation(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.second(F.relu(self.first(x)))
+        return F.relu(self.join(self.shortcut(x), branch))
+
+
+def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module:
+    """conv16-conv32-fc100-fc: the small network of the certification papers (Wong and Kolter, arXiv:1711.00851)."""
+    _check(channels, size, classes)
+    side = size // 2 // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * side * side, 100),
+        nn.ReLU(),
+        nn.Linear(100, classes),
+    )
+
+
+def residual(channels: int = 1, size: int = 28, classes: int = 10, width: int = 16) -> nn.Module:
+    """Three residual blocks without batch norm; a row's logits depend on that row alone, in training too."""
+    _check(channels, size, classes)
+    side = math.ceil(math.ceil(size / 2) / 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(),
+        ResidualBlock(width, width, stride=1),
+        ResidualBlock(width, 2 * width, stride=2),
+        ResidualBlock(2 * width, 4 * width, stride=2),
+        nn.AvgPool2d(side),
+        nn.Flatten(),
+        nn.Linear(4 * width, classes),
+    )
+
+
+def _check(channels: int, size: int, classes: int) -> None:
+    if channels < 1 or size < 4 or classes < 2:
+        raise UsageError(
+            "A network needs channels >= 1, size >= 4 and classes >= 2, "
+            f"not channels={channels}, size={size}, classes={classes}."
+        )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"convolutional": convolutional, "residual": residual}
+"""Network name -> factory with the arguments ``channels``, ``size`` and ``classes``."""

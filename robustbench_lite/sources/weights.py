@@ -1,0 +1,126 @@
+"""Weights on disk, their hash, and the card that says how they came about. Nothing here ever unpickles objects."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from robustbench_lite.errors import WeightsError
+
+
+class Card(BaseModel):
+    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the test split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    network: str
+    """A name of ``networks.NETWORKS`` or ``package.module:factory``."""
+    network_params: dict[str, int | float | str]
+    dataset: str
+    split: str
+    data_fingerprint: str
+    defense: str
+    """Name and hyper-parameters, as ``rbl train --defense`` takes them."""
+    defense_version: int
+    weights_sha256: str
+    command: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    clean_accuracy: float
+    robust_accuracy: float
+    attack: str
+    """The attack behind ``robust_accuracy``."""
+    norm: str
+    eps: float
+    n_test: int
+    test_fingerprint: str
+    curve: list[dict[str, float]]
+    """One entry an epoch: ``epoch``, ``loss``, ``learning_rate``."""
+    torch_version: str
+    created: str
+    """UTC, ISO 8601."""
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers as safetensors."""
+    # A copy each: safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    path.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Fill ``module`` from a ``.safetensors`` file, or from a state dict of ``torch.save`` (``weights_only=True``).
+
+    Raises:
+        WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do not fit (names them).
+    """
+    path = Path(path)
+    found = _read(path)
+    wanted = module.state_dict()
+    problems = [f"missing: {_names(wanted.keys() - found.keys())}"] if wanted.keys() - found.keys() else []
+    if found.keys() - wanted.keys():
+        problems.append(f"not in the network: {_names(found.keys() - wanted.keys())}")
+    problems += [
+        f"{name} is {tuple(found[name].shape)}, the network's is {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & found.keys())
+        if wanted[name].shape != found[name].shape
+    ]
+    if problems:
+        raise WeightsError(f"The weights in {path} do not fit the network: {'; '.join(problems)}.")
+    module.load_state_dict(found)
+
+
+def load_card(path: Path) -> Card:
+    """Read the card of a trained network."""
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise WeightsError(f"No card is at {path}; `rbl train` writes one beside the weights.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise WeightsError(f"The card {path} is damaged: {where}: {first['msg']}.") from error
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"No weights file is at {path}.")
+    found: Any
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds more than tensors, which is not loaded because it can run code. "
+            "Save model.state_dict() with torch.save, or as safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is no readable weights file, or was cut short: {error}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise WeightsError(f"{path} holds no plain state dict. Save model.state_dict(), not the model.")
+    return found
+
+
+def _names(names: Any) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")

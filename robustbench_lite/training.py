@@ -1,0 +1,184 @@
+"""The one trainer: defenses change what a step lowers and what follows it, never the loop.
+
+A training can be killed at any moment. Run again, it continues from its last checkpoint and ends with the same weights,
+bit for bit, as if it had never stopped: whatever is random in a step follows from (seed, epoch, step) alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from robustbench_lite.checkpoint import Checkpoint, Position
+from robustbench_lite.defense import Defense, TrainingBatch
+from robustbench_lite.errors import ModelError, UsageError
+from robustbench_lite.registry import parameters
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.weights import weights_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long and how fast to train. The learning rate rises over the first fifth of the steps, then falls to 0."""
+
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise UsageError(
+                "Training needs epochs >= 1, a batch size >= 1 and a learning rate > 0, not "
+                f"epochs={self.epochs}, batch size={self.batch_size}, learning rate={self.learning_rate}."
+            )
+
+
+class Progress(NamedTuple):
+    """Where a training stands after a step; ``loss`` is the mean over the steps of this epoch."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    loss: float
+
+
+def train(
+    model: nn.Module,
+    defense: Defense,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    checkpoint: Path,
+    device: torch.device | str = "cpu",
+    checkpoint_seconds: float = 30.0,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place, from ``checkpoint`` where there is one, and leave it in eval mode.
+
+    Args:
+        checkpoint: file written at the start, after every epoch, and in between every ``checkpoint_seconds``.
+
+    Returns:
+        The learning curve, one entry an epoch: ``epoch``, ``loss``, ``learning_rate``.
+
+    Raises:
+        UsageError: the checkpoint is that of another training, or cannot be written.
+        ModelError: the loss left the real numbers.
+    """
+    model.to(device)
+    with seeded(f"{recipe.seed}/prepare", device):
+        defense.prepare(model)
+    steps = -(-len(data) // recipe.batch_size)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _triangle(recipe.epochs * steps))
+    configuration = {
+        "defense": f"{describe(defense)} (version {defense.version})",
+        "data": data.fingerprint,
+        "initial weights": weights_hash(model),
+        **asdict(recipe),
+    }
+    store = Checkpoint(checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    at = store.resume()
+    store.save(at)  # before any work: a folder that cannot be written to shows now
+    saved = time.monotonic()
+    model.train()
+    for epoch in range(at.epoch, recipe.epochs):
+        for batch in _batches(data, recipe, epoch, at.step, device):
+            with seeded(f"{recipe.seed}/step/{epoch}/{at.step}", device):
+                loss = _step(model, defense, optimizer, batch)
+            scheduler.step()
+            at = replace(at, step=at.step + 1, loss_sum=at.loss_sum + loss)
+            on_progress(Progress(epoch, at.step, steps, at.loss_sum / at.step))
+            if time.monotonic() - saved > checkpoint_seconds and at.step < steps:
+                store.save(at)
+                saved = time.monotonic()
+        rate = float(scheduler.get_last_lr()[0])
+        entry = {"epoch": epoch + 1, "loss": at.loss_sum / steps, "learning_rate": rate}
+        at = Position(epoch + 1, curve=[*at.curve, entry])
+        store.save(at)
+        saved = time.monotonic()
+        logger.info("epoch %d of %d: loss %.4f", at.epoch, recipe.epochs, entry["loss"])
+    model.eval()
+    return at.curve
+
+
+def initialised(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network that ``factory`` builds, with initial weights that follow from ``seed`` alone."""
+    with seeded(f"{seed}/initial weights"):
+        return factory()
+
+
+@contextmanager
+def seeded(purpose: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Give code that draws from torch's global generators (dropout, initialisation) a stream of its own.
+
+    It follows from ``purpose`` alone; the generators are put back afterwards.
+    """
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(_number(purpose))
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def describe(plugin: Any) -> str:
+    """A plug-in with all its hyper-parameters, in the text form that ``registry.create`` reads."""
+    return shlex.join([plugin.name, *(f"{key}={value}" for key, value in parameters(plugin).items())])
+
+
+def _batches(
+    data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str
+) -> Iterator[TrainingBatch]:
+    """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
+    generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
+    steps = torch.split(torch.randperm(len(data), generator=generator), recipe.batch_size)
+    for step, rows in enumerate(steps[first:], first):
+        x, y, index = (tensor[rows].to(device) for tensor in (data.x, data.y, data.ids))
+        progress = (epoch + step / len(steps)) / recipe.epochs
+        yield TrainingBatch(x=x, y=y, index=index, progress=progress, epoch=epoch, seed=recipe.seed)
+
+
+def _step(model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch) -> float:
+    optimizer.zero_grad()
+    loss = defense.loss(model, batch)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise ModelError(f"The training loss is {value} in epoch {batch.epoch + 1}. Lower --learning-rate.")
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    defense.after_step(model)
+    return value
+
+
+def _triangle(steps: int) -> Callable[[int], float]:
+    rise = max(1, steps // 5)
+    return lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))
+
+
+def _number(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "little")
