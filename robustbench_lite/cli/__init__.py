@@ -1,0 +1,103 @@
+"""``rbl``: the command line. One file a command; torch is imported by the commands that need it, when they need it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from robustbench_lite import __version__
+from robustbench_lite.cli import doctor, evaluate, listing, show, train
+from robustbench_lite.errors import RobustBenchError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="rbl",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("list")(listing.list_names)
+app.command("show")(show.show)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def rbl(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", metavar="", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Logs, warnings and tracebacks.")] = False,
+) -> None:
+    """How robust is this image classifier, really, and can anyone check it?
+
+    Start here: [bold]rbl evaluate --attack pgd --defense parseval[/bold]
+    """
+    if version:
+        print(f"robustbench_lite {__version__}")
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Looked for before parsing, because it also decides how a command line that cannot be parsed fails.
+    verbose = not {"-v", "--verbose"}.isdisjoint(words)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    with warnings.catch_warnings():
+        if not verbose and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        try:
+            code = typer.main.get_command(app).main(words, prog_name="rbl", standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever comes here becomes one line and a code
+            if verbose and not _is_usage(error):
+                traceback.print_exc()
+            message, code = _explain(error)
+            _say_error(message)
+    if code == INTERRUPTED:
+        _say_error("Interrupted. What is done is kept: the same command continues from there.")
+    return int(code or 0)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to say of ``error``, and the exit code."""
+    if isinstance(error, RobustBenchError):
+        return str(error), error.exit_code
+    if _is_usage(error):
+        return _usage(error), 2
+    return f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
+
+
+def _is_usage(error: Exception) -> bool:
+    """The parser's own errors: which package they live in depends on the version of typer, what they can do does not."""
+    return hasattr(error, "format_message")
+
+
+def _usage(error: Exception) -> str:
+    """A parser's error with the likely fix."""
+    message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+    near = sorted(getattr(error, "possibilities", None) or ())
+    if near:  # some versions have said so already
+        plain = str(getattr(error, "message", message)).partition(" Did you mean")[0].rstrip(".")
+        message = f"{plain}. Did you mean {near[0]!r}?"
+    if "extra argument" in message:
+        message += ". Attacks go with -a, defenses with -d; a spec with parameters goes in quotes: -a 'pgd steps=100'"
+    command = getattr(getattr(error, "ctx", None), "command_path", "rbl")
+    return f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`."
+
+
+def _say_error(message: str) -> None:
+    """One line on stderr, whatever the message looks like."""
+    typer.echo(f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)

@@ -1,0 +1,156 @@
+"""``rbl doctor``: does this installation work, and if not, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from robustbench_lite import registry
+from robustbench_lite.errors import CheckFailed, RobustBenchError
+
+if TYPE_CHECKING:
+    from robustbench_lite.sources.datasets import Dataset
+
+_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "foolbox", "typer")
+#: SHA-256 over shape, images and labels of the bundled slice, as Dataset.fingerprint computes it.
+_BUNDLED_FINGERPRINT = "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe"
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    name: str
+    text: str
+    fix: str | None = None
+    """What to do; ``None`` when nothing is wrong."""
+
+
+def doctor(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that evaluations would write to.")] = Path("rbl-results"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Warnings and tracebacks.")] = False,
+) -> None:
+    """Check versions, devices, plug-ins, bundled data and networks, the output folder; run a short self test."""
+    broken = 0
+    for check in (_versions, _devices, _plugins, _data, _networks, lambda: _folder(output), _self_test):
+        for finding in _guarded(check):
+            mark = typer.style("ok  ", fg="green") if finding.fix is None else typer.style("FAIL", fg="red", bold=True)
+            typer.echo(f"{mark} {finding.name:<12} {finding.text}")
+            if finding.fix is not None:
+                broken += 1
+                typer.echo(f"     {'':<12} -> {finding.fix}")
+    if broken:
+        raise CheckFailed(f"{broken} of the checks above failed; each says what to do.")
+    typer.echo("All is well.")
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of ``check``; whatever it raises is a finding too, so that the other checks still run."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 -- a doctor reports what is broken instead of breaking with it
+        name = getattr(check, "__name__", "").strip("_<>").replace("_", " ")
+        yield Finding(name, f"{type(error).__name__}: {error}", "Reinstall what is named, with pip install --force-reinstall.")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", f"pip install {name}")
+    yield Finding("packages", ", ".join(found))
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus += ["mps"] if torch.backends.mps.is_available() else []
+    threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    yield Finding("devices", f"{', '.join([*gpus, 'cpu'])}; {threads}")
+
+
+def _plugins() -> Iterator[Finding]:
+    kinds: tuple[registry.Kind, ...] = ("attack", "defense")
+    for kind in kinds:
+        loaded = []
+        for name, target in registry.targets(kind).items():
+            try:
+                registry.load(kind, name)
+                loaded.append(name)
+            except Exception as error:  # noqa: BLE001 -- a plug-in may raise anything when it is imported
+                yield Finding(kind, f"{name} ({target}) does not load: {error}", "Reinstall or remove its package.")
+        yield Finding(f"{kind}s", ", ".join(loaded) or "none")
+
+
+def _data() -> Iterator[Finding]:
+    data = _bundled_images()
+    intact = data.fingerprint == _BUNDLED_FINGERPRINT
+    fix = None if intact else "The bundled images were changed: pip install --force-reinstall --no-deps robustbench_lite."
+    yield Finding("data", f"{len(data):,} bundled images of {data.name}, {'hash agrees' if intact else 'hash differs'}", fix)
+
+
+def _bundled_images() -> Dataset:
+    """The bundled slice itself, even where $RBL_DATA_DIR points to the whole data set."""
+    from robustbench_lite.sources.datasets import BUNDLED, load_dataset
+
+    data = load_dataset(f"npz:{files('robustbench_lite') / 'data' / BUNDLED}")
+    return dataclasses.replace(data, name="fashion_mnist")
+
+
+def _networks() -> Iterator[Finding]:
+    from robustbench_lite.sources.models import reference_model, reference_networks
+
+    fix = "pip install --force-reinstall --no-deps robustbench_lite"
+    intact = []
+    for name in reference_networks():
+        dataset, _, defense = name.rpartition("-")
+        try:
+            reference_model(dataset, defense)
+            intact.append(name)
+        except RobustBenchError as error:
+            yield Finding("network", f"{name}: {error}", fix)
+    if intact:
+        yield Finding("networks", f"{', '.join(intact)}; hashes agree with their cards")
+    else:
+        yield Finding("networks", "no bundled network is installed", fix)
+
+
+def _folder(output: Path) -> Iterator[Finding]:
+    from robustbench_lite.records.files import require_writable
+
+    try:
+        # The nearest folder that exists is tried, so that looking leaves nothing behind.
+        existing = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+        require_writable(existing, 20_000_000)
+        yield Finding("output", f"{output} can be written")
+    except RobustBenchError as error:
+        yield Finding("output", str(error), "Name another folder with --output DIR.")
+
+
+def _self_test() -> Iterator[Finding]:
+    """PGD on 64 bundled images, in a scratch folder: engine, judge, journal and record in one."""
+    import robustbench_lite as rbl
+    from robustbench_lite.records.cell import read_record
+
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cell = rbl.evaluate(data=_bundled_images().first(64), attacks="pgd steps=10", eps=0.1, output=Path(folder)).cells[0]
+        if cell.path is not None:
+            read_record(cell.path)
+    took = time.perf_counter() - start
+    text = f"PGD-10 on 64 images: {cell.clean_accuracy:.0%} clean, {cell.robust_accuracy:.0%} robust, judged, {took:.1f} s"
+    sane = cell.clean_accuracy > 0.7 and cell.robust_accuracy < cell.clean_accuracy
+    yield Finding("self test", text, None if sane else "These figures cannot be right: please report them with this output.")

@@ -1,0 +1,114 @@
+"""``rbl list``: what there is, by name. Reads package metadata and source text; imports no plug-in and no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustbench_lite import registry
+from robustbench_lite.errors import UnknownNameError
+
+Row = dict[str, str]
+#: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
+_DATASETS = {
+    "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 test images are bundled",
+    "mnist": "28 x 28 grey, 10 classes",
+    "cifar10": "32 x 32 colour, 10 classes",
+    "cifar10-jpeg": "JPEG copies of CIFAR-10: never report them as CIFAR-10",
+    "npz:FILE": "your own: arrays x and y, float in [0, 1] or uint8",
+    "folder:DIR": "your own: images in one sub-folder a class",
+}
+_NORMS = {
+    "linf": "largest absolute change of any value",
+    "l2": "Euclidean length of the change",
+    "l1": "sum of absolute changes",
+    "l0": "number of pixels that change",
+}
+
+
+def list_names(
+    kind: Annotated[str | None, typer.Argument(metavar="[attacks|defenses|datasets|models|norms]", show_default=False)] = None,
+    format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
+) -> None:
+    """List attacks, defenses, data sets, bundled networks and norms."""
+    if kind is not None and kind not in SECTIONS:
+        raise UnknownNameError("section of the list", kind, SECTIONS)
+    if format_name not in ("table", "json"):
+        raise UnknownNameError("format", format_name, ("table", "json"))
+    sections = {name: rows() for name, rows in SECTIONS.items() if kind in (None, name)}
+    if format_name == "json":
+        print(json.dumps(sections, indent=1))
+        return
+    typer.echo("\n\n".join(_section(name, rows, heading=kind is None) for name, rows in sections.items()))
+
+
+def _section(name: str, rows: list[Row], heading: bool) -> str:
+    width = max((len(row["name"]) for row in rows), default=0)
+    lines = [f"{row['name']:<{width}}  {row['description']}" for row in rows] or [f"no {name} are installed"]
+    if not heading:
+        return "\n".join(lines)
+    return "\n".join([typer.style(name, bold=True), *(f"  {line}" for line in lines)])
+
+
+def _plugins(kind: registry.Kind) -> list[Row]:
+    return [{"name": name, "description": describe(target)} for name, target in registry.targets(kind).items()]
+
+
+def describe(target: str) -> str:
+    """One line on the plug-in ``module:Class``, from its source: first sentence of the module, and the paper of the class."""
+    module, _, class_name = target.partition(":")
+    try:
+        # Imports the parent package, which is empty, and not the plug-in.
+        found = importlib.util.find_spec(module)
+        tree = ast.parse(Path(found.origin or "").read_bytes() if found else b"\0")
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return f"cannot be read from {target}: see `rbl doctor`"
+    docstring = ast.get_docstring(tree) or ""
+    sentence = re.split(r"\.(?:\s|$)|\n", docstring, maxsplit=1)[0]
+    paper = _paper(tree, class_name)
+    return f"{sentence} ({paper})" if paper else sentence
+
+
+def _paper(tree: ast.Module, class_name: str) -> str:
+    """The value of ``paper: ClassVar[str] = "..."`` in the class, if it is written so."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name]
+    for statement in classes[0].body if classes else ():
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.target.id == "paper":
+            return str(statement.value.value) if isinstance(statement.value, ast.Constant) else ""
+    return ""
+
+
+def _models() -> list[Row]:
+    folder = files("robustbench_lite") / "data" / "networks"
+    if not folder.is_dir():
+        return []
+    names = sorted(path.name.removesuffix(".safetensors") for path in folder.iterdir() if path.name.endswith(".safetensors"))
+    return [{"name": name, "description": _card_line(folder / f"{name}.json")} for name in names]
+
+
+def _card_line(path: Any) -> str:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        threat = f"{card['norm']} {card['eps']:g}"
+        attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
+        clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
+        return f"{card['network']}: {clean}, {robust}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its card cannot be read: see `rbl doctor`"
+
+
+SECTIONS: dict[str, Callable[[], list[Row]]] = {
+    "attacks": lambda: _plugins("attack"),
+    "defenses": lambda: _plugins("defense"),
+    "datasets": lambda: [{"name": name, "description": text} for name, text in _DATASETS.items()],
+    "models": _models,
+    "norms": lambda: [{"name": name, "description": text} for name, text in _NORMS.items()],
+}

@@ -1,0 +1,142 @@
+"""From the options of ``rbl evaluate`` to what is run: networks, attacks, threat model. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from robustbench_lite import inputs, registry
+from robustbench_lite.diagnosis import Outputs
+from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
+from robustbench_lite.evaluation import Settings, identify
+from robustbench_lite.inputs import Subject
+from robustbench_lite.records.journal import open_journal
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.models import LoadedModel, load_model, reference_networks, trained_model
+from robustbench_lite.threat import ThreatModel, norm_by_name
+
+#: The radii that the papers report most, by norm and data set.
+_USUAL_EPS = {("linf", "fashion_mnist"): "0.1", ("linf", "mnist"): "0.1", ("linf", "cifar10"): "8/255"}
+
+
+class Plan(NamedTuple):
+    """Every subject is put under every attack."""
+
+    subjects: list[Subject]
+    data: Dataset
+    attacks: list[Attack]
+    threat: ThreatModel
+    eps_written: str | None
+
+
+class PlannedCell(NamedTuple):
+    """A cell that an evaluation would measure."""
+
+    key: str
+    defense: str
+    attack: str
+    n: int
+    state: str
+
+
+def usual_eps(norm: str, dataset: str) -> str | None:
+    """The radius taken when none is given; ``None`` where there is no usual one."""
+    return _USUAL_EPS.get((norm_by_name(norm).name, dataset))
+
+
+def batch_size(text: str) -> int | Literal["auto"]:
+    """``--batch-size``: a number or ``auto``."""
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise UsageError(f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto.")
+    return int(text)
+
+
+def outputs(text: str) -> Outputs:
+    """``--outputs``."""
+    known: tuple[Outputs, ...] = get_args(Outputs)
+    for kind in known:
+        if text == kind:
+            return kind
+    raise UnknownNameError("kind of outputs", text, known)
+
+
+def attacks(specs: Sequence[str], threat: ThreatModel, note: Callable[[str], None]) -> list[Attack]:
+    """The attacks of ``specs``; ``all`` stands for every registered one that can work under ``threat``."""
+    chosen: list[Attack] = []
+    for spec in specs:
+        if spec != "all":
+            chosen.append(inputs.attack_from(spec))
+            continue
+        for name in registry.names("attack"):
+            try:
+                attack = inputs.attack_from(name)
+                inputs.check_fit(attack, threat)
+            except (RobustBenchError, ImportError) as error:
+                note(f"{name} is left out: {error}")
+            else:
+                chosen.append(attack)
+    if not chosen:
+        raise UsageError("No registered attack can work under this norm, eps and goal: see `rbl list attacks`.")
+    return list(dict.fromkeys(chosen))
+
+
+def subjects(
+    specs: Sequence[str] | None,
+    data: Dataset,
+    network: LoadedModel | None,
+    note: Callable[[str], None],
+) -> list[Subject]:
+    """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
+    if not specs:
+        specs = [network.card.defense if network is not None and network.card is not None else "none"]
+    chosen: list[str] = []
+    for spec in specs:
+        chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
+    module, name = (None, None) if network is None else (network.module, network.name)
+    return [inputs.subject_from(spec, module, name, data) for spec in dict.fromkeys(chosen)]
+
+
+def network_from(model: str | None, weights: Path | None, allow_code: bool) -> LoadedModel | None:
+    """The user's network; ``None`` when no option names one."""
+    if model is not None:
+        return load_model(model, weights, allow_code=allow_code)
+    return None if weights is None else trained_model(weights, allow_code=allow_code)
+
+
+def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
+    """The cells of ``plan`` with what earlier runs left of them. Measures and writes nothing."""
+    for attack in plan.attacks:
+        inputs.check_fit(attack, plan.threat)
+    data = inputs.applicable(plan.data, plan.threat)
+    folder = Path() if settings.output is None else settings.output
+    journal_path = folder / "journal.sqlite"
+    cells = []
+    with open_journal(journal_path if journal_path.exists() else None) as journal:
+        for subject in plan.subjects:
+            for attack in plan.attacks:
+                key = identify(subject, attack, plan.threat, data, settings, plan.eps_written).key()
+                journaled = len(journal.outcomes(key))
+                state = f"{journaled:,} samples in the journal" if journaled else "to measure"
+                if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
+                    state = "recorded"
+                cells.append(PlannedCell(key, subject.label, inputs.short_label("attack", attack), len(data), state))
+    return cells
+
+
+def _all_defenses(data: Dataset, network: LoadedModel | None, note: Callable[[str], None]) -> list[str]:
+    """Defenses that can stand before the network at hand."""
+    chosen = []
+    for name in registry.names("defense"):
+        if network is None and f"{data.name}-{name}" not in reference_networks():
+            note(f"{name} is left out: no bundled network was trained on {data.name} with it.")
+        elif network is not None and registry.load("defense", name).trains:
+            note(f"{name} is left out: it acts in training, and the network comes trained.")
+        else:
+            chosen.append(name)
+    if not chosen:
+        raise UsageError(f"No bundled network was trained on {data.name}: train one with `rbl train`, or use --model.")
+    return chosen

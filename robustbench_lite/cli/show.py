@@ -1,0 +1,142 @@
+"""``rbl show``: everything about one attack, defense, bundled network or record."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_lite import registry
+from robustbench_lite.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from robustbench_lite.sources.weights import Card
+
+Rows = list[tuple[str, object]]
+_KEY = re.compile(r"[0-9a-f]{6,32}")
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="NAME|RECORD|KEY", show_default=False)],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")] = Path("rbl-results"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
+) -> None:
+    """Show an attack, a defense, a bundled network, or a record: a file, or the first digits of its key.
+
+    A record is checked as it is read: schema, key, digest and summary must agree with its contents.
+    """
+    kinds: tuple[registry.Kind, ...] = ("attack", "defense")
+    if what.endswith(".json") or Path(what).is_file():
+        return _show_record(Path(what))
+    for kind in kinds:
+        if what in registry.names(kind) or ":" in what:
+            return _show_plugin(kind, what)
+    if _KEY.fullmatch(what):
+        return _show_record(_by_key(what, output))
+    return _show_network(what)
+
+
+def _show_plugin(kind: registry.Kind, name: str) -> None:
+    plugin = registry.load(kind, name)
+    summary, documented = _docstring(plugin)
+    rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
+    if hasattr(plugin, "access"):
+        norms = ", ".join(sorted(plugin.norms))
+        rows += [("sees", plugin.access.name.lower()), ("norms", norms)]
+        rows += [("search", plugin.kind.replace("_", " ")), ("targeted", _yes(plugin.targeted))]
+    else:
+        rows += [("acts in training", _yes(plugin.trains))]
+    _print(rows)
+    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    if fields:
+        from tabulate import tabulate
+
+        table = [(f.name, str(f.type), _default(f), documented.get(f.name, "")) for f in fields]
+        headers = ["parameter", "type", "default", "meaning"]
+        print("\n" + tabulate(table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]))
+
+
+def _docstring(plugin: Any) -> tuple[str, dict[str, str]]:
+    """The first paragraph, and what the ``Args:`` section says of each parameter."""
+    text = inspect.getdoc(plugin) or ""
+    _, _, section = text.partition("\nArgs:\n")
+    section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    return " ".join(text.split("\n\n")[0].split()), {name: " ".join(words.split()) for name, words in entries}
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return str(field.default)
+    return "needed" if field.default_factory is dataclasses.MISSING else str(field.default_factory())
+
+
+def _by_key(key: str, output: Path) -> Path:
+    found = sorted((output / "cells").glob(f"{key}*.json"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{len(found)} records in {output} begin with {key!r}: give more digits, as in {found[0].stem}.")
+    raise UsageError(f"No record in {output} begins with {key!r}. Name another folder with --output, or give the file.")
+
+
+def _show_record(path: Path) -> None:
+    from robustbench_lite.records.cell import read_record
+
+    record, arrays = read_record(path)
+    identity, made = record.identity, record.provenance
+    low, high = record.summary.robust_interval
+    forward, backward = arrays.mean_queries()
+    rows: Rows = [
+        ("record", f"{path} (schema, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest), ("", ""),
+        ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
+        ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
+        ("robust accuracy", f"{record.summary.robust_accuracy:.2%}, 95 % interval [{low:.2%}, {high:.2%}]"),
+        ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
+        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), ("", ""),
+        ("attack", identity.attack.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
+        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
+        ("goal", identity.threat.goal), ("data", f"{identity.data.name} {identity.data.split}"),
+        ("data fingerprint", identity.data.fingerprint), ("seed", identity.seed),
+        ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
+        ("took", f"{made.seconds} s on {made.device}"),
+        ("batch size", made.batch_size), ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
+        *(("note", flag) for flag in made.flags),
+    ]  # fmt: skip
+    _print(rows)
+
+
+def _eps(threat: Any) -> str:
+    if threat.eps is None:
+        return "none: any distance counts"
+    return f"{threat.eps_written} = {threat.eps:g}" if "/" in (threat.eps_written or "") else f"{threat.eps:g}"
+
+
+def _show_network(name: str) -> None:
+    from robustbench_lite.sources.models import reference_model, reference_networks
+
+    if name not in reference_networks():
+        known = [*registry.names("attack"), *registry.names("defense"), *reference_networks()]
+        raise UnknownNameError("attack, defense, bundled network or record", name, known)
+    dataset, _, defense = name.rpartition("-")
+    model = reference_model(dataset, defense)
+    if model.card is not None:
+        _print(_card(model.card))
+
+
+def _card(card: Card) -> Rows:
+    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve"}).items()]
+    return [*rows, ("last epoch", card.curve[-1] if card.curve else "-")]
+
+
+def _yes(claim: bool) -> str:
+    return "yes" if claim else "no"
+
+
+def _print(rows: Rows) -> None:
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))

@@ -1,0 +1,120 @@
+"""A report as text: a table for people, JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from robustbench_lite.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from robustbench_lite.report import Cell, Report
+
+
+def check_format(name: str) -> str:
+    """``name``, if it is a format that a report can take."""
+    if name not in FORMATS:
+        raise UnknownNameError("format", name, FORMATS)
+    return name
+
+
+def render(report: Report, name: str) -> str:
+    """The report in one of ``FORMATS``, without a newline at its end."""
+    return FORMATS[name](report)
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know beside the numbers: one line each, without repeating a line that holds for all cells."""
+    lines: dict[str, list[str]] = {}
+    for cell in report.cells:
+        label = f"{cell.defense} x {cell.attack}"
+        if cell.status == "partial":
+            lines.setdefault(f"Partial: the first {cell.n:,} samples of {_data(cell)} only.", []).append(label)
+        if cell.cached:
+            lines.setdefault("Read from an earlier run's record; --fresh measures again.", []).append(label)
+        for flag in cell.record.provenance.flags if cell.record else ():
+            lines.setdefault(f"{flag[0].upper()}{flag[1:]}.", []).append(label)
+    all_cells = len(report.cells)
+    return [line if len(cells) == all_cells else f"{', '.join(cells)}: {line}" for line, cells in lines.items()]
+
+
+def written(report: Report) -> str | None:
+    """Where the records are."""
+    paths = [cell.path for cell in report.cells if cell.path is not None]
+    if len(paths) == 1:
+        return f"Record: {paths[0]}"
+    return f"{len(paths)} records in {paths[0].parent}" if paths else None
+
+
+def _table(report: Report, tablefmt: str = "simple") -> str:
+    from tabulate import tabulate
+
+    rows = [_row(cell) for cell in report.cells]
+    if all(row["median\ndistance"] == "" for row in rows):
+        rows = [{name: text for name, text in row.items() if name != "median\ndistance"} for row in rows]
+    if tablefmt == "github":
+        rows = [{name.replace("\n", " "): text for name, text in row.items()} for row in rows]
+    return tabulate(rows, headers="keys", tablefmt=tablefmt, disable_numparse=True, colglobalalign="left")
+
+
+def _row(cell: Cell) -> dict[str, str]:
+    """Column -> text of one cell."""
+    row = {
+        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": _threat(cell), "n": f"{cell.n:,}",
+        "clean\naccuracy": "", "robust accuracy\n[95 % interval]": "error", "median\ndistance": "",
+        "queries a sample\nforward + backward": "", "time": "",
+    }  # fmt: skip
+    if cell.arrays is None:
+        return row
+    forward, backward = cell.arrays.mean_queries()
+    low, high = cell.interval
+    return row | {
+        "clean\naccuracy": f"{cell.clean_accuracy:.1%}",
+        "robust accuracy\n[95 % interval]": f"{cell.robust_accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
+        "median\ndistance": _median(cell),
+        "queries a sample\nforward + backward": f"{forward:,.1f} + {backward:,.1f}",
+        "time": "" if cell.seconds is None else _duration(cell.seconds),
+    }
+
+
+def _threat(cell: Cell) -> str:
+    threat = cell.identity.threat
+    eps = "any size" if threat.eps is None else threat.eps_written or f"{threat.eps:g}"
+    goal = "" if threat.goal == "untargeted" else f", {threat.goal}"
+    return f"{threat.norm} {eps}{goal}"
+
+
+def _median(cell: Cell) -> str:
+    """Inside a given ball the distance says where the search was, not how near an adversarial is."""
+    if cell.identity.threat.eps is not None:
+        return ""
+    return "over half hold" if cell.median_distance is None else f"{cell.median_distance:.4g}"
+
+
+def _data(cell: Cell) -> str:
+    return f"{cell.identity.data.name} {cell.identity.data.split}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def _json(report: Report) -> str:
+    return json.dumps(report.to_dict(), indent=1, allow_nan=False)
+
+
+def _csv(report: Report) -> str:
+    return str(report.to_frame().to_csv(index=False)).rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+    "md": lambda report: _table(report, "github"),
+}

@@ -1,0 +1,125 @@
+"""``rbl train``: train a network with a defense, and write its weights with a card that says how they came about."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_lite.cli.progress import progress_bar
+from robustbench_lite.errors import DataError
+
+if TYPE_CHECKING:
+    from robustbench_lite.sources.weights import Card
+    from robustbench_lite.training import Progress, Recipe
+
+#: Options that change no weight: they stay out of the command that the card records.
+_UNRECORDED = {"device", "output", "fresh", "verbose", "quiet", "download"}
+
+
+def train(
+    ctx: typer.Context,
+    defense: Annotated[str, typer.Option("--defense", "-d", help="Defense: 'name key=value ...'.")] = "none",
+    dataset: Annotated[str, typer.Option(help="Name, npz:FILE or folder:DIR.")] = "fashion_mnist",
+    network: Annotated[str, typer.Option(help="Built-in network: convolutional or residual.")] = "convolutional",
+    model: Annotated[str | None, typer.Option(help="Your own network: 'package.module:factory key=value ...'.")] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="Let --model run code from a file.")] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 15,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of Adam.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    attack: Annotated[str, typer.Option("--attack", "-a", help="Attack for the card's accuracy.")] = "pgd steps=40",
+    norm: Annotated[str, typer.Option(help="Norm of that attack.")] = "linf",
+    eps: Annotated[str, typer.Option(help="Its radius in input units: 0.1 or 8/255.")] = "0.1",
+    limit: Annotated[int | None, typer.Option(help="Train on the first LIMIT images only.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data, as torchvision keeps it.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch missing data.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    output: Annotated[Path, typer.Option(help="Folder for weights, card and checkpoint.")] = Path("rbl-models"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing a checkpoint.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more; traceback on errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
+) -> None:
+    """Train a network. Killed at any moment, the same command continues where it was."""
+    from robustbench_lite import registry, training
+    from robustbench_lite.examination import examine
+    from robustbench_lite.inputs import check_fit, pick_device
+    from robustbench_lite.sources import models
+    from robustbench_lite.sources.datasets import data_root, load_dataset
+    from robustbench_lite.threat import ThreatModel
+
+    recipe = training.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    chosen, judge = registry.create("defense", defense), registry.create("attack", attack)
+    threat, where = ThreatModel.parse(norm, eps), pick_device(device)
+    check_fit(judge, threat)
+    root = data_root(data_dir)
+    data = load_dataset(dataset, split="train", limit=limit, data_dir=root, download=download)
+    test = load_dataset(dataset, split="test", data_dir=root, download=download)
+    if data.split == test.split:
+        raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
+    spec = models.network_spec(registry.Spec.parse(model or network), data)
+    module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed)
+    name = "-".join([Path(dataset.partition(":")[2] or dataset).stem, chosen.name])
+    checkpoint = output / f"{name}.checkpoint.pt"
+    if fresh:
+        checkpoint.unlink(missing_ok=True)
+    with _progress_bar(name, recipe, quiet) as on_progress:
+        curve = training.train(module, chosen, data, recipe, checkpoint=checkpoint, device=where, on_progress=on_progress)
+    about = {"name": name, "network": spec.name, "network_params": dict(spec.params), "command": _command(ctx)}
+    with progress_bar(quiet) as on_test:
+        card = examine(
+            module, attack=judge, threat=threat, defense=chosen, recipe=recipe, data=data, test=test, curve=curve,
+            about=about, on_progress=on_test,
+        )  # fmt: skip
+    path = models.save_trained(module, card, output)
+    if not quiet:
+        _print_table(card, path)
+
+
+def _command(ctx: typer.Context) -> str:
+    """The command as typed, with a neutral data folder and without what changes no weight."""
+    words = ["rbl", "train"]
+    for option in ctx.command.params:
+        source, value = ctx.get_parameter_source(option.name or ""), ctx.params.get(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in _UNRECORDED:
+            continue
+        flag = max(option.opts, key=len)
+        words += [flag] if value is True else [flag, "data" if option.name == "data_dir" else str(value)]
+    return shlex.join(words)
+
+
+@contextmanager
+def _progress_bar(name: str, recipe: Recipe, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr, with the loss and the time that is left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task(name, total=None)
+
+        def show(progress: Progress) -> None:
+            steps = progress.steps_per_epoch
+            done = progress.epoch * steps + progress.step
+            text = f"{name}  epoch {progress.epoch + 1}/{recipe.epochs}  loss {progress.loss:.3f}"
+            bar.update(task, description=text, total=recipe.epochs * steps, completed=done)
+
+        yield show
+
+
+def _print_table(card: Card, path: Path) -> None:
+    from tabulate import tabulate
+
+    rows = [
+        ["network", card.network],
+        ["defense", card.defense],
+        [f"clean accuracy (n = {card.n_test:,})", f"{card.clean_accuracy:.2%}"],
+        [f"under {card.attack}, {card.norm} {card.eps:g}", f"{card.robust_accuracy:.2%}"],
+        ["weights", str(path)],
+    ]
+    print(tabulate(rows, tablefmt="plain"))

@@ -1,0 +1,11 @@
+"""Registered defenses by class name: ``from robustbench_lite.defenses import Parseval`` imports that plug-in and no other."""
+
+from __future__ import annotations
+
+from robustbench_lite._facade import facade
+
+__getattr__, __all__ = facade("defense")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

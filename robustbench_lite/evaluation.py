@@ -1,0 +1,260 @@
+"""The cross product: models and defenses x attacks -> cells, resumable, each verdict confirmed by the judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite import inputs
+from robustbench_lite.defense import Defense
+from robustbench_lite.diagnosis import Outputs, diagnose, prepare
+from robustbench_lite.errors import CellError, ModelError, UnknownNameError, UsageError
+from robustbench_lite.inputs import Subject
+from robustbench_lite.measure import Job, Measured, clean_logits, measure
+from robustbench_lite.records.cell import DataId, Identity, ModelId, ThreatId, make_record, ranges, read_record, write_record
+from robustbench_lite.records.files import require_writable, write_bytes
+from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.records.provenance import provenance
+from robustbench_lite.report import Cell, Report
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.weights import weights_hash
+from robustbench_lite.threat import Norm, ThreatModel
+
+
+class Progress(NamedTuple):
+    """What ``on_progress`` hears, a few times a second."""
+
+    cell: int
+    """Number of the cell in work, from 0."""
+    cells: int
+    rows: float
+    """Samples' worth of work done in it."""
+    of: int
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How cells are run. None of it but ``seed`` and ``query_budget`` can change a verdict."""
+
+    seed: int = 0
+    query_budget: int | None = None
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    output: Path | None = None
+    fresh: bool = False
+    keep_adversarials: bool = False
+    outputs: Outputs = "logits"
+    on_error: Literal["raise", "record"] = "raise"
+    on_progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1, or 'auto'.")
+        if self.query_budget is not None and self.query_budget < 1:
+            raise UsageError(f"query_budget is {self.query_budget}; it must be at least 1.")
+
+
+def evaluate(
+    model: nn.Module | None = None,
+    data: tuple[Any, Any] | Dataset | None = None,
+    attacks: Sequence[str | Attack] | str | Attack = "pgd",
+    *,
+    defenses: Sequence[str | Defense] | str | Defense = "none",
+    norm: str | Norm = "linf",
+    eps: float | str | None = None,
+    targeted: object = None,
+    ids: Any = None,
+    name: str | None = None,
+    **settings: Any,
+) -> Report:
+    """Attack a model and record a verdict for every sample.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in eval mode. It is copied, never changed. ``None`` takes the
+            bundled reference networks, one a defense.
+        data: images (N, C, H, W) float in [0, 1] and labels (N,); ``None`` takes the bundled Fashion-MNIST images.
+        attacks: specs (``"pgd steps=40 step_size=0.01"``) or objects (``PGD(steps=40)``), one or several.
+        defenses: specs or objects; each wraps the model.
+        norm: ``linf``, ``l2``, ``l1`` or ``l0``.
+        eps: radius in input units, a number or text such as ``"8/255"``; for L0 a number of pixels. ``None`` asks
+            minimal-distance attacks for the nearest adversarial, whatever its distance.
+        targeted: ``None``, ``"random"`` (or True), ``"least_likely"`` or ``"class:K"``.
+        ids: data-set indices of the samples, (N,); they key the random numbers, so a shard of a data set gets the numbers that
+            the whole would give it. Default 0 .. N - 1.
+        name: what the model is called in tables and records.
+        settings: fields of :class:`Settings`: ``seed``, ``batch_size``, ``device``, ``query_budget``, ``keep_adversarials``,
+            ``output`` (folder for journal and records; ``None`` writes nothing), ``fresh``, ``outputs``, ``on_error``,
+            ``on_progress``.
+
+    Raises:
+        UsageError: anything about the input that is wrong, before any work is done.
+        CellError: an attack left the ball or produced NaN (with ``on_error="record"`` the cell says so instead).
+    """
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for key in settings:
+        if key not in known:
+            raise UnknownNameError("setting of evaluate", key, known)
+    options = Settings(**settings)
+    threat = ThreatModel.parse(norm, eps, targeted)
+    dataset = inputs.dataset_from(data, ids)
+    chosen = [inputs.attack_from(item) for item in inputs.listed(attacks)]
+    subjects = [inputs.subject_from(item, model, name, dataset) for item in inputs.listed(defenses)]
+    return run(subjects, dataset, chosen, threat, options, eps_written=None if eps is None else str(eps))
+
+
+def run(
+    subjects: Sequence[Subject],
+    data: Dataset,
+    attacks: Sequence[Attack],
+    threat: ThreatModel,
+    options: Settings,
+    *,
+    eps_written: str | None = None,
+) -> Report:
+    """Measure every subject under every attack. All input is checked before the first cell starts."""
+    for attack in attacks:
+        inputs.check_fit(attack, threat)
+    data = inputs.applicable(data, threat)
+    device = inputs.pick_device(options.device)
+    batch_size = inputs.pick_batch_size(options.batch_size, data, device)
+    folder = None if options.output is None else Path(options.output)
+    if folder is not None:
+        kept = data.x.numel() * 4 * len(attacks) * len(subjects) if options.keep_adversarials else 0
+        require_writable(folder, 20_000_000 + kept)
+    # Every network is checked before the first of them is attacked.
+    prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
+    prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
+    cells: list[Cell] = []
+    with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
+        for subject, model in zip(subjects, prepared, strict=True):
+            logits, correct = clean_logits(model, data, batch_size, device, options.seed)
+            target = _targets(threat, logits, data, options.seed)
+            for attack in attacks:
+                identity = identify(subject, attack, threat, data, options, eps_written)
+                job = Job(
+                    key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
+                    target=target, seed=options.seed, batch_size=batch_size, device=device,
+                    query_budget=options.query_budget, keep_adversarials=options.keep_adversarials,
+                )  # fmt: skip
+                label = f"{subject.label} x {inputs.short_label('attack', attack)}"
+                tell = _teller(options, len(cells), len(subjects) * len(attacks), len(data), label)
+                cells.append(_cell(subject, identity, job, options, folder, journal, tell))
+    return Report(cells)
+
+
+def identify(
+    subject: Subject, attack: Attack, threat: ThreatModel, data: Dataset, options: Settings, eps_written: str | None = None
+) -> Identity:
+    """Everything that decides the outcome of a cell."""
+    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{options.outputs}"
+    return Identity(
+        model=ModelId(
+            name=subject.name,
+            weights_sha256=weights_hash(subject.module),
+            architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
+        ),
+        defense=inputs.plugin_id("defense", subject.defense),
+        attack=inputs.plugin_id("attack", attack),
+        threat=ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec()),
+        data=DataId(name=data.name, split=data.split, fingerprint=data.fingerprint, id_ranges=ranges(data.ids.numpy())),
+        seed=options.seed,
+        query_budget=options.query_budget,
+    )
+
+
+def _targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
+    uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
+    return threat.goal.targets(logits, data.y, uniform)
+
+
+def _teller(options: Settings, cell: int, cells: int, of: int, label: str) -> Callable[[float], None]:
+    listener = options.on_progress
+    if listener is None:
+        return lambda rows: None
+    return lambda rows: listener(Progress(cell, cells, rows, of, label))
+
+
+def _cell(
+    subject: Subject,
+    identity: Identity,
+    job: Job,
+    options: Settings,
+    folder: Path | None,
+    journal: Journal,
+    tell: Callable[[float], None],
+) -> Cell:
+    """The cell of ``job``: read from its record when there is one, else measured and written down."""
+    path = None if folder is None else folder / "cells" / f"{job.key}.json"
+    images = None if path is None else path.with_suffix(".npz")
+    status = "partial" if job.data.partial else "complete"
+    cell = Cell(
+        identity=identity, model=subject.name, defense=subject.label, attack=inputs.short_label("attack", job.attack),
+        status=status, n=len(job.data), path=path,
+    )  # fmt: skip
+    if options.fresh:
+        journal.forget(job.key)
+    elif path is not None and path.exists() and (not job.keep_adversarials or (images is not None and images.exists())):
+        record, arrays = read_record(path)
+        tell(len(job.data))
+        x_adv = _load_images(images, job) if job.keep_adversarials and images is not None else None
+        return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
+    try:
+        measured = measure(job, journal, tell)
+    except (CellError, ModelError) as error:
+        if options.on_error == "raise":
+            raise
+        return dataclasses.replace(cell, status="error", error=str(error), path=None)
+    record = make_record(
+        identity,
+        measured.arrays,
+        provenance(
+            seconds=measured.seconds, device=str(job.device), batch_size=job.batch_size, partial=job.data.partial,
+            flags=_flags(job, measured),
+        ),
+    )  # fmt: skip
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        if measured.x_adv is not None and images is not None:
+            _save_images(images, measured)
+        write_record(record, path)
+        journal.forget(job.key)
+    return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
+
+
+def _flags(job: Job, measured: Measured) -> list[str]:
+    """What a reader must know before trusting the number."""
+    flags = []
+    if job.model.traits.random:
+        flags.append(f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes")
+    if measured.arrays.unconfirmed:
+        flags.append(f"{measured.arrays.unconfirmed} successes of the search did not hold before the judge and count as robust")
+    return flags
+
+
+def _save_images(path: Path, measured: Measured) -> None:
+    """The adversarials of broken samples, as ``position`` (M,) and ``x_adv`` (M, C, H, W)."""
+    if measured.x_adv is None:
+        return
+    position = np.flatnonzero(measured.arrays.broken)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, position=position, x_adv=measured.x_adv.numpy()[position])
+    write_bytes(path, buffer.getvalue())
+
+
+def _load_images(path: Path, job: Job) -> Tensor:
+    x_adv = job.data.x.clone()
+    with np.load(path, allow_pickle=False) as arrays:
+        x_adv[torch.from_numpy(arrays["position"])] = torch.from_numpy(arrays["x_adv"])
+    return x_adv

@@ -1,0 +1,149 @@
+"""From what a user writes to what an evaluation takes: attacks, defenses, data and devices, checked with clear errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite import registry
+from robustbench_lite.defense import Defense
+from robustbench_lite.errors import DataError, UnknownNameError, UsageError
+from robustbench_lite.records.cell import PluginId
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset
+from robustbench_lite.sources.models import reference_model
+from robustbench_lite.threat import ThreatModel, Untargeted
+
+# Enough rows to keep the kernels busy, few enough images that a batch stays in the caches (CPU) or in memory.
+_CPU_ROWS, _CPU_VALUES = 256, 2**21
+_ACCELERATOR_ROWS, _ACCELERATOR_VALUES = 1024, 2**27
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network under a defense: what is attacked. ``label`` is the defense as the user wrote it."""
+
+    name: str
+    module: nn.Module
+    defense: Defense
+    label: str
+
+
+def listed(value: Any) -> list[Any]:
+    """One item or several, as a list."""
+    items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not items:
+        raise UsageError("Name at least one attack and one defense.")
+    return items
+
+
+def attack_from(value: str | Attack) -> Attack:
+    """A spec such as ``"pgd steps=40"``, or an attack object."""
+    attack = registry.create("attack", value) if isinstance(value, str) else value
+    if not isinstance(attack, Attack):
+        raise UsageError(f"{value!r} is no attack: give a spec such as 'pgd steps=40' or an object such as PGD(steps=40).")
+    return attack
+
+
+def subject_from(value: str | Defense, model: nn.Module | None, name: str | None, data: Dataset) -> Subject:
+    """A defense around ``model``, or around the bundled network that was trained with it."""
+    defense = registry.create("defense", value) if isinstance(value, str) else value
+    if not isinstance(defense, Defense):
+        raise UsageError(f"{value!r} is no defense: give a spec such as 'parseval' or a Defense object.")
+    label = short_label("defense", defense)
+    if model is not None:
+        return Subject(name or type(model).__name__, model, defense, label)
+    reference = reference_model(data.name, registered_name("defense", defense))
+    trained_with = defense if reference.card is None else registry.create("defense", reference.card.defense)
+    if defense not in (trained_with, type(defense)()):
+        raise UsageError(
+            f"The bundled {reference.name} was trained with {short_label('defense', trained_with)!r}, not with {label!r}: "
+            f"leave the hyper-parameters out, or train your own with `rbl train --defense '{label}' --dataset {data.name}`."
+        )
+    return Subject(name or reference.name, reference.module, trained_with, short_label("defense", trained_with))
+
+
+def dataset_from(data: Any, ids: Any = None) -> Dataset:
+    """Images and labels as a pair of arrays or tensors, a Dataset, or ``None`` for the bundled images."""
+    if data is None:
+        return load_dataset("fashion_mnist")
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, Sequence) or len(data) != 2:
+        raise DataError("data must be a pair (images, labels), a Dataset, or None for the bundled Fashion-MNIST images.")
+    x, y = (value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value)) for value in data)
+    check_data(x, y)
+    index = torch.arange(len(y)) if ids is None else torch.as_tensor(np.asarray(ids), dtype=torch.int64)
+    if index.shape != y.shape:
+        raise DataError(f"There are {len(index)} ids for {len(y)} images: give one an image.")
+    x, y = x.detach().to("cpu", torch.float32).contiguous(), y.detach().to("cpu", torch.int64)
+    return Dataset(name="data", split="given", x=x, y=y, ids=index, classes=None, full_size=len(y))
+
+
+def check_fit(attack: Attack, threat: ThreatModel) -> None:
+    """The attack can work in this norm, at this eps, towards this goal."""
+    name = attack.name
+    if threat.norm.name not in attack.norms:
+        norms = ", ".join(sorted(attack.norms))
+        raise UsageError(f"{name} cannot work in {threat.norm.name}; it does: {norms}. Choose another attack or --norm.")
+    if threat.eps is None and attack.kind == "fixed_eps":
+        raise UsageError(f"{name} searches inside a ball and needs its radius: give eps, for example --eps 0.1 or eps='8/255'.")
+    if not attack.targeted and not isinstance(threat.goal, Untargeted):
+        raise UsageError(f"{name} has no targeted mode: leave out --targeted, or use an attack that has one, such as pgd.")
+
+
+def applicable(data: Dataset, threat: ThreatModel) -> Dataset:
+    """``data`` without the samples that the goal makes no sense for (those already of the target class)."""
+    keep = threat.goal.applies_to(data.y)
+    if bool(keep.all()):
+        return data
+    if not bool(keep.any()):
+        raise DataError(f"Every sample is of the target class ({threat.goal.spec()}): nothing is left to attack.")
+    return dataclasses.replace(data, x=data.x[keep], y=data.y[keep], ids=data.ids[keep])
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    family = name.split(":")[0]
+    if family not in ("cpu", "cuda", "mps"):
+        raise UnknownNameError("device", name, ["auto", "cpu", "cuda", "mps"])
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[family]
+    if not present:
+        raise UsageError(f"This machine (or this build of torch) has no {family} device: use --device cpu or auto.")
+    return torch.device(name)
+
+
+def pick_batch_size(asked: int | Literal["auto"], data: Dataset, device: torch.device) -> int:
+    """Rows of a model call; no verdict depends on it."""
+    if asked != "auto":
+        return asked
+    cpu = device.type == "cpu"
+    rows, values = (_CPU_ROWS, _CPU_VALUES) if cpu else (_ACCELERATOR_ROWS, _ACCELERATOR_VALUES)
+    return max(16, min(rows, values // data.x[0].numel()))
+
+
+def registered_name(kind: registry.Kind, plugin: Any) -> str:
+    """The name under which the plug-in is registered, else ``module:Class``."""
+    path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    return next((name for name, target in registry.targets(kind).items() if target == path), path)
+
+
+def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:
+    """What identifies an attack or a defense in a cell's key."""
+    values = {k: v if isinstance(v, int | float | str | None) else repr(v) for k, v in registry.parameters(plugin).items()}
+    return PluginId(name=registered_name(kind, plugin), version=type(plugin).version, parameters=values)
+
+
+def short_label(kind: registry.Kind, plugin: Any) -> str:
+    """The name with the hyper-parameters that are not at their default: ``pgd steps=10``."""
+    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    changed = [f"{f.name}={getattr(plugin, f.name)}" for f in fields if getattr(plugin, f.name) != f.default]
+    return " ".join([registered_name(kind, plugin), *changed])

@@ -1,0 +1,160 @@
+"""Measure one cell: search, have every success judged, write it down, continue where an earlier run stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
+from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Outcome as Found
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.losses import margin
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
+
+_FLUSH_SECONDS = 2.0
+"""At most this much finished work waits for the judge and the journal."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one cell needs. ``clean_correct`` and ``target`` (-1: none) have one entry a sample of ``data``."""
+
+    key: str
+    model: DefendedModel
+    attack: Attack
+    threat: ThreatModel
+    data: Dataset
+    clean_correct: Tensor
+    target: Tensor
+    seed: int
+    batch_size: int
+    device: torch.device
+    query_budget: int | None = None
+    keep_adversarials: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The outcome of a job."""
+
+    arrays: CellArrays
+    x_adv: Tensor | None
+    seconds: float
+
+
+def clean_logits(
+    model: DefendedModel, data: Dataset, batch_size: int, device: torch.device, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Logits of the clean images, (N, K), and which are classified correctly, (N,) bool: by a majority of votes if random."""
+    passes = Passes(model, batch_size, seed)
+    votes = model.traits.votes if model.traits.random else 1
+    logits, correct = [], []
+    for start in range(0, len(data), batch_size):
+        part = slice(start, start + batch_size)
+        y = data.y[part].to(device)
+        none = torch.full_like(y, -1)
+        points = Points(data.x[part].to(device), y, none, data.ids[part].to(device), torch.zeros_like(y))
+        ballots = list(passes.votes(points, votes))
+        right = torch.stack([margin(ballot, y, none) > 0 for ballot in ballots]).sum(0) * 2 > votes
+        logits.append(torch.stack(ballots).mean(0).cpu())
+        correct.append(right.cpu())
+    return torch.cat(logits), torch.cat(correct)
+
+
+def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambda rows: None) -> Measured:
+    """Run what is missing of ``job``; ``on_rows`` hears how many samples' worth of work is done, of ``len(job.data)``."""
+    known = {outcome.position: outcome for outcome in journal.outcomes(job.key)}
+    if job.keep_adversarials:  # an earlier run may have kept none: those samples are searched again
+        known = {p: outcome for p, outcome in known.items() if outcome.x_adv is not None or not outcome.broken}
+    open_rows = job.clean_correct.clone()
+    open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
+    positions = open_rows.nonzero().squeeze(1)
+    settled, wrong = len(job.data) - len(positions), int((~job.clean_correct).sum())
+    on_rows(settled)
+    for batch in _search(job, positions, lambda done: on_rows(settled + done)):
+        journal.add(job.key, batch.outcomes, batch.seconds)
+        known |= {outcome.position: outcome for outcome in batch.outcomes}
+        on_rows(len(known) + wrong)
+    return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    outcomes: list[Outcome]
+    seconds: float
+
+
+def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
+    """Search the samples at ``positions``, in batches that the judge has seen."""
+    passes = Passes(job.model, job.batch_size, job.seed)
+    engine = Engine(job.attack, passes, job.threat, seed=job.seed, query_budget=job.query_budget, device=job.device)
+    judge = Judge(passes, job.threat, job.attack.name, job.device)
+    task = Task(job.data.x, job.data.y, job.target, job.data.ids, positions)
+    waiting: list[Found] = []
+    flushed = time.perf_counter()
+    for found in engine.search(task, on_done):
+        waiting.append(found)
+        if sum(len(f.position) for f in waiting) >= job.batch_size or time.perf_counter() - flushed > _FLUSH_SECONDS:
+            outcomes, now = _judged(job, judge, waiting), time.perf_counter()
+            yield _Batch(outcomes, now - flushed)
+            waiting, flushed = [], now
+    if waiting:
+        yield _Batch(_judged(job, judge, waiting), time.perf_counter() - flushed)
+
+
+def _judged(job: Job, judge: Judge, waiting: list[Found]) -> list[Outcome]:
+    """What is written down of rows that left the engine."""
+    first, *rest = waiting
+    for other in rest:
+        first = first.append(other)
+    position = first.position.cpu()
+    claimed = first.found.cpu()
+    rows = position[claimed]
+    x_adv = first.x_adv[first.found]
+    verdict = judge.confirm(x_adv, job.data.x[rows], job.data.y[rows], job.target[rows], job.data.ids[rows])
+    size = torch.full((len(position),), float("nan"), dtype=torch.float64)
+    size[claimed] = torch.where(verdict.confirmed, verdict.size, float("nan"))
+    broken = torch.zeros_like(claimed)
+    broken[claimed] = verdict.confirmed
+    images = dict(zip(rows.tolist(), x_adv.cpu().numpy(), strict=True)) if job.keep_adversarials else {}
+    columns = (position, broken, claimed, size, first.forward.cpu(), first.backward.cpu())
+    return [
+        Outcome(
+            p, b, c and not b, float(np.float32(s)) if b else None, f, g, image_bytes(images[p]) if b and p in images else None
+        )
+        for p, b, c, s, f, g in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
+    n = len(job.data)
+    clean = job.clean_correct.numpy()
+    broken = np.zeros(n, dtype=np.bool_)
+    distance = np.where(clean, np.float32("nan"), np.float32(0)).astype(np.float32)
+    forward, backward = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int32)
+    for position, outcome in known.items():
+        broken[position] = outcome.broken
+        distance[position] = np.nan if outcome.distance is None else outcome.distance
+        forward[position], backward[position] = outcome.forward, outcome.backward
+    return CellArrays(clean, broken, distance, forward, backward, sum(outcome.unconfirmed for outcome in known.values()))
+
+
+def _adversarials(job: Job, known: dict[int, Outcome]) -> Tensor | None:
+    if not job.keep_adversarials:
+        return None
+    x_adv = job.data.x.clone()
+    for position, outcome in known.items():
+        if outcome.broken and outcome.x_adv is not None:
+            x_adv[position] = torch.from_numpy(image_from_bytes(outcome.x_adv, tuple(x_adv.shape[1:])))
+    return x_adv

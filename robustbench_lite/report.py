@@ -1,0 +1,145 @@
+"""What ``evaluate`` gives back: cells with their samples, and tables of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_lite.records.cell import Identity, Record
+from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model under one attack. Arrays have one entry a sample, in the order of the data; fractions are in [0, 1].
+
+    A cell whose measurement failed has ``status == "error"``, the reason in ``error``, and no arrays.
+    """
+
+    identity: Identity
+    model: str
+    defense: str
+    attack: str
+    status: str
+    """``complete``, ``partial`` (not the whole split) or ``error``."""
+    n: int
+    arrays: CellArrays | None = None
+    record: Record | None = None
+    path: Path | None = None
+    """Where the record was written, if it was."""
+    x_adv: Tensor | None = None
+    """(N, C, H, W) with ``keep_adversarials``; the clean image where none was found."""
+    cached: bool = False
+    """Read from an earlier run's record."""
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.identity.key()
+
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Correct before and after the attack, (N,)."""
+        return self._measured.robust
+
+    @property
+    def clean_correct(self) -> NDArray[np.bool_]:
+        """(N,)."""
+        return self._measured.clean_correct
+
+    @property
+    def distance(self) -> NDArray[np.float32]:
+        """Size of the perturbation found, (N,): 0 where the clean image is wrong already, nan where none was found."""
+        return self._measured.distance
+
+    @property
+    def forward_queries(self) -> NDArray[np.int32]:
+        """(N,)."""
+        return self._measured.forward_queries
+
+    @property
+    def backward_queries(self) -> NDArray[np.int32]:
+        """(N,)."""
+        return self._measured.backward_queries
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self._measured.clean_accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        return self._measured.robust_accuracy
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % Wilson interval of the robust accuracy."""
+        return self._measured.interval
+
+    @property
+    def median_distance(self) -> float | None:
+        """Over the samples that were correct; ``None`` when fewer than half of them were broken."""
+        return self._measured.median_distance
+
+    @property
+    def seconds(self) -> float | None:
+        return self.record.provenance.seconds if self.record else None
+
+    @property
+    def _measured(self) -> CellArrays:
+        if self.arrays is None:
+            raise ValueError(f"The cell was not measured: {self.error}")
+        return self.arrays
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat row: what ``--format json`` prints of the cell."""
+        row: dict[str, Any] = {
+            "model": self.model, "defense": self.defense, "attack": self.attack, "dataset": self.identity.data.name,
+            "split": self.identity.data.split, "norm": self.identity.threat.norm, "eps": self.identity.threat.eps,
+            "goal": self.identity.threat.goal, "n": self.n,
+            "clean_accuracy": None, "robust_accuracy": None, "robust_interval": None, "median_distance": None,
+            "forward_queries_mean": None, "backward_queries_mean": None,
+        }  # fmt: skip
+        if self.arrays is not None:
+            forward, backward = self.arrays.mean_queries()
+            row |= {
+                "clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy,
+                "robust_interval": list(self.interval), "median_distance": self.median_distance,
+                "forward_queries_mean": forward, "backward_queries_mean": backward,
+            }  # fmt: skip
+        flags = list(self.record.provenance.flags) if self.record else []
+        return row | {
+            "seconds": self.seconds, "status": self.status, "cached": self.cached, "flags": flags, "error": self.error,
+            "seed": self.identity.seed, "query_budget": self.identity.query_budget, "cell_key": self.key,
+            "digest": self.record.digest if self.record else None, "record": str(self.path) if self.path else None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """All cells of one evaluation, defenses outside, attacks inside."""
+
+    cells: list[Cell]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"cells": [...]}``, ready for JSON."""
+        return {"cells": [cell.to_dict() for cell in self.cells]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas data frame, one row a cell."""
+        import pandas as pd
+
+        return pd.DataFrame([cell.to_dict() for cell in self.cells])
+
+    @property
+    def failed(self) -> list[Cell]:
+        """Cells that could not be measured."""
+        return [cell for cell in self.cells if cell.status == "error"]
