@@ -1,0 +1,268 @@
+"""Ours and theirs in turn: the same model, images, steps and step size.
+
+    python benchmarks/attacks.py --attack pgd --against foolbox torchattacks
+
+Prints robust accuracy (or the median distance), model evaluations a sample, seconds and the ratio, as a table; ``--json FILE``
+writes the same. Peers: ``pip install robustbench_lite[peers]``. ``--against plain`` is a PGD loop written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_lite import registry
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.losses import margin
+from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.models import reference_model
+from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat.norms import norm_by_name
+
+Runner = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, x, y) -> the perturbed images; a row that no adversarial was found for may come back as it is."""
+
+
+class Counter(nn.Module):
+    """Counts the rows that pass through a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return self.model(x)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Contestant:
+    name: str
+    run: Runner
+    seconds: list[float] = field(default_factory=list)
+    x_adv: Tensor | None = None
+    evaluations: float = float("nan")
+
+
+def in_batches(run: Runner, size: int) -> Runner:
+    """How other toolkits work through a data set: one batch after the other, each from the first step to the last."""
+
+    def whole(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([run(model, x[i : i + size], y[i : i + size]) for i in range(0, len(y), size)])
+
+    return whole
+
+
+def ours(options: argparse.Namespace) -> Runner:
+    params: dict[str, object] = {"steps": options.steps} if options.attack != "fgsm" else {"sweep": False}
+    if options.attack == "pgd":
+        params["step_size"] = options.step_size
+    attack = registry.load("attack", options.attack)(**params)
+    threat = ThreatModel.parse(options.norm, options.eps)
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        # What evaluate() does to a network with convolutions.
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last) if not isinstance(model, Counter) else model
+        passes, index = Passes(DefendedModel(model), options.batch_size), torch.arange(len(y))
+        none, x_adv = torch.full_like(y, -1), x.clone()
+        engine = Engine(attack, passes, threat, device=x.device)
+        judge = Judge(passes, threat, attack.name, x.device)
+        for rows in engine.search(Task(x, y, none, index)):
+            at = rows.position[rows.found]
+            judge.confirm(rows.x_adv[rows.found], x[at], y[at], none[at], index.to(at.device)[at])
+            x_adv[at] = rows.x_adv[rows.found]
+        return x_adv
+
+    return run
+
+
+def plain(options: argparse.Namespace) -> Runner:
+    norm, eps = norm_by_name(options.norm), options.eps
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = (x + (torch.rand_like(x) * 2 - 1) * eps).clamp(0, 1) if norm.name == "linf" else x.clone()
+        for _ in range(options.steps):
+            x_adv.requires_grad_()
+            loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x_adv)
+            x_adv = x_adv.detach() + options.step_size * norm.steepest(gradient)
+            x_adv = (x + norm.project(x_adv - x, eps)).clamp_(0, 1)
+        return x_adv
+
+    def in_the_same_layout(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if not isinstance(model, Counter):
+            model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        x_adv = in_batches(run, options.batch_size)(model, x, y)
+        with torch.no_grad():  # the last iterate is judged, as ours is
+            torch.cat([model(part) for part in x_adv.split(options.batch_size)])
+        return x_adv
+
+    return in_the_same_layout
+
+
+def foolbox(options: argparse.Namespace) -> Runner:
+    import foolbox as peer
+
+    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
+    if options.attack == "pgd":
+        kind = {"linf": "LinfPGD", "l2": "L2PGD", "l1": "SparseL1DescentAttack"}[options.norm]
+        attack = getattr(peer.attacks, kind)(steps=options.steps, abs_stepsize=options.step_size, random_start=True)
+    elif options.attack == "fgsm":
+        attack = getattr(peer.attacks, f"{name}FastGradientAttack")()
+    else:
+        attack = peer.attacks.BoundaryAttack(steps=options.steps)
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        wrapped = peer.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        extra = {} if options.attack == "boundary" else {"epsilon": options.eps}
+        return attack.run(wrapped, x, peer.criteria.Misclassification(y), **extra)  # type: ignore[no-any-return]
+
+    return in_batches(run, options.batch_size)
+
+
+def torchattacks(options: argparse.Namespace) -> Runner:
+    import torchattacks as peer
+
+    if options.attack == "boundary" or options.norm == "l1":
+        sys.exit(f"torchattacks has no {options.attack} for {options.norm}: leave it out of --against.")
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if options.attack == "fgsm":
+            attack = peer.FGSM(model, eps=options.eps)
+        elif options.norm == "l2":
+            attack = peer.PGDL2(model, eps=options.eps, alpha=options.step_size, steps=options.steps)
+        else:
+            attack = peer.PGD(model, eps=options.eps, alpha=options.step_size, steps=options.steps)
+        return attack(x, y)  # type: ignore[no-any-return]
+
+    return in_batches(run, options.batch_size)
+
+
+PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
+    "foolbox": foolbox,
+    "torchattacks": torchattacks,
+    "plain": plain,
+}
+
+
+@torch.no_grad()
+def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
+    return torch.cat(
+        [margin(model(a), b, torch.full_like(b, -1)) < 0 for a, b in zip(x_adv.split(256), y.split(256), strict=True)]
+    )
+
+
+def subject(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model, and those of the first ``--images`` images that it classifies correctly."""
+    data = load_dataset("fashion_mnist")
+    model = reference_model("fashion_mnist", options.model).module.to(options.device).eval().requires_grad_(False)
+    x, y = data.x[: options.images].to(options.device), data.y[: options.images].to(options.device)
+    keep = ~broken(model, x, y)
+    if options.attack == "boundary" and "foolbox" in options.against:
+        # foolbox starts from uniform noise and fails as a whole when the noise is of an image's own class.
+        noise = model(torch.rand(32, *x.shape[1:], device=x.device)).argmax(1)
+        keep &= (y.unsqueeze(1) != noise).all(1)
+    return model, x[keep], y[keep]
+
+
+def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
+    """Every contestant once to count and warm up, then in turn, so that a busy moment of the machine hits all alike."""
+    model, x, y = subject(options)
+    for one in contestants:
+        counter = Counter(model).eval()
+        one.x_adv = one.run(counter, x, y)
+        one.evaluations = counter.rows / len(y)
+    for _ in range(options.repeats):
+        for one in contestants:
+            start = time.perf_counter()
+            one.x_adv = one.run(model, x, y)
+            if x.device.type == "cuda":
+                torch.cuda.synchronize()
+            one.seconds.append(time.perf_counter() - start)
+    first = statistics.median(contestants[0].seconds) if options.repeats else float("nan")
+    rows = [row(one, model, x, y, first, options) for one in contestants]
+    print(f"{options.attack} on {options.model}, {len(y)} images, {options.norm}, {vars(options)}\n")
+    print(tabulate(rows, headers="keys", floatfmt=".4g"))
+    print(f"\nPeak memory of the process: {peak_memory(x.device):.0f} MiB")
+    if options.json:
+        options.json.write_text(json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1))
+
+
+def row(
+    one: Contestant, model: nn.Module, x: Tensor, y: Tensor, first: float, options: argparse.Namespace
+) -> dict[str, float | str]:
+    assert one.x_adv is not None
+    hit = broken(model, one.x_adv, y)
+    size = norm_by_name(options.norm).size(one.x_adv - x).masked_fill(~hit, float("inf"))
+    seconds = statistics.median(one.seconds) if one.seconds else float("nan")
+    return {
+        "toolkit": one.name,
+        "robust accuracy": 1 - float(hit.float().mean()),
+        "median distance": float(size.median()),
+        "model evaluations a sample": one.evaluations,
+        "seconds": seconds,
+        "slower than ours": seconds / first,
+    }
+
+
+def peak_memory(device: torch.device) -> float:
+    """In MiB: of the accelerator where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary"], default="pgd")
+    parser.add_argument("--against", nargs="+", choices=sorted(PEERS), default=["foolbox", "torchattacks"])
+    parser.add_argument("--model", default="none", help="defense whose bundled reference network is attacked")
+    parser.add_argument("--norm", choices=["linf", "l2", "l1"], help="linf, and l2 for boundary")
+    parser.add_argument("--eps", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--step-size", type=float, default=0.01)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    options.norm = options.norm or ("l2" if options.attack == "boundary" else "linf")
+    if options.attack == "boundary":
+        options.eps = None
+    return options
+
+
+def main() -> None:
+    options = parse()
+    missing = [name for name in options.against if name != "plain" and importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"{' and '.join(missing)} not installed: pip install 'robustbench_lite[peers]', or leave it out of --against.")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)  # the peers draw from the global generator
+    measure(
+        [Contestant("robustbench_lite", ours(options)), *(Contestant(n, PEERS[n](options)) for n in options.against)],
+        options,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Small models and images that many tests share. Nothing here touches the global generators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Tensor:
+    """(n, C, H, W) float32 in [0, 1]."""
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Module:
+    """A convolution and a linear layer with fixed random weights, in eval mode."""
+    channels, height, width = shape
+    network = nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * height * width, classes)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return network.eval()
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return small_network()
+
+
+@pytest.fixture
+def batch(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Sixty images that the network of the same test classifies correctly, with their labels."""
+    x = images(60)
+    return x, network(x).argmax(1)

@@ -1,0 +1,139 @@
+"""What every registered attack promises, whatever its paper."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import registry
+from robustbench_lite.search.attack import Access
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.threat import ThreatModel
+
+#: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
+PARAMS = {"pgd": {"steps": 5, "restarts": 2}, "boundary": {"steps": 30}}
+EPS = {"linf": 0.08, "l2": 0.6, "l1": 4.0, "l0": 3.0}
+CASES = [
+    pytest.param(name, norm, goal, id=f"{name}-{norm}-{goal}")
+    for name in registry.names("attack")
+    for norm in sorted(registry.load("attack", name).norms)
+    for goal in ("untargeted", "random")
+    if goal == "untargeted" or registry.load("attack", name).targeted
+]
+SHAPES = [(1, 8, 8), (3, 6, 9), (1, 9, 5)]
+
+
+def network(shape=(1, 8, 8), classes=10):
+    generator = torch.Generator().manual_seed(classes)
+    model = nn.Sequential(
+        nn.Conv2d(shape[0], 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes)
+    )
+    for parameter in model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def task(model, goal, shape=(1, 8, 8), rows=40):
+    x = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(5))
+    logits = model(x)
+    y = logits.argmax(1)
+    uniform = torch.rand(rows, generator=torch.Generator().manual_seed(6))
+    target = ThreatModel.parse("linf", None, goal).goal.targets(logits, y, uniform)
+    return Task(x, y, target, torch.arange(rows))
+
+
+def take(whole, rows):
+    return Task(*(field[rows] for field in (whole.x, whole.y, whole.target, whole.index)))
+
+
+def search(name, norm, model, what, batch_size=64, eps="of the norm", seed=0, **options):
+    attack = registry.load("attack", name)(**PARAMS.get(name, {}))
+    threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
+    outcomes = list(Engine(attack, Passes(DefendedModel(model), batch_size), threat, seed=seed, **options).search(what))
+    whole = outcomes[0]
+    for outcome in outcomes[1:]:
+        whole = whole.append(outcome)
+    return whole.select(whole.position.argsort())
+
+
+def assert_same(first, second):
+    assert torch.equal(first.found, second.found)
+    assert torch.equal(first.forward, second.forward)
+    assert torch.equal(first.backward, second.backward)
+
+
+def check(name, norm, model, what, **options):
+    """The outcome, after holding it against what any outcome must be."""
+    result, threat = search(name, norm, model, what, **options), ThreatModel.parse(norm, EPS[norm])
+    assert result.position.tolist() == list(range(len(what.y)))
+    assert result.x_adv.shape == what.x.shape
+    assert result.x_adv.dtype == torch.float32
+    assert ((result.x_adv >= 0) & (result.x_adv <= 1)).all()
+    assert (threat.excess(result.x_adv, what.x) <= 0).all()
+    assert torch.equal(result.x_adv[~result.found], what.x[~result.found])
+    won = torch.where(what.target >= 0, model(result.x_adv).argmax(1) == what.target, model(result.x_adv).argmax(1) != what.y)
+    assert won[result.found].all()
+    assert (result.forward >= 1).all()
+    assert registry.load("attack", name).access == Access.GRADIENT or not result.backward.any()
+    return result
+
+
+@pytest.mark.parametrize(("name", "norm", "goal"), CASES)
+class TestEveryAttack:
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_what_it_finds_is_adversarial_in_the_ball_and_in_bounds(self, name, norm, goal, shape):
+        model = network(shape)
+        check(name, norm, model, task(model, goal, shape, rows=12))
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_few_classes_are_enough(self, name, norm, goal, classes):
+        model = network(classes=classes)
+        check(name, norm, model, task(model, goal, rows=12))
+
+    def test_it_breaks_what_a_large_ball_contains(self, name, norm, goal):
+        model = network()
+        if (name, norm) == ("fgsm", "l1"):
+            pytest.skip("one sparse step moves one of 64 pixels by at most 1, however large the ball")
+        eps = None if registry.load("attack", name).kind == "minimal_distance" else EPS[norm] * 4
+        assert search(name, norm, model, task(model, goal), eps=eps).found.float().mean() > (
+            0.5 if goal == "untargeted" else 0.1
+        )
+
+    def test_one_sample_is_enough(self, name, norm, goal):
+        model = network()
+        check(name, norm, model, task(model, goal, rows=1))
+
+    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name, norm, goal):
+        model = network()
+        what = task(model, goal, rows=20)
+        expected = search(name, norm, model, what, batch_size=64)
+        for batch_size in (1, 7, 250):
+            assert_same(expected, search(name, norm, model, what, batch_size=batch_size))
+        order = torch.randperm(len(what.y), generator=torch.Generator().manual_seed(1))
+        assert_same(expected.select(order), search(name, norm, model, take(what, order)))
+        shards = [search(name, norm, model, take(what, torch.arange(start, len(what.y), 2))) for start in (0, 1)]
+        for start, shard in enumerate(shards):
+            assert_same(expected.select(torch.arange(start, len(what.y), 2)), shard)
+
+    def test_the_same_seed_gives_the_same_points(self, name, norm, goal):
+        model = network()
+        what = task(model, goal)
+        first, second = (search(name, norm, model, what) for _ in range(2))
+        assert torch.equal(first.x_adv, second.x_adv)
+        assert_same(first, second)
+
+    def test_model_images_and_global_generator_are_left_alone(self, name, norm, goal):
+        model = network()
+        what = task(model, goal)
+        before, images, state = [p.clone() for p in model.parameters()], what.x.clone(), torch.get_rng_state()
+        search(name, norm, model, what)
+        assert all(torch.equal(p, b) and p.grad is None for p, b in zip(model.parameters(), before, strict=True))
+        assert torch.equal(what.x, images)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("budget", [1, 5, 20])
+    def test_a_query_budget_is_never_exceeded(self, name, norm, goal, budget):
+        model = network()
+        result = search(name, norm, model, task(model, goal), query_budget=budget)
+        assert (result.forward + result.backward <= budget).all()

@@ -1,0 +1,170 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustbench_lite.records.cell import read_record
+
+# pydantic is not on the list: typer itself imports it from version 0.29 on.
+LIGHT = """
+import sys
+from robustbench_lite.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "numpy", "pandas", "rbl_attacks.pgd", "rbl_defenses.none"} & set(sys.modules)
+sys.exit(code or bool(heavy))
+"""
+PROMISED_KEYS = {
+    "model", "defense", "attack", "dataset", "norm", "eps", "n", "clean_accuracy", "robust_accuracy", "robust_interval",
+    "median_distance", "forward_queries_mean", "backward_queries_mean", "seconds", "status", "cell_key",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["list"], ["list", "attacks"], ["evaluate", "--help"], ["--version"]])
+def test_help_and_list_import_neither_torch_nor_a_plugin(arguments: list[str]) -> None:
+    process = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip()
+    assert not process.stderr
+
+
+def test_the_main_job_prints_one_table_and_writes_a_record(rbl) -> None:
+    result = rbl("evaluate", "--attack", "pgd", "--defense", "parseval", "--limit", "64")
+    assert result.code == 0, result.err
+    assert not result.err
+    for word in ("parseval", "pgd", "linf 0.1", "64", "95 % interval", "queries a sample", "Partial", "Record: rbl-results"):
+        assert word in result.out
+    record, _ = read_record(Path(result.out.split("Record: ")[1].strip()))
+    assert record.provenance.partial
+
+
+def test_json_is_the_whole_of_stdout(rbl, own_network) -> None:
+    result = rbl("evaluate", *own_network, "-a", "pgd steps=5", "-a", "fgsm", "--limit", "40", "--format", "json")
+    cells = json.loads(result.out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))["cells"]
+    assert [cell["attack"] for cell in cells] == ["pgd steps=5", "fgsm"]
+    for cell in cells:
+        assert cell.keys() >= PROMISED_KEYS
+        low, high = cell["robust_interval"]
+        assert low <= cell["robust_accuracy"] <= high
+
+
+def test_csv_and_markdown_hold_the_same_cells(rbl, own_network) -> None:
+    options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40", "-q", "--format")
+    (row,) = csv.DictReader(io.StringIO(rbl(*options, "csv").out))
+    assert (row["attack"], row["n"]) == ("fgsm", "40")
+    assert rbl(*options, "md").out.startswith("| model")
+
+
+def test_a_second_run_reads_the_records_and_fresh_measures_again(rbl, own_network) -> None:
+    options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40", "--format", "json")
+    runs = [json.loads(rbl(*options, *more).out)["cells"][0] for more in ((), (), ("--fresh",))]
+    assert [cell["cached"] for cell in runs] == [False, True, False]
+    assert len({cell["digest"] for cell in runs}) == 1
+
+
+def test_a_dry_run_measures_and_writes_nothing(rbl, own_network) -> None:
+    options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
+    assert "to measure" in rbl(*options, "--dry-run").out
+    assert not Path("rbl-results").exists()
+    cell = json.loads(rbl(*options, "--format", "json").out)["cells"][0]
+    (planned,) = json.loads(rbl(*options, "--dry-run", "--format", "json").out)["cells"]
+    assert (planned["key"], planned["state"]) == (cell["cell_key"], "recorded")
+
+
+def test_all_takes_what_can_run_and_names_what_was_left_out(rbl, own_network) -> None:
+    result = rbl("evaluate", *own_network, "-a", "all", "-d", "all", "--limit", "20", "--eps", "0.05", "--dry-run")
+    assert "pgd" in result.out
+    assert "fgsm" in result.out
+    assert "boundary is left out" in result.err
+    assert "parseval is left out" in result.err
+
+
+def test_the_command_line_wins_over_the_config_file(rbl, own_network) -> None:
+    text = 'attack = ["pgd steps=3", "fgsm"]\neps = 0.05\nlimit = 30\nkeep-adversarials = true\nformat = "json"\n'
+    Path("eval.toml").write_text(text)
+    result = rbl("evaluate", *own_network, "--config", "eval.toml", "--eps", "1/10")
+    cells = json.loads(result.out)["cells"]
+    assert [(cell["attack"], cell["eps"], cell["n"]) for cell in cells] == [("pgd steps=3", 0.1, 30), ("fgsm", 0.1, 30)]
+    assert len(list(Path("rbl-results/cells").glob("*.npz"))) == 2
+
+
+def test_probabilities_can_be_declared(rbl, own_network) -> None:
+    model = own_network[1].replace(":linear", ":probabilities")
+    result = rbl("evaluate", "--model", model, "--allow-code", "--outputs", "probabilities", "--limit", "20")
+    assert result.code == 0, result.err
+
+
+def test_a_cell_that_fails_exits_3_and_keeps_the_others(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rbl_attacks.fgsm import FGSM
+
+    whole = FGSM.tell
+
+    def broken(self: FGSM, state, answer):
+        told = whole(self, state, answer)
+        return told.replace(candidates=told.candidates * float("nan"))
+
+    monkeypatch.setattr(FGSM, "tell", broken)
+    result = rbl("evaluate", *own_network, "-a", "fgsm", "-a", "pgd steps=3", "--limit", "20")
+    assert result.code == 3
+    assert "Error in none x fgsm" in result.err
+    assert "pgd steps=3" in result.out
+
+
+def test_an_interrupt_exits_130_and_says_how_to_go_on(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustbench_lite import evaluation
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "run", interrupted)
+    result = rbl("evaluate", *own_network, "--limit", "20")
+    assert result.code == 130
+    assert "the same command continues" in result.err
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustbench_lite import evaluation
+
+    def surprised(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("a surprise")
+
+    monkeypatch.setattr(evaluation, "run", surprised)
+    result = rbl("evaluate", *own_network, "--limit", "20")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "run with -v" in result.err.lower()
+    assert "Traceback" in rbl("evaluate", *own_network, "--limit", "20", "-v").err
+
+
+def test_doctor_finds_nothing_wrong(rbl) -> None:
+    result = rbl("doctor")
+    assert result.code == 0, result.out + result.err
+    assert "self test" in result.out
+    assert not Path("rbl-results").exists()
+
+
+def test_doctor_names_what_is_broken_and_goes_on(rbl, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustbench_lite import registry
+
+    monkeypatch.setattr(registry, "targets", lambda kind: {"ghost": "no_such_package:Ghost"})
+    result = rbl("doctor")
+    assert result.code == 1
+    assert "ghost (no_such_package:Ghost) does not load" in result.out
+    assert "self test" in result.out
+    assert result.err.count("\n") == 1
+
+
+def test_show_explains_a_plugin_a_network_and_a_record(rbl, own_network) -> None:
+    assert "step_size" in rbl("show", "pgd").out
+    assert "arXiv:1704.08847" in rbl("show", "parseval").out
+    assert "weights sha256" in rbl("show", "fashion_mnist-parseval").out
+    cell = json.loads(rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--format", "json").out)["cells"][0]
+    by_key, by_path = rbl("show", cell["cell_key"][:8]), rbl("show", cell["record"])
+    assert by_key.out == by_path.out
+    assert cell["digest"] in by_key.out

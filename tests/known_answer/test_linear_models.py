@@ -1,0 +1,74 @@
+"""On a linear model the nearest adversarial lies at margin / dual norm of the weights: known in closed form."""
+
+import pytest
+import torch
+from torch import nn
+
+from rbl_attacks.boundary import Boundary
+from rbl_attacks.fgsm import FGSM
+from rbl_attacks.pgd import PGD
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.threat import NORMS, ThreatModel
+
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+ROWS = 12
+
+
+def linear(classes, norm="l2"):
+    """A model, images well inside of the bounds, labels, nearest other classes and the exact distances to those."""
+    generator = torch.Generator().manual_seed(classes)
+    layer = nn.Linear(36, classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(classes, 36, generator=generator))
+        layer.bias.copy_(-0.5 * layer.weight.sum(1) + 0.01 * torch.randn(classes, generator=generator))
+    model = nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
+    # Near the middle: no boundary is so far away that the bounds of the image cut the shortest way.
+    x = 0.5 + 0.03 * torch.randn(ROWS, 1, 6, 6, generator=generator)
+    logits = model(x)
+    y = logits.argmax(1)
+    gap = logits.gather(1, y[:, None]) - logits  # (B, K)
+    steep = NORMS[DUAL[norm]].size((layer.weight[y][:, None] - layer.weight).flatten(0, 1).reshape(-1, 1, 6, 6))
+    distance, nearest = (gap / steep.reshape(ROWS, classes)).scatter(1, y[:, None], float("inf")).min(1)
+    return model, x, y, nearest, distance
+
+
+def found(attack, model, x, y, target, norm, eps):
+    engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps))
+    hits, size = torch.zeros(len(y), dtype=torch.bool), torch.full((len(y),), float("inf"))
+    for rows in engine.search(Task(x, y, target, torch.arange(len(y)))):
+        hits[rows.position], size[rows.position] = rows.found, rows.size
+    return hits, size
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(classes, norm):
+    # Sent to the nearest class: the most likely other class, which the untargeted loss climbs to, can be farther away.
+    model, x, y, nearest, distance = linear(classes, norm)
+    for row in range(ROWS):
+        eps = float(distance[row])
+        attack = PGD(steps=100, step_size=eps / 5, loss="margin")
+        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        assert found(attack, *one, eps * 1.02)[0].all()
+        assert not found(attack, *one, eps * 0.98)[0].any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(norm):
+    model, x, y, nearest, distance = linear(2, norm)
+    for row in range(ROWS):
+        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        for sweep in (True, False):
+            assert found(FGSM(sweep=sweep), *one, float(distance[row]) * 1.02)[0].all()
+            assert not found(FGSM(sweep=sweep), *one, float(distance[row]) * 0.98)[0].any()
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_boundary_comes_within_five_percent_of_the_distance(classes):
+    model, x, y, _, distance = linear(classes)
+    hits, size = found(Boundary(steps=3000), model, x, y, torch.full_like(y, -1), "l2", None)
+    assert hits.all()
+    assert (size >= distance * (1 - 1e-4)).all()
+    assert (size <= distance * 1.05).all()

@@ -1,0 +1,76 @@
+"""Live comparison with foolbox: the same iterates from the same start points."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from rbl_attacks.fgsm import FGSM
+from rbl_attacks.pgd import PGD
+from robustbench_lite.search.craft import craft
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.threat import ThreatModel
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # foolbox 3.3.4 imports a SciPy module by its old name
+    import foolbox
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
+EPS = {"linf": 0.1, "l2": 0.4}
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    x = torch.rand(20, 1, 8, 8, generator=generator)
+    return model, x, model(x).argmax(1)
+
+
+def peer(name, model, **options):
+    return getattr(foolbox.attacks, name)(**options), foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+
+
+def wins(attack, model, x, y, threat):
+    hits = torch.zeros(len(y), dtype=torch.bool)
+    for rows in Engine(attack, Passes(DefendedModel(model), 32), threat).search(
+        Task(x, y, torch.full_like(y, -1), torch.arange(len(y)))
+    ):
+        hits[rows.position] = rows.found
+    return hits
+
+
+@pytest.mark.parametrize(("norm", "name"), [("linf", "LinfPGD"), ("l2", "L2PGD")])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_pgd_takes_the_same_steps_from_the_same_start(case, norm, name, steps):
+    model, x, y = case
+    attack, wrapped = peer(name, model, steps=steps, abs_stepsize=0.02, random_start=False)
+    theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
+    mine = PGD(steps=steps, step_size=0.02, random_start=False)
+    ours = craft(model, mine, x, y, ThreatModel.parse(norm, EPS[norm]), index=torch.arange(20), seed=0)
+    assert (ours - x).abs().max() > 1e-3
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "name"), [("linf", "LinfFastGradientAttack"), ("l2", "L2FastGradientAttack")])
+def test_fgsm_without_the_sweep_gives_the_same_verdicts(case, norm, name):
+    model, x, y = case
+    attack, wrapped = peer(name, model)
+    theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
+    verdicts = wins(FGSM(sweep=False), model, x, y, ThreatModel.parse(norm, EPS[norm]))
+    assert 0 < verdicts.sum() < len(y)
+    assert torch.equal(verdicts, model(theirs).argmax(1) != y)
+
+
+def test_a_tie_is_no_success():
+    class Tied(nn.Module):
+        def forward(self, x):
+            return 0 * x.flatten(1)[:, :2]
+
+    x, y = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0])
+    assert not wins(PGD(steps=2), Tied(), x, y, ThreatModel.parse("linf", 0.3)).any()

@@ -1,0 +1,43 @@
+"""From options to what is run."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustbench_lite.cli import plan
+from robustbench_lite.errors import UsageError
+from robustbench_lite.threat import ThreatModel
+
+
+@pytest.mark.parametrize(
+    ("norm", "dataset", "eps"),
+    [
+        ("linf", "fashion_mnist", "0.1"),
+        ("Linf", "mnist", "0.1"),
+        ("linf", "cifar10", "8/255"),
+        ("l2", "mnist", None),
+        ("linf", "npz:a", None),
+    ],
+)
+def test_the_usual_radius_is_taken_where_there_is_one(norm: str, dataset: str, eps: str | None) -> None:
+    assert plan.usual_eps(norm, dataset) == eps
+
+
+def test_a_batch_size_is_a_number_or_auto() -> None:
+    assert (plan.batch_size("auto"), plan.batch_size("7")) == ("auto", 7)
+    with pytest.raises(UsageError, match="or auto"):
+        plan.batch_size("-1")
+
+
+def test_all_leaves_out_attacks_that_cannot_work_and_says_so() -> None:
+    said: list[str] = []
+    chosen = plan.attacks(["all", "pgd"], ThreatModel.parse("l2", None), said.append)[:-1]
+    assert chosen
+    assert all(attack.kind == "minimal_distance" for attack in chosen)
+    assert any(line.startswith("pgd is left out") for line in said)
+
+
+def test_an_attack_named_twice_runs_once() -> None:
+    assert len(plan.attacks(["pgd", "pgd steps=40", "all"], ThreatModel.parse("linf", 0.1), str)) == len(
+        plan.attacks(["all"], ThreatModel.parse("linf", 0.1), str)
+    )

@@ -1,0 +1,149 @@
+"""Records: round trip, keys, digests, and what happens to a file that was changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustbench_lite.errors import RecordError
+from robustbench_lite.records.cell import (
+    DataId,
+    Identity,
+    ModelId,
+    PluginId,
+    Record,
+    ThreatId,
+    make_record,
+    ranges,
+    read_record,
+    write_record,
+)  # fmt: skip
+from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.statistics import wilson
+
+
+def identity(**changes: object) -> Identity:
+    values = {
+        "model": ModelId(name="net", weights_sha256="a" * 64, architecture_sha256="b" * 64),
+        "defense": PluginId(name="none", version=1, parameters={}),
+        "attack": PluginId(name="pgd", version=1, parameters={"steps": 40, "step_size": None}),
+        "threat": ThreatId(norm="linf", eps=8 / 255, eps_written="8/255", goal="untargeted"),
+        "data": DataId(name="data", split="test", fingerprint="c" * 64, id_ranges=[(0, 11)]),
+        "seed": 0,
+    }
+    return Identity.model_validate(values | changes)
+
+
+def arrays() -> CellArrays:
+    clean = np.array([True] * 9 + [False] * 2)
+    broken = np.array([True, False] * 4 + [False] * 3)
+    distance = np.where(broken, np.float32(0.03), np.float32("nan")).astype(np.float32)
+    distance[~clean] = 0
+    counts = np.arange(11, dtype=np.int32)
+    return CellArrays(clean, broken, distance, counts, counts)
+
+
+def record() -> Record:
+    about = provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
+    return make_record(identity(), arrays(), about)
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "cell.json"
+    write_record(record(), path)
+    again, outcomes = read_record(path)
+    assert again.digest == record().digest
+    assert outcomes.robust.tolist() == arrays().robust.tolist()
+    np.testing.assert_array_equal(outcomes.distance, arrays().distance)
+    np.testing.assert_array_equal(outcomes.forward_queries, arrays().forward_queries)
+    assert json.loads(path.read_text())["summary"]["robust_accuracy"] == pytest.approx(5 / 11)
+
+
+def test_time_and_place_are_no_part_of_key_and_digest() -> None:
+    other = make_record(identity(), arrays(), provenance(seconds=9, device="cuda", batch_size=64, partial=True))
+    assert (other.key, other.digest) == (record().key, record().digest)
+
+
+def test_how_eps_is_written_is_no_part_of_the_key() -> None:
+    same = identity(threat=ThreatId(norm="linf", eps=8 / 255, eps_written="0.03137", goal="untargeted"))
+    assert same.key() == identity().key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"query_budget": 10}, {"protocol_version": 2},
+        {"attack": PluginId(name="pgd", version=2, parameters={"steps": 40, "step_size": None})},
+        {"attack": PluginId(name="pgd", version=1, parameters={"steps": 41, "step_size": None})},
+        {"threat": ThreatId(norm="linf", eps=0.1, eps_written="0.1", goal="untargeted")},
+        {"model": ModelId(name="net", weights_sha256="d" * 64, architecture_sha256="b" * 64)},
+        {"data": DataId(name="data", split="test", fingerprint="c" * 64, id_ranges=[(0, 12)])},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, object]) -> None:
+    assert identity(**change).key() != identity().key()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("summary", "robust_accuracy"), 0.99),
+        (("summary", "n"), 12),
+        (("key",), "0" * 32),
+        (("digest",), "0" * 64),
+        (("identity", "seed"), 5),
+        (("outcomes", "broken"), "/wc="),
+        (("outcomes", "broken"), "AAA="),
+        (("outcomes", "forward_queries"), "AAAA"),
+        (("outcomes", "distance"), "not base64"),
+        (("identity", "surprise"), 1),
+        (("identity", "data", "id_ranges"), [[0, 10]]),
+    ],
+)
+def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], value: object) -> None:
+    content = record().model_dump(mode="json")
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    file = tmp_path / "cell.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="--fresh"):
+        read_record(file)
+
+
+def test_a_truncated_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cell.json"
+    write_record(record(), path)
+    path.write_text(path.read_text()[:300])
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_record(path)
+
+
+def test_no_half_written_file_stays_behind(tmp_path: Path) -> None:
+    write_record(record(), tmp_path / "cell.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.json"]
+
+
+def test_median_distance_counts_what_was_not_found_as_infinite() -> None:
+    cell = arrays()
+    assert cell.median_distance is None  # 4 of 9 correct samples were broken
+    cell.distance[1] = 0.5
+    assert cell.median_distance == pytest.approx(0.5)
+
+
+def test_ranges_keep_the_order_of_the_samples() -> None:
+    ids = np.array([5, 6, 7, 2, 3, 9])
+    assert ranges(ids) == [(5, 8), (2, 4), (9, 10)]
+    assert DataId(name="d", split="s", fingerprint="f", id_ranges=ranges(ids)).ids().tolist() == ids.tolist()
+
+
+def test_the_wilson_interval_is_the_published_one() -> None:
+    low, high = wilson(0, 10)
+    assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)

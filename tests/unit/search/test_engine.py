@@ -1,0 +1,201 @@
+"""The engine and the oracle, on a model whose answers are known."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from rbl_attacks.pgd import PGD
+from robustbench_lite.errors import AttackError, ModelError
+from robustbench_lite.search.attack import Access, Attack, Query, State
+from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.losses import margin_loss
+from robustbench_lite.threat import ThreatModel
+
+LINF = ThreatModel.parse("linf", 0.1)
+
+
+class Brightness(nn.Module):
+    """Class 1 when the mean is above a half; counts the rows that it is shown."""
+
+    rows = 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def task(means):
+    x = torch.tensor(means).reshape(-1, 1, 1, 1).expand(-1, 1, 3, 4).contiguous()
+    y = (x.flatten(1).mean(1) > 0.5).long()
+    return Task(x, y, torch.full_like(y, -1), torch.arange(len(y)) + 100)
+
+
+def search(attack, what, model=None, batch_size=32, threat=LINF, **options):
+    defended = model if isinstance(model, DefendedModel) else DefendedModel(model or Brightness())
+    outcomes = list(Engine(attack, Passes(defended, batch_size), threat, **options).search(what))
+    whole = outcomes[0]
+    for outcome in outcomes[1:]:
+        whole = whole.append(outcome)
+    assert sorted(whole.position.tolist()) == list(range(len(what.y)))
+    return whole.select(whole.position.argsort())
+
+
+@dataclass(frozen=True)
+class Still(State):
+    x: torch.Tensor
+    step: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Attack):
+    """Asks ``moves`` points, each ``shift`` brighter than the image, then finishes."""
+
+    name = "probe"
+    access = Access.LABELS
+    norms = frozenset({"linf"})
+    kind = "fixed_eps"
+    paper = "none"
+
+    shift: float = 0.0
+    moves: int = 3
+    wants: Access = Access.LABELS
+    restarts: int = 1
+
+    def init(self, x, y, threat, rng):
+        return Still(torch.zeros_like(y, dtype=torch.bool), x, torch.zeros_like(y))
+
+    def ask(self, state):
+        return Query(state.x + self.shift, self.wants, margin_loss if self.wants == Access.GRADIENT else None)
+
+    def tell(self, state, answer):
+        assert answer.logits is None
+        assert answer.gradient is None
+        return state.replace(step=state.step + 1, finished=state.step + 1 >= self.moves)
+
+
+MEANS = [0.41, 0.2, 0.59, 0.8, 0.45, 0.55, 0.3, 0.49, 0.1, 0.52, 0.65]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_slots_that_are_refilled_give_the_outcomes_of_one_row_at_a_time(batch_size):
+    attack, what = PGD(steps=8, step_size=0.02, restarts=2), task(MEANS)
+    alone, together = search(attack, what, batch_size=1), search(attack, what, batch_size=batch_size)
+    for name in ("found", "forward", "backward"):
+        assert torch.equal(getattr(alone, name), getattr(together, name))
+    torch.testing.assert_close(alone.x_adv, together.x_adv, atol=1e-6, rtol=0)
+    assert 0 < alone.found.sum() < len(MEANS)
+
+
+def test_a_row_leaves_at_its_first_success_and_the_others_use_all_steps():
+    result = search(Probe(shift=0.05, moves=4), task([0.2, 0.49]))
+    assert result.found.tolist() == [False, True]
+    assert result.forward.tolist() == [4, 1]
+
+
+def test_rows_that_are_not_found_return_the_clean_image():
+    what = task([0.2, 0.8])
+    result = search(PGD(steps=3, step_size=0.05), what)
+    assert not result.found.any()
+    assert torch.equal(result.x_adv, what.x)
+    assert result.size.isinf().all()
+
+
+def test_restarts_are_for_rows_that_are_not_broken_yet():
+    result = search(Probe(shift=0.05, moves=2, restarts=3), task([0.2, 0.49]))
+    assert result.forward.tolist() == [6, 1]
+
+
+def test_each_restart_draws_a_new_start():
+    class Recorder(Brightness):
+        seen = ()
+
+        def forward(self, x):
+            self.seen = (*self.seen, x[0].detach().clone())
+            return super().forward(x)
+
+    model = Recorder()
+    search(PGD(steps=1, step_size=0.01, restarts=2), task([0.2]), model)
+    assert not torch.equal(model.seen[0], model.seen[2])
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 5, 6, 7])
+def test_a_query_budget_is_kept_to_the_query(budget):
+    result = search(Probe(moves=6), task([0.2, 0.8, 0.3]), query_budget=budget)
+    assert (result.forward + result.backward == min(budget, 6)).all()
+    gradients = search(PGD(steps=3), task([0.2, 0.8]), query_budget=budget)
+    assert (gradients.forward + gradients.backward <= budget).all()
+    assert (gradients.forward + gradients.backward >= min(budget, 7) - 1).all()
+
+
+def test_queries_are_what_the_model_was_shown():
+    model = Brightness()
+    result = search(Probe(moves=5), task(MEANS * 2), model, batch_size=22)
+    assert model.rows == result.forward.sum()
+
+
+@pytest.mark.parametrize("access", [Access.SCORES, Access.GRADIENT])
+def test_an_attack_that_asks_for_more_than_it_declares_is_refused(access):
+    with pytest.raises(AttackError, match=f"probe asked for {access.name} but declares access = LABELS"):
+        search(Probe(wants=access), task([0.2]))
+
+
+def test_an_attack_that_claims_a_point_outside_of_the_ball_is_named_with_sample_and_excess():
+    with pytest.raises(AttackError, match=r"probe left the Linf ball .* on sample 100, by 0\.2"):
+        search(Probe(shift=0.3), task([0.4]))
+
+
+def test_an_attack_that_leaves_the_ball_is_refused_even_without_success():
+    with pytest.raises(AttackError, match=r"on sample 100, by 0\.05"):
+        search(Probe(shift=0.15), task([0.1]))
+
+
+def test_an_attack_that_makes_nan_is_an_error_and_not_a_robust_sample():
+    with pytest.raises(AttackError, match="probe produced NaN for sample 100"):
+        search(Probe(shift=float("nan")), task([0.1]))
+
+
+def test_a_model_that_returns_nan_is_an_error_and_not_a_robust_sample():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 2), float("nan"))
+
+    with pytest.raises(ModelError, match="sample 100"):
+        search(Probe(), task([0.1]), Broken())
+
+
+class Rounded(Brightness):
+    def forward(self, x):
+        return super().forward((x * 20).round() / 20)
+
+
+def test_a_surrogate_gives_the_gradient_that_the_model_lacks_and_the_model_still_judges():
+    what = task([0.44, 0.2])
+    attack = PGD(steps=10, step_size=0.02, random_start=False)
+    assert not search(attack, what, Rounded()).found.any()
+    adaptive = search(attack, what, DefendedModel(Rounded(), Traits(surrogate=Brightness())))
+    assert adaptive.found.tolist() == [True, False]
+    assert (Rounded()(adaptive.x_adv[:1]).argmax(1) != what.y[:1]).all()
+
+
+def test_the_draws_of_a_random_model_are_averaged_and_all_counted():
+    model = Brightness()
+    result = search(PGD(steps=2, step_size=0.01), task([0.2] * 16), DefendedModel(model, Traits(random=True, draws=3)))
+    assert result.forward.tolist() == [9] * 16
+    assert result.backward.tolist() == [6] * 16
+    assert model.rows == 9 * 16
+
+
+def test_logits_times_a_thousand_do_not_raise_robust_accuracy():
+    class Loud(Brightness):
+        def forward(self, x):
+            return 1e6 * super().forward(x)
+
+    what, attack = task(MEANS), PGD(steps=20, step_size=0.01, random_start=False)
+    quiet, loud = search(attack, what), search(attack, what, Loud())
+    assert quiet.found.any()
+    assert (loud.found >= quiet.found).all()

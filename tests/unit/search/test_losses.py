@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from robustbench_lite.search.losses import LOSSES, margin
+
+NONE = torch.tensor([-1])
+
+
+def test_margin_is_negative_only_when_another_class_wins():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [1.0, 1.0, 0.0]])
+    y = torch.zeros(3, dtype=torch.int64)
+    assert margin(logits, y, NONE.expand(3)).tolist() == [1.0, -1.0, 0.0]
+
+
+def test_targeted_margin_is_negative_only_when_the_target_wins():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [1.0, 1.0, 0.0]])
+    y = torch.zeros(3, dtype=torch.int64)
+    assert margin(logits, y, torch.ones_like(y)).tolist() == [1.0, -1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("target", [-1, 1])
+def test_every_loss_rises_towards_the_goal(name, classes, target):
+    logits = torch.linspace(3, 0, classes)[None].requires_grad_()
+    loss = LOSSES[name](logits, torch.tensor([0]), torch.tensor([target]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert gradient[0, 1] > 0  # the other class, or the target
+    assert gradient.isfinite().all()
+    assert target == 1 or gradient[0, 0] < 0
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_loss_does_not_look_at_the_neighbours(name):
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    y, target = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([-1, 2, -1, 0, -1, 3])
+    alone = torch.cat([LOSSES[name](logits[i : i + 1], y[i : i + 1], target[i : i + 1]) for i in range(6)])
+    assert torch.equal(LOSSES[name](logits, y, target), alone)
+
+
+@pytest.mark.parametrize("target", [-1, 2])
+def test_saturated_cross_entropy_still_has_a_gradient(target):
+    logits = torch.tensor([[4000.0, 1000.0, 0.0]], requires_grad=True)
+    loss = LOSSES["ce"](logits, torch.tensor([0]), torch.tensor([target]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert gradient.abs().sum() > 0.5
+
+
+def test_cross_entropy_equals_torch_where_it_is_not_saturated():
+    logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(8)
+    expected = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    assert torch.equal(LOSSES["ce"](logits, y, NONE.expand(8)), expected)
+
+
+def test_ratio_of_logits_does_not_change_with_their_scale():
+    logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(2))
+    y, target = torch.arange(8), torch.tensor([-1, 3, -1, 5, -1, 7, -1, 9])
+    ratio = LOSSES["dlr"]
+    torch.testing.assert_close(ratio(1000 * logits, y, target), ratio(logits, y, target))

@@ -1,0 +1,84 @@
+"""Weights files, their hash and their card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite.errors import WeightsError
+from robustbench_lite.sources.weights import load_card, load_weights, save_weights, weights_hash
+
+
+def _network(value: float = 0.0, out: int = 3) -> nn.Module:
+    network = nn.Sequential(nn.Linear(2, out), nn.BatchNorm1d(out))
+    with torch.no_grad():
+        network[0].weight.fill_(value)
+        network[0].bias.zero_()
+    return network
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"weights.{form}"
+    saved, loaded = _network(0.5), _network(0.0)
+    if form == "safetensors":
+        save_weights(saved, path)
+    else:
+        torch.save(saved.state_dict(), path)
+    load_weights(loaded, path)
+    assert weights_hash(loaded) == weights_hash(saved)
+
+
+def test_the_hash_sees_a_single_changed_value_and_a_buffer() -> None:
+    network = _network()
+    before = weights_hash(network)
+    assert before == weights_hash(_network())
+    network[1].running_mean[0] = 1e-7
+    assert weights_hash(network) != before
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(_network(out=4), path)
+    with pytest.raises(WeightsError, match=r"0\.weight is \(4, 2\), the network's is \(3, 2\)"):
+        load_weights(_network(), path)
+    save_weights(nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.Linear(3, 3)), path)
+    with pytest.raises(WeightsError, match=r"missing: .*1\.running_mean.*not in the network: 2\.bias, 2\.weight"):
+        load_weights(_network(), path)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+def test_a_truncated_file_is_a_clear_error_and_leaves_the_network_alone(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"weights.{form}"
+    if form == "safetensors":
+        save_weights(_network(0.5), path)
+    else:
+        torch.save(_network(0.5).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    network = _network()
+    with pytest.raises(WeightsError, match="weights"):
+        load_weights(network, path)
+    assert weights_hash(network) == weights_hash(_network())
+
+
+def test_a_pickled_model_is_never_unpickled(tmp_path: Path) -> None:
+    torch.save(_network(), tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match="can run code"):
+        load_weights(_network(), tmp_path / "model.pt")
+
+
+def test_missing_files_are_weights_errors(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="No weights file"):
+        load_weights(_network(), tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="No card"):
+        load_card(tmp_path / "none.json")
+
+
+def test_a_card_with_an_unknown_or_missing_field_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    path.write_text('{"name": "x"}')
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_card(path)

@@ -1,0 +1,218 @@
+"""The Python API: what it gives back, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustbench_lite as rbl
+from rbl_attacks.pgd import PGD
+from robustbench_lite.errors import AttackError, DataError, ModelError, RecordError, UsageError
+from robustbench_lite.search.attack import Answer
+from tests.conftest import images
+
+Batch = tuple[Tensor, Tensor]
+EPS = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutOfBall(PGD):
+    """Takes its steps in the ball, then claims a point far outside of it."""
+
+    name = "out_of_ball"
+
+    def tell(self, state: object, answer: Answer) -> object:
+        state = super().tell(state, answer)  # type: ignore[arg-type]
+        return state.replace(x_adv=(state.x_adv + 0.5).clamp(0, 1))
+
+
+def test_a_report_gives_figures_and_samples(network: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    y = y.clone()
+    y[:5] = (y[:5] + 1) % 3  # five images that are wrong from the start
+    report = rbl.evaluate(network, (x, y), "pgd steps=10", norm="linf", eps="1/20", keep_adversarials=True)
+    (cell,) = report.cells
+    assert cell.status == "complete"
+    assert cell.n == 60
+    assert cell.clean_accuracy == pytest.approx(55 / 60)
+    assert 0 < cell.robust_accuracy < cell.clean_accuracy
+    assert cell.interval.low < cell.robust_accuracy < cell.interval.high
+    assert not cell.robust[:5].any()
+    assert (cell.distance[:5] == 0).all()
+    assert cell.forward_queries[:5].sum() == 0
+    assert cell.x_adv is not None
+    changed = (cell.x_adv != x).flatten(1).any(1).numpy()
+    broken = cell.clean_correct & ~cell.robust
+    assert (changed == broken).all()
+    assert (network(cell.x_adv).argmax(1) != y).numpy()[broken].all()
+    assert np.isnan(cell.distance[cell.robust]).all()
+    assert (cell.distance[broken] <= EPS + 1e-6).all()
+    np.testing.assert_allclose(cell.distance[broken], (cell.x_adv - x).abs().amax((1, 2, 3)).numpy()[broken], atol=1e-7)
+
+
+def test_the_frame_has_one_row_a_cell(network: nn.Module, batch: Batch) -> None:
+    frame = rbl.evaluate(network, batch, ["pgd steps=3", PGD(steps=5)], eps=EPS).to_frame()
+    assert frame["attack"].tolist() == ["pgd steps=3", "pgd steps=5"]
+    assert frame["robust_accuracy"].between(0, 1).all()
+
+
+def test_specs_and_objects_are_the_same_cell(network: nn.Module, batch: Batch) -> None:
+    report = rbl.evaluate(network, batch, ["pgd steps=5", PGD(steps=5)], eps=EPS)
+    first, second = (cell.record for cell in report.cells)
+    assert first is not None
+    assert second is not None
+    assert (first.key, first.digest) == (second.key, second.digest)
+
+
+def test_numpy_arrays_and_tensors_are_the_same_data(network: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    keys = {rbl.evaluate(network, data, "fgsm", eps=EPS).cells[0].key for data in [(x, y), (x.numpy(), y.numpy())]}
+    assert len(keys) == 1
+
+
+def test_batch_size_does_not_change_the_digest(network: nn.Module, batch: Batch) -> None:
+    digests = {
+        rbl.evaluate(network, batch, "pgd steps=10 restarts=2", eps=EPS, batch_size=size).cells[0].record.digest  # type: ignore[union-attr]
+        for size in (1, 7, 64, "auto")
+    }
+    assert len(digests) == 1
+
+
+def test_shards_find_what_the_whole_finds(network: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    whole = rbl.evaluate(network, batch, "pgd steps=10", eps=EPS).cells[0]
+    parts = [
+        rbl.evaluate(network, (x[part], y[part]), "pgd steps=10", eps=EPS, ids=np.arange(60)[part]).cells[0]
+        for part in (slice(0, 25), slice(25, 60))
+    ]
+    assert np.concatenate([part.robust for part in parts]).tolist() == whole.robust.tolist()
+
+
+def test_another_seed_draws_other_numbers(network: nn.Module, batch: Batch) -> None:
+    cells = [
+        rbl.evaluate(network, batch, "pgd steps=2", eps=EPS, seed=seed, keep_adversarials=True).cells[0] for seed in (0, 1)
+    ]
+    assert not torch.equal(cells[0].x_adv, cells[1].x_adv)  # type: ignore[arg-type]
+
+
+def test_a_finished_cell_is_read_and_not_measured_again(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
+    first = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]
+    again = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]
+    fresh = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, fresh=True).cells[0]
+    assert (first.cached, again.cached, fresh.cached) == (False, True, False)
+    assert first.record is not None
+    assert again.record is not None
+    assert fresh.record is not None
+    assert first.record == again.record
+    assert first.record.digest == fresh.record.digest
+    assert torch.equal(first.x_adv, again.x_adv)  # type: ignore[arg-type]
+
+
+def test_a_tampered_record_stops_the_run(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
+    cell = rbl.evaluate(network, batch, "fgsm", eps=EPS, output=tmp_path).cells[0]
+    assert cell.path is not None
+    cell.path.write_text(cell.path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RecordError, match="was changed"):
+        rbl.evaluate(network, batch, "fgsm", eps=EPS, output=tmp_path)
+
+
+def test_an_interrupted_cell_continues(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
+    settings = {"norm": "linf", "eps": EPS, "batch_size": 16}
+    whole = rbl.evaluate(network, batch, "pgd steps=20", **settings).cells[0].record  # type: ignore[arg-type]
+
+    class Killed(BaseException):
+        pass
+
+    seen: list[float] = []
+
+    def stop(progress: object) -> None:
+        seen.append(progress.rows)  # type: ignore[attr-defined]
+        if len(seen) == 3:  # the start, and two batches that the journal holds
+            raise Killed
+
+    with pytest.raises(Killed):
+        rbl.evaluate(network, batch, "pgd steps=20", output=tmp_path, on_progress=stop, **settings)  # type: ignore[arg-type]
+    known: list[float] = []
+    resumed = rbl.evaluate(
+        network, batch, "pgd steps=20", output=tmp_path, on_progress=lambda p: known.append(p.rows), **settings
+    )  # type: ignore[arg-type]
+    assert known[0] >= 16, "nothing was taken over from the interrupted run"
+    assert whole is not None
+    assert resumed.cells[0].record is not None
+    assert resumed.cells[0].record.digest == whole.digest
+
+
+def test_an_attack_that_leaves_the_ball_is_an_error(network: nn.Module, batch: Batch) -> None:
+    with pytest.raises(AttackError, match=r"out_of_ball left the Linf ball .* on sample \d+, by 0\.\d+"):
+        rbl.evaluate(network, batch, OutOfBall(steps=3), eps=EPS)
+    report = rbl.evaluate(network, batch, [OutOfBall(steps=3), "fgsm"], eps=EPS, on_error="record")
+    assert [cell.status for cell in report.cells] == ["error", "complete"]
+    assert report.failed[0].to_dict()["robust_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"eps": -0.1}, UsageError, "negative"),
+        ({"eps": "nan"}, UsageError, "finite"),
+        ({"eps": None}, UsageError, "needs its radius"),
+        ({"norm": "l0", "eps": 1}, UsageError, "cannot work in l0"),
+        ({"norm": "l3"}, UsageError, "No norm"),
+        ({"attacks": "pdg"}, UsageError, "Did you mean 'pgd'"),
+        ({"attacks": []}, UsageError, "at least one"),
+        ({"attacks": 3}, UsageError, "no attack"),
+        ({"defenses": "parsival"}, UsageError, "Did you mean 'parseval'"),
+        ({"targeted": "class:9"}, UsageError, "Target class 9"),
+        ({"batch_size": 0}, UsageError, "batch_size"),
+        ({"query_budget": 0}, UsageError, "query_budget"),
+        ({"device": "tpu"}, UsageError, "No device"),
+        ({"sed": 1}, UsageError, "Did you mean 'seed'"),
+        ({"ids": [1, 2]}, DataError, "ids"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(
+    network: nn.Module, batch: Batch, tmp_path: Path, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, object] = {"data": batch, "attacks": "pgd steps=2", "eps": EPS, "output": tmp_path / "out"}
+    with pytest.raises(error, match=message):
+        rbl.evaluate(network, **(arguments | change))  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (images(4) * 255, torch.zeros(4, dtype=torch.int64), "255"),
+        (images(4) - 0.5, torch.zeros(4, dtype=torch.int64), r"\[0, 1\]"),
+        (images(4) / 0, torch.zeros(4, dtype=torch.int64), "NaN|nan|finite"),
+        (images(4)[:, 0], torch.zeros(4, dtype=torch.int64), "shape"),
+        ((images(4) * 255).to(torch.uint8), torch.zeros(4, dtype=torch.int64), "uint8"),
+        (images(4), torch.zeros(3, dtype=torch.int64), "3"),
+        (images(4), torch.zeros(4), "label"),
+        (images(4), torch.full((4,), -1), "Labels"),
+        (images(0), torch.zeros(0, dtype=torch.int64), "no samples"),
+    ],
+)
+def test_bad_images_and_labels_are_refused(network: nn.Module, x: Tensor, y: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rbl.evaluate(network, (x, y), "fgsm", eps=EPS)
+
+
+def test_labels_beyond_the_models_classes_are_refused(network: nn.Module) -> None:
+    with pytest.raises(ModelError, match="3 classes"):
+        rbl.evaluate(network, (images(4), torch.tensor([0, 1, 2, 3])), "fgsm", eps=EPS)
+
+
+def test_a_targeted_run_counts_only_the_target_as_success(network: nn.Module, batch: Batch) -> None:
+    y = batch[1]
+    cell = rbl.evaluate(network, batch, "pgd steps=20", eps=0.2, targeted="class:1", keep_adversarials=True).cells[0]
+    assert cell.n == int((y != 1).sum())
+    assert cell.x_adv is not None
+    broken = ~cell.robust
+    assert broken.any()
+    assert (network(cell.x_adv).argmax(1).numpy()[broken] == 1).all()
