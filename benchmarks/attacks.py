@@ -9,7 +9,6 @@ writes the same. Peers: ``pip install robustbench_lite[peers]``. ``--against pla
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
 import json
 import resource
@@ -26,13 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite import registry
+from robustbench_lite.diagnosis import prepare
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.judge import Judge
 from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import load_dataset
-from robustbench_lite.sources.models import reference_model
+from robustbench_lite.sources.models import reference_model, trained_model
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
 
@@ -70,16 +70,29 @@ def in_batches(run: Runner, size: int) -> Runner:
     return whole
 
 
+def as_evaluated(model: nn.Module) -> nn.Module:
+    """The frozen copy that evaluate() works on; a counter is left as it is."""
+    if isinstance(model, Counter):
+        return model
+    device = next(model.parameters()).device
+    return prepare(model, registry.create("defense", "none"), device).module
+
+
 def ours(options: argparse.Namespace) -> Runner:
-    params: dict[str, object] = {"steps": options.steps} if options.attack != "fgsm" else {"sweep": False}
-    if options.attack == "pgd":
+    params: dict[str, object] = {"steps": options.steps}
+    if options.attack == "fgsm":
+        params = {"sweep": False}
+    elif options.attack == "pgd":
         params["step_size"] = options.step_size
+    elif options.attack == "one_pixel":
+        params = {"population": options.population, "generations": options.steps, "search": options.search}
+    elif options.attack == "zoo":
+        params |= {"search_steps": options.search_steps}
     attack = registry.load("attack", options.attack)(**params)
     threat = ThreatModel.parse(options.norm, options.eps)
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        # What evaluate() does to a network with convolutions.
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last) if not isinstance(model, Counter) else model
+        model = as_evaluated(model)
         passes, index = Passes(DefendedModel(model), options.batch_size), torch.arange(len(y))
         none, x_adv = torch.full_like(y, -1), x.clone()
         engine = Engine(attack, passes, threat, device=x.device)
@@ -107,8 +120,7 @@ def plain(options: argparse.Namespace) -> Runner:
         return x_adv
 
     def in_the_same_layout(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        if not isinstance(model, Counter):
-            model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        model = as_evaluated(model)
         x_adv = in_batches(run, options.batch_size)(model, x, y)
         with torch.no_grad():  # the last iterate is judged, as ours is
             torch.cat([model(part) for part in x_adv.split(options.batch_size)])
@@ -140,12 +152,14 @@ def foolbox(options: argparse.Namespace) -> Runner:
 def torchattacks(options: argparse.Namespace) -> Runner:
     import torchattacks as peer
 
-    if options.attack == "boundary" or options.norm == "l1":
+    if options.attack in ("boundary", "zoo") or options.norm == "l1":
         sys.exit(f"torchattacks has no {options.attack} for {options.norm}: leave it out of --against.")
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         if options.attack == "fgsm":
             attack = peer.FGSM(model, eps=options.eps)
+        elif options.attack == "one_pixel":  # its first population is not among the steps
+            attack = peer.OnePixel(model, int(options.eps), options.steps - 1, options.population, options.batch_size)
         elif options.norm == "l2":
             attack = peer.PGDL2(model, eps=options.eps, alpha=options.step_size, steps=options.steps)
         else:
@@ -155,7 +169,32 @@ def torchattacks(options: argparse.Namespace) -> Runner:
     return in_batches(run, options.batch_size)
 
 
+def art(options: argparse.Namespace) -> Runner:
+    from art.attacks.evasion import PixelAttack, ZooAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        shape, classes = tuple(x.shape[1:]), model(x[:1]).shape[1]
+        wrapped = PyTorchClassifier(
+            model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type=x.device.type
+        )
+        if options.attack == "one_pixel":
+            attack = PixelAttack(wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1)  # its population is 400
+        elif options.attack == "zoo":
+            attack = ZooAttack(
+                wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=0.01,
+                nb_parallel=128, use_resize=False, use_importance=False, variable_h=1e-4, batch_size=1, verbose=False,
+            )  # fmt: skip
+        else:
+            sys.exit(f"Nothing is set up for ART's {options.attack}: leave it out of --against.")
+        x_adv = attack.generate(x.cpu().numpy(), F.one_hot(y, classes).cpu().numpy())
+        return torch.as_tensor(x_adv).to(x)
+
+    return run
+
+
 PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
+    "art": art,
     "foolbox": foolbox,
     "torchattacks": torchattacks,
     "plain": plain,
@@ -171,8 +210,9 @@ def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
 
 def subject(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and those of the first ``--images`` images that it classifies correctly."""
-    data = load_dataset("fashion_mnist")
-    model = reference_model("fashion_mnist", options.model).module.to(options.device).eval().requires_grad_(False)
+    data = load_dataset(options.dataset)
+    loaded = trained_model(options.weights) if options.weights else reference_model(options.dataset, options.model)
+    model = loaded.module.to(options.device).eval().requires_grad_(False)
     x, y = data.x[: options.images].to(options.device), data.y[: options.images].to(options.device)
     keep = ~broken(model, x, y)
     if options.attack == "boundary" and "foolbox" in options.against:
@@ -231,13 +271,18 @@ def peak_memory(device: torch.device) -> float:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary"], default="pgd")
+    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo"], default="pgd")
     parser.add_argument("--against", nargs="+", choices=sorted(PEERS), default=["foolbox", "torchattacks"])
     parser.add_argument("--model", default="none", help="defense whose bundled reference network is attacked")
-    parser.add_argument("--norm", choices=["linf", "l2", "l1"], help="linf, and l2 for boundary")
+    parser.add_argument("--weights", type=Path, help="a network that rbl train wrote, instead of a bundled one")
+    parser.add_argument("--dataset", default="fashion_mnist")
+    parser.add_argument("--norm", choices=["linf", "l2", "l1", "l0"], help="linf; l2 for boundary and zoo, l0 for one_pixel")
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--step-size", type=float, default=0.01)
+    parser.add_argument("--population", type=int, default=400, help="one_pixel; --steps are its generations, --eps its pixels")
+    parser.add_argument("--search", choices=["evolution", "exhaustive"], default="evolution", help="one_pixel, ours")
+    parser.add_argument("--search-steps", type=int, default=9, help="zoo: values of c")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
@@ -245,8 +290,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    options.norm = options.norm or ("l2" if options.attack == "boundary" else "linf")
-    if options.attack == "boundary":
+    options.norm = options.norm or {"boundary": "l2", "zoo": "l2", "one_pixel": "l0"}.get(options.attack, "linf")
+    if options.attack in ("boundary", "zoo"):
         options.eps = None
     return options
 

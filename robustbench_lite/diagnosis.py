@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
+from robustbench_lite.search.convolution import speed_up_input_gradients
 from robustbench_lite.search.defended import DefendedModel, Traits
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: O
     if any(isinstance(part, nn.Conv2d) for part in module.modules()):
         # Convolutions with their input gradient run up to a third faster in this layout; results are the same.
         module = module.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        module = speed_up_input_gradients(module)
     return DefendedModel(module, defended.traits)
 
 

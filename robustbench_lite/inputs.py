@@ -21,7 +21,7 @@ from robustbench_lite.sources.models import reference_model
 from robustbench_lite.threat import ThreatModel, Untargeted
 
 # Enough rows to keep the kernels busy, few enough images that a batch stays in the caches (CPU) or in memory.
-_CPU_ROWS, _CPU_VALUES = 256, 2**21
+_CPU_ROWS, _CPU_VALUES = 128, 2**20
 _ACCELERATOR_ROWS, _ACCELERATOR_VALUES = 1024, 2**27
 
 

@@ -151,9 +151,7 @@ def describe(plugin: Any) -> str:
     return shlex.join([plugin.name, *(f"{key}={value}" for key, value in parameters(plugin).items())])
 
 
-def _batches(
-    data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str
-) -> Iterator[TrainingBatch]:
+def _batches(data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str) -> Iterator[TrainingBatch]:
     """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
     steps = torch.split(torch.randperm(len(data), generator=generator), recipe.batch_size)

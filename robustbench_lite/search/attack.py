@@ -7,6 +7,7 @@ engine may put any rows side by side, at different steps, and takes each out as 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
@@ -39,13 +40,13 @@ class Query:
     """Points to put to the model, and what is wanted of each.
 
     ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B, P) leaves points out: they
-    are neither evaluated nor counted. ``gradient_of`` is the loss whose gradient is wanted, ``gradient_rows`` (B,) the rows
-    that want it.
+    are neither evaluated nor counted. ``loss`` is the loss whose values, or whose gradient too, are wanted; ``gradient_rows``
+    (B,) are the rows that want the gradient.
     """
 
     points: Tensor
     access: Access
-    gradient_of: Loss | None = None
+    loss: Loss | None = None
     gradient_rows: Tensor | None = None
     valid: Tensor | None = None
 
@@ -55,9 +56,9 @@ class Query:
         return cls(points, Access.LABELS, valid=valid)
 
     @classmethod
-    def scores(cls, points: Tensor, valid: Tensor | None = None) -> Query:
-        """Ask for logits."""
-        return cls(points, Access.SCORES, valid=valid)
+    def scores(cls, points: Tensor, valid: Tensor | None = None, loss: Loss | None = None) -> Query:
+        """Ask for logits, and for the values of a loss: only the oracle knows the class that a row is to leave or to reach."""
+        return cls(points, Access.SCORES, loss, valid=valid)
 
     @classmethod
     def gradient(cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None) -> Query:
@@ -80,6 +81,8 @@ class Answer:
     """() + (K,)."""
     gradient: Tensor | None = None
     """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that asked for none."""
+    loss_of: Callable[[], Tensor] | None = None
+    """For queries that name a loss: gives its values, (); most attacks never ask."""
 
     def need_logits(self) -> Tensor:
         """The logits, for an attack with SCORES access."""
@@ -92,6 +95,12 @@ class Answer:
         if self.gradient is None:
             raise TypeError("The query asked for no gradient.")
         return self.gradient
+
+    def need_loss(self) -> Tensor:
+        """The values of the loss, for a query that names one."""
+        if self.loss_of is None:
+            raise TypeError("The query named no loss.")
+        return self.loss_of()
 
 
 @dataclass(frozen=True, kw_only=True)

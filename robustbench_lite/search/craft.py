@@ -45,11 +45,11 @@ def craft(
         query = attack.ask(state)
         points = query.points.detach()
         last = query.access < Access.GRADIENT or (query.gradient_rows is not None and not bool(query.gradient_rows.any()))
-        if last or query.gradient_of is None or bool(state.finished.all()):
+        if last or query.loss is None or bool(state.finished.all()):
             return points
         points.requires_grad_()
         logits = model(points)
-        (gradient,) = torch.autograd.grad(query.gradient_of(logits, y, target).sum(), points)
+        (gradient,) = torch.autograd.grad(query.loss(logits, y, target).sum(), points)
         logits, points = logits.detach(), points.detach()
         answer = Answer(margin(logits, y, target) < 0, logits.argmax(1), logits, gradient)
         state = attack.tell(state, answer)

@@ -41,11 +41,14 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     gradient left and a model with large logits would look robust: those rows climb the margin instead.
     """
     targeted = target >= 0
-    anchor = torch.where(targeted, target, y)
-    loss = F.cross_entropy(logits, anchor, reduction="none")
-    climb = torch.where(targeted, -loss, loss)
+    looking_is_free = logits.device.type == "cpu"
+    if looking_is_free and not bool(targeted.any()):
+        climb = loss = F.cross_entropy(logits, y, reduction="none")
+    else:
+        loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
+        climb = torch.where(targeted, -loss, loss)
     saturated = (loss.detach() < 2.0**-23) & ~targeted
-    if logits.device.type == "cpu" and not bool(saturated.any()):  # here looking costs nothing, and the margin's backward does
+    if looking_is_free and not bool(saturated.any()):
         return climb
     return torch.where(saturated, margin_loss(logits, y, target), climb)
 

@@ -71,18 +71,20 @@ class Oracle:
             logits, gradient = self._pass(query, points, query.access == Access.GRADIENT)
         else:
             logits, gradient = self._packed(query, points, cost)
+        margins, loss = margin(logits, points.y, points.target), query.loss
         answer = Answer(
-            success=(margin(logits, points.y, points.target) < 0).reshape(shape),
+            success=(margins < 0).reshape(shape),
             labels=logits.argmax(1).reshape(shape),
             logits=logits.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
+            loss_of=None if loss is None else lambda: loss(logits, points.y, points.target).reshape(shape),
         )
-        finite = logits.sum(1).isfinite().reshape(cost.valid.shape) | ~cost.valid
-        return Reply(answer, finite.all(1))
+        # A margin is a difference of logits: NaN or infinite as soon as the winner or the true class is.
+        return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
 
     def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        if with_gradient and query.gradient_of is not None:
-            return self.passes.gradient(points, query.gradient_of)
+        if with_gradient and query.loss is not None:
+            return self.passes.gradient(points, query.loss)
         return self.passes.logits(points), None
 
     def _packed(self, query: Query, points: Points, cost: Cost) -> tuple[Tensor, Tensor | None]:

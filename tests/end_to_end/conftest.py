@@ -65,9 +65,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def rbl(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Result]]:
+def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """``rbl("evaluate", "-a", "pgd")`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RBL_DATA_DIR", raising=False)

@@ -75,20 +75,22 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path: Path, epoch: int, 
     assert [entry["epoch"] for entry in curve] == [1, 2, 3]
 
 
-def test_a_killed_process_continues_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_process_killed_five_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     script = f"""
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_training as t
         def kill(progress):
-            if (progress.epoch, progress.step) == (1, 3):
+            if (progress.epoch, progress.step) == (int(sys.argv[1]), int(sys.argv[2])):
                 os.kill(os.getpid(), signal.SIGKILL)
         t.train(t._network(), t.NoDefense(), t._data(), t.RECIPE, checkpoint=Path({str(tmp_path / "k.pt")!r}),
                 checkpoint_seconds=0, on_progress=kill)
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()
+    for epoch, step in [(0, 2), (0, 5), (1, 3), (2, 1), (2, 4)]:
+        command = [sys.executable, "-c", textwrap.dedent(script), str(epoch), str(step)]
+        killed = subprocess.run(command, check=False, capture_output=True)
+        assert killed.returncode == -9, killed.stderr.decode()
     network = _network()
     train(network, NoDefense(), _data(), RECIPE, checkpoint=tmp_path / "k.pt")
     assert weights_hash(network) == _uninterrupted(tmp_path)

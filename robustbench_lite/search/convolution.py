@@ -1,0 +1,95 @@
+"""Input gradients of strided convolutions on a CPU, at the speed of a forward convolution.
+
+An attack wants the gradient of the input and of nothing else. For a stride above 1 the general backward kernel spends most of
+its time between the positions that count. Sorting the input's positions by their remainder modulo the stride turns the gradient
+into an ordinary convolution with one set of output channels a remainder, whose results are then put side by side (the sub-pixel
+convolution of Shi et al. 2016, arXiv:1609.05158, read backwards). The forward pass is torch's own, bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Pair = tuple[int, int]
+
+
+class _StridedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: FrozenStridedConv2d) -> Tensor:
+        ctx.layer, ctx.shape = layer, x.shape
+        return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.input_gradient(grad, ctx.shape), None
+
+
+class FrozenStridedConv2d(nn.Module):
+    """A convolution whose weights gather no gradient; same output as the layer it is made of."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride: Pair = (conv.stride[0], conv.stride[1])
+        self.padding: Pair = (int(conv.padding[0]), int(conv.padding[1]))
+        self.reach: Pair = (-(-conv.kernel_size[0] // self.stride[0]), -(-conv.kernel_size[1] // self.stride[1]))
+        self.register_buffer("phases", self._sorted_by_remainder(), persistent=False)
+
+    phases: Tensor
+    """One kernel of size ``reach`` for each remainder and input channel, (sh sw C, O, jh, jw)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _StridedConvolution.apply(x, self)
+        return out
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient of the input, of ``shape`` (N, C, H, W), from that of the output (N, O, oh, ow)."""
+        n, channels, height, width = shape
+        (sh, sw), (jh, jw), (top, left) = self.stride, self.reach, self.padding
+        # Rows of the padded input in groups of one stride each: input row s q + r gets its gradient from output rows q - j.
+        groups = -(-(height + 2 * top) // sh), -(-(width + 2 * left) // sw)
+        after = groups[0] - grad.shape[2], groups[1] - grad.shape[3]
+        if after == (jh - 1, jw - 1):
+            out = F.conv2d(grad, self.phases, padding=after)
+        else:
+            out = F.conv2d(F.pad(grad, (jw - 1, after[1], jh - 1, after[0])), self.phases)
+        out = out.permute(0, 2, 3, 1).reshape(n, *groups, sh, sw, channels)  # no copy when channels are last
+        out = out.transpose(2, 3).reshape(n, sh * groups[0], sw * groups[1], channels)
+        return out[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+
+    def _sorted_by_remainder(self) -> Tensor:
+        (sh, sw), (jh, jw) = self.stride, self.reach
+        out_channels, channels, kh, kw = self.weight.shape
+        padded = F.pad(self.weight.detach(), (0, sw * jw - kw, 0, sh * jh - kh))
+        kernels = padded.reshape(out_channels, channels, jh, sh, jw, sw).permute(3, 5, 1, 0, 2, 4).flip(4, 5)
+        kernels = kernels.reshape(sh * sw * channels, out_channels, jh, jw)
+        return kernels.contiguous(memory_format=torch.channels_last)
+
+
+def speed_up_input_gradients(model: nn.Module) -> nn.Module:
+    """Exchange the strided convolutions inside of ``model``, in place, where that is exact and no hook would be lost."""
+    for name, child in model.named_children():
+        if _can_be_exchanged(child):
+            setattr(model, name, FrozenStridedConv2d(child).train(child.training))  # type: ignore[arg-type]
+        else:
+            speed_up_input_gradients(child)
+    return model
+
+
+def _can_be_exchanged(layer: nn.Module) -> bool:
+    return (
+        type(layer) is nn.Conv2d
+        and max(layer.stride) > 1
+        and all(kernel >= stride for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True))
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and isinstance(layer.padding, tuple)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and not layer.weight.requires_grad
+    )
