@@ -57,8 +57,15 @@ class Contestant:
     name: str
     run: Runner
     seconds: list[float] = field(default_factory=list)
-    x_adv: Tensor | None = None
     evaluations: float = float("nan")
+    robust: list[float] = field(default_factory=list)
+    distance: list[float] = field(default_factory=list)
+
+    def note(self, model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, norm: str) -> None:
+        """What one run found: robust accuracy, and the median distance over all images."""
+        hit = broken(model, x_adv, y)
+        self.robust.append(1 - float(hit.float().mean()))
+        self.distance.append(float(norm_by_name(norm).size(x_adv - x).masked_fill(~hit, float("inf")).median()))
 
 
 def in_batches(run: Runner, size: int) -> Runner:
@@ -95,7 +102,7 @@ def ours(options: argparse.Namespace) -> Runner:
         model = as_evaluated(model)
         passes, index = Passes(DefendedModel(model), options.batch_size), torch.arange(len(y))
         none, x_adv = torch.full_like(y, -1), x.clone()
-        engine = Engine(attack, passes, threat, device=x.device)
+        engine = Engine(attack, passes, threat, seed=options.seed, device=x.device)
         judge = Judge(passes, threat, attack.name, x.device)
         for rows in engine.search(Task(x, y, none, index)):
             at = rows.position[rows.found]
@@ -227,17 +234,19 @@ def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
     model, x, y = subject(options)
     for one in contestants:
         counter = Counter(model).eval()
-        one.x_adv = one.run(counter, x, y)
+        one.note(model, one.run(counter, x, y), x, y, options.norm)
         one.evaluations = counter.rows / len(y)
-    for _ in range(options.repeats):
+    for options.seed in range(1, options.repeats + 1):
         for one in contestants:
+            torch.manual_seed(options.seed)  # the peers draw from the global generator
             start = time.perf_counter()
-            one.x_adv = one.run(model, x, y)
+            x_adv = one.run(model, x, y)
             if x.device.type == "cuda":
                 torch.cuda.synchronize()
             one.seconds.append(time.perf_counter() - start)
+            one.note(model, x_adv, x, y, options.norm)
     first = statistics.median(contestants[0].seconds) if options.repeats else float("nan")
-    rows = [row(one, model, x, y, first, options) for one in contestants]
+    rows = [row(one, first) for one in contestants]
     print(f"{options.attack} on {options.model}, {len(y)} images, {options.norm}, {vars(options)}\n")
     print(tabulate(rows, headers="keys", floatfmt=".4g"))
     print(f"\nPeak memory of the process: {peak_memory(x.device):.0f} MiB")
@@ -245,17 +254,12 @@ def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1))
 
 
-def row(
-    one: Contestant, model: nn.Module, x: Tensor, y: Tensor, first: float, options: argparse.Namespace
-) -> dict[str, float | str]:
-    assert one.x_adv is not None
-    hit = broken(model, one.x_adv, y)
-    size = norm_by_name(options.norm).size(one.x_adv - x).masked_fill(~hit, float("inf"))
+def row(one: Contestant, first: float) -> dict[str, float | str]:
     seconds = statistics.median(one.seconds) if one.seconds else float("nan")
     return {
         "toolkit": one.name,
-        "robust accuracy": 1 - float(hit.float().mean()),
-        "median distance": float(size.median()),
+        "robust accuracy": statistics.mean(one.robust),
+        "median distance": statistics.mean(one.distance),
         "model evaluations a sample": one.evaluations,
         "seconds": seconds,
         "slower than ours": seconds / first,
@@ -289,7 +293,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, argparse.Namespace(seed=0))
     options.norm = options.norm or {"boundary": "l2", "zoo": "l2", "one_pixel": "l0"}.get(options.attack, "linf")
     if options.attack in ("boundary", "zoo"):
         options.eps = None
@@ -302,7 +306,7 @@ def main() -> None:
     if missing:
         sys.exit(f"{' and '.join(missing)} not installed: pip install 'robustbench_lite[peers]', or leave it out of --against.")
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)  # the peers draw from the global generator
+    torch.manual_seed(0)
     measure(
         [Contestant("robustbench_lite", ours(options)), *(Contestant(n, PEERS[n](options)) for n in options.against)],
         options,

@@ -32,16 +32,20 @@ class _StridedConvolution(torch.autograd.Function):
 class FrozenStridedConv2d(nn.Module):
     """A convolution whose weights gather no gradient; same output as the layer it is made of."""
 
+    FEW_CHANNELS = 4
+    """Up to so many input channels (images), a matrix product and its pieces added up beat a convolution."""
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.stride: Pair = (conv.stride[0], conv.stride[1])
         self.padding: Pair = (int(conv.padding[0]), int(conv.padding[1]))
         self.reach: Pair = (-(-conv.kernel_size[0] // self.stride[0]), -(-conv.kernel_size[1] // self.stride[1]))
+        self.few = conv.in_channels <= self.FEW_CHANNELS
         self.register_buffer("phases", self._sorted_by_remainder(), persistent=False)
 
     phases: Tensor
-    """One kernel of size ``reach`` for each remainder and input channel, (sh sw C, O, jh, jw)."""
+    """The weights by remainder: (sh sw C, O, jh, jw) as kernels, or (jh jw sh sw C, O) as a matrix for few channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _StridedConvolution.apply(x, self)
@@ -49,36 +53,79 @@ class FrozenStridedConv2d(nn.Module):
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The gradient of the input, of ``shape`` (N, C, H, W), from that of the output (N, O, oh, ow)."""
-        n, channels, height, width = shape
-        (sh, sw), (jh, jw), (top, left) = self.stride, self.reach, self.padding
+        (sh, sw), (top, left) = self.stride, self.padding
         # Rows of the padded input in groups of one stride each: input row s q + r gets its gradient from output rows q - j.
-        groups = -(-(height + 2 * top) // sh), -(-(width + 2 * left) // sw)
+        groups = -(-(shape[2] + 2 * top) // sh), -(-(shape[3] + 2 * left) // sw)
+        spread = self._by_product(grad, groups) if self.few else self._by_convolution(grad, groups)
+        return spread[:, :, top : top + shape[2], left : left + shape[3]]
+
+    def _by_convolution(self, grad: Tensor, groups: Pair) -> Tensor:
+        (sh, sw), (jh, jw) = self.stride, self.reach
         after = groups[0] - grad.shape[2], groups[1] - grad.shape[3]
         if after == (jh - 1, jw - 1):
             out = F.conv2d(grad, self.phases, padding=after)
         else:
             out = F.conv2d(F.pad(grad, (jw - 1, after[1], jh - 1, after[0])), self.phases)
-        out = out.permute(0, 2, 3, 1).reshape(n, *groups, sh, sw, channels)  # no copy when channels are last
-        out = out.transpose(2, 3).reshape(n, sh * groups[0], sw * groups[1], channels)
-        return out[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+        out = out.permute(0, 2, 3, 1).reshape(len(grad), *groups, sh, sw, -1)  # no copy when channels are last
+        return out.transpose(2, 3).reshape(len(grad), sh * groups[0], sw * groups[1], -1).permute(0, 3, 1, 2)
+
+    def _by_product(self, grad: Tensor, groups: Pair) -> Tensor:
+        (sh, sw), (jh, jw) = self.stride, self.reach
+        n, outputs, high, wide = grad.shape
+        product = self.phases @ grad.permute(1, 0, 2, 3).reshape(outputs, -1)
+        parts = product.reshape(jh, jw, -1, n, high, wide)
+        out = product.new_zeros(parts.shape[2], n, *groups)
+        for row in range(jh):
+            for column in range(jw):
+                out[:, :, row : row + high, column : column + wide] += parts[row, column]
+        return out.reshape(sh, sw, -1, n, *groups).permute(3, 2, 4, 0, 5, 1).reshape(n, -1, sh * groups[0], sw * groups[1])
 
     def _sorted_by_remainder(self) -> Tensor:
         (sh, sw), (jh, jw) = self.stride, self.reach
         out_channels, channels, kh, kw = self.weight.shape
         padded = F.pad(self.weight.detach(), (0, sw * jw - kw, 0, sh * jh - kh))
-        kernels = padded.reshape(out_channels, channels, jh, sh, jw, sw).permute(3, 5, 1, 0, 2, 4).flip(4, 5)
-        kernels = kernels.reshape(sh * sw * channels, out_channels, jh, jw)
+        taps = padded.reshape(out_channels, channels, jh, sh, jw, sw)
+        if self.few:
+            return taps.permute(2, 4, 3, 5, 1, 0).reshape(-1, out_channels).contiguous()
+        kernels = taps.permute(3, 5, 1, 0, 2, 4).flip(4, 5).reshape(sh * sw * channels, out_channels, jh, jw)
         return kernels.contiguous(memory_format=torch.channels_last)
 
 
+class _Flattened(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.channels_last = x.shape, x.is_contiguous(memory_format=torch.channels_last)
+        return x.flatten(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        return grad.reshape(ctx.shape).contiguous(memory_format=layout)
+
+
+class LayoutKeepingFlatten(nn.Module):
+    """``nn.Flatten`` whose gradient has the layout of its input: what comes before it need not work on a mixture of layouts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Flattened.apply(x) if x.dim() == 4 else x.flatten(1)
+        return out
+
+
 def speed_up_input_gradients(model: nn.Module) -> nn.Module:
-    """Exchange the strided convolutions inside of ``model``, in place, where that is exact and no hook would be lost."""
+    """Exchange layers inside of ``model``, in place, where the gradient stays the same and no hook would be lost."""
     for name, child in model.named_children():
         if _can_be_exchanged(child):
             setattr(model, name, FrozenStridedConv2d(child).train(child.training))  # type: ignore[arg-type]
+        elif type(child) is nn.Flatten and (child.start_dim, child.end_dim) == (1, -1) and not _hooked(child):
+            setattr(model, name, LayoutKeepingFlatten().train(child.training))
         else:
             speed_up_input_gradients(child)
     return model
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def _can_be_exchanged(layer: nn.Module) -> bool:
@@ -90,6 +137,6 @@ def _can_be_exchanged(layer: nn.Module) -> bool:
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and isinstance(layer.padding, tuple)
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and not _hooked(layer)
         and not layer.weight.requires_grad
     )

@@ -86,10 +86,12 @@ class Engine:
         seed: int = 0,
         query_budget: int | None = None,
         device: torch.device | str = "cpu",
+        free_looks: bool | None = None,
     ) -> None:
         self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
-        self.oracle = Oracle(passes, attack)
         self.device = torch.device(device)
+        self.free_looks = self.device.type == "cpu" if free_looks is None else free_looks
+        self.oracle = Oracle(passes, attack, self.free_looks)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.first_success_ends = threat.eps is not None
 
@@ -153,24 +155,23 @@ class Engine:
             cost = self.oracle.cost(query, ~slots.done)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
         answer, finite = self.oracle.answer(query, rows, cost)
-        slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
-        best, best_size, fault = self._keep_nearest(slots, query, answer, cost)
+        if finite is not None:
+            slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
+        slots = self._keep_nearest(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
-        done = slots.done | state.finished
-        if self.first_success_ends:
-            done = done | best_size.isfinite()
         return slots.replace(
-            state=state, best=best, best_size=best_size, fault=fault, done=done,
+            state=state, done=slots.done | state.finished,
             forward=slots.forward + cost.forward, backward=slots.backward + cost.backward,
         ), query  # fmt: skip
 
-    def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> tuple[Tensor, Tensor, Tensor]:
+    def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> Slots:
         """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
-        hits = answer.success.reshape(cost.valid.shape) & cost.valid  # (B, P)
-        if self.device.type == "cpu":  # here looking costs nothing: go on with the rows that count
+        hits = answer.success.reshape(cost.valid.shape)  # (B, P)
+        hits = hits if cost.whole else hits & cost.valid
+        if self.free_looks:  # go on with the rows that count
             index = hits.any(1).nonzero().squeeze(1)
             if not len(index):
-                return slots.best, slots.best_size, slots.fault
+                return slots
         else:
             index = torch.arange(len(hits), device=self.device)
         hits, x = hits[index], slots.x[index]
@@ -186,11 +187,12 @@ class Engine:
         if self.attack.kind == "fixed_eps":
             worst = excess.masked_fill(~hits, float("-inf")).amax(1)
             fault = fault.index_copy(0, index, torch.maximum(fault[index], worst))
-        best_size = torch.minimum(nearest_size, slots.best_size[index])
-        return slots.best.index_copy(0, index, best), slots.best_size.index_copy(0, index, best_size), fault
+        best_size = slots.best_size.index_copy(0, index, torch.minimum(nearest_size, slots.best_size[index]))
+        done = slots.done | best_size.isfinite() if self.first_success_ends else slots.done
+        return slots.replace(best=slots.best.index_copy(0, index, best), best_size=best_size, fault=fault, done=done)
 
     def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
-        if self.device.type != "cpu":
+        if not self.free_looks:
             return step % self.SETTLE_EVERY == 0
         done = int(slots.done.sum())
         # A few empty slots cost less than entering rows one by one.

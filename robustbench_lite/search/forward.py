@@ -76,8 +76,8 @@ class Passes:
                 (gradient,) = torch.autograd.grad(loss(logits, padded.y, padded.target).sum(), x)
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
             sums = [sums[0] + logits, sums[1] + gradient] if sums else [logits, gradient]
-        size = len(points.x)
-        return (sums[0] / draws)[:size], (sums[1] / draws)[:size] if draws > 1 else sums[1][:size]
+        logits, gradient = (part / draws if draws > 1 else part for part in sums)
+        return logits[: len(points.x)], gradient[: len(points.x)]
 
     def _mean_logits(self, points: Points, draws: int) -> Tensor:
         padded = points.padded()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_SATURATED = 2.0**-23
+"""A cross-entropy below this is 0 but for rounding: p of the class is 1 in float32."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> (N,)."""
 LossName = Literal["ce", "margin", "dlr"]
@@ -22,11 +24,26 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
     Untargeted z_y - max_{j != y} z_j, targeted max_{j != t} z_j - z_t.
     """
+    if _free_to_look(logits) and _untargeted(target):
+        return _lead(logits, y)
     targeted = target >= 0
-    anchor = torch.where(targeted, target, y).unsqueeze(1)
-    own = logits.gather(1, anchor).squeeze(1)
-    best_other = logits.scatter(1, anchor, float("-inf")).amax(1)
-    return torch.where(targeted, best_other - own, own - best_other)
+    lead = _lead(logits, torch.where(targeted, target, y))
+    return torch.where(targeted, -lead, lead)
+
+
+def _lead(logits: Tensor, label: Tensor) -> Tensor:
+    """By how much the class ``label`` (N,) is ahead of the best other, (N,)."""
+    own = logits.gather(1, label.unsqueeze(1)).squeeze(1)
+    return own - logits.scatter(1, label.unsqueeze(1), float("-inf")).amax(1)
+
+
+def _free_to_look(logits: Tensor) -> bool:
+    """Branching on values saves work on a CPU; an accelerator would have to wait for each look."""
+    return logits.device.type == "cpu" and len(logits) > 0
+
+
+def _untargeted(target: Tensor) -> bool:
+    return int(target.max()) < 0
 
 
 def margin_loss(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -40,17 +57,14 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the gradient), the softmax has no
     gradient left and a model with large logits would look robust: those rows climb the margin instead.
     """
+    if _free_to_look(logits) and _untargeted(target):
+        loss = F.cross_entropy(logits, y, reduction="none")
+        saturated = loss.detach() < _SATURATED
+        return torch.where(saturated, -_lead(logits, y), loss) if bool(saturated.any()) else loss
     targeted = target >= 0
-    looking_is_free = logits.device.type == "cpu"
-    if looking_is_free and not bool(targeted.any()):
-        climb = loss = F.cross_entropy(logits, y, reduction="none")
-    else:
-        loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
-        climb = torch.where(targeted, -loss, loss)
-    saturated = (loss.detach() < 2.0**-23) & ~targeted
-    if looking_is_free and not bool(saturated.any()):
-        return climb
-    return torch.where(saturated, margin_loss(logits, y, target), climb)
+    loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
+    climb = torch.where(targeted, -loss, loss)
+    return torch.where((loss.detach() < _SATURATED) & ~targeted, margin_loss(logits, y, target), climb)
 
 
 def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:

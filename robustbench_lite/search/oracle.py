@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,21 +25,28 @@ class Cost(NamedTuple):
     """Points that count, (B, P) bool."""
     gradient: Tensor
     """Points whose gradient counts, (B, P) bool."""
+    whole: bool = False
+    """Known without a look: every point counts, and either every gradient or none."""
 
 
 class Reply(NamedTuple):
     """The answer for the attack, and what only the engine sees."""
 
     answer: Answer
-    finite: Tensor
-    """The model's output was finite at every valid point of the row, (B,) bool."""
+    finite: Tensor | None
+    """The model's output was finite at every valid point of the row, (B,) bool; None when it was everywhere."""
 
 
 class Oracle:
-    """Answers the queries of one attack on one model."""
+    """Answers the queries of one attack on one model.
 
-    def __init__(self, passes: Passes, attack: Attack) -> None:
-        self.passes, self.attack = passes, attack
+    With ``free_looks`` (a CPU) it branches on what is in tensors to save work; an accelerator would have to wait for each look,
+    and does the general thing. Both give the same answers.
+    """
+
+    def __init__(self, passes: Passes, attack: Attack, free_looks: bool) -> None:
+        self.passes, self.attack, self.free_looks = passes, attack, free_looks
+        self._last_whole: tuple[tuple[int, int, bool], Cost] | None = None
 
     def cost(self, query: Query, live: Tensor) -> Cost:
         """What ``query`` costs each row; rows that are not ``live`` (B,) ask nothing."""
@@ -47,8 +55,22 @@ class Oracle:
                 f"{self.attack.name} asked for {query.access.name} but declares access = {self.attack.access.name}: "
                 "raise its declared access or ask for less."
             )
-        several = query.points.dim() == 5
-        count = query.points.shape[1] if several else 1
+        count = query.points.shape[1] if query.points.dim() == 5 else 1
+        if self.free_looks and query.valid is None and bool(live.all()):
+            rows, wants = query.gradient_rows, query.access == Access.GRADIENT
+            if not wants or rows is None or bool(rows.all()) or not bool(rows.any()):
+                return self._whole(live, count, wants and (rows is None or bool(rows[0])))
+        return self._cost(query, live, count)
+
+    def _whole(self, live: Tensor, count: int, with_gradient: bool) -> Cost:
+        """What a query for all points of all rows costs. The same step after step, and never written to."""
+        asked = (len(live), count, with_gradient)
+        if self._last_whole is None or self._last_whole[0] != asked:
+            query = Query(live.new_empty(live.shape), Access.GRADIENT if with_gradient else Access.SCORES)
+            self._last_whole = asked, self._cost(query, live, count)._replace(whole=True)
+        return self._last_whole[1]
+
+    def _cost(self, query: Query, live: Tensor, count: int) -> Cost:
         valid = live.unsqueeze(1).expand(-1, count)
         if query.valid is not None:
             valid = valid & query.valid.reshape(len(live), count)
@@ -67,8 +89,11 @@ class Oracle:
         points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
         fits = query.valid is None and len(points.x) <= self.passes.batch_size
         # On an accelerator rows that are done ride along until the next look at them: to leave them out would wait for it.
-        if fits and (points.x.device.type != "cpu" or bool(cost.valid.all())):
-            logits, gradient = self._pass(query, points, query.access == Access.GRADIENT)
+        if fits and (cost.whole or not self.free_looks or bool(cost.valid.all())):
+            wanted = query.access == Access.GRADIENT and not (cost.whole and not bool(cost.gradient[0, 0]))
+            logits, gradient = self._pass(query, points, wanted)
+            if gradient is None and query.access == Access.GRADIENT:
+                gradient = torch.zeros_like(points.x)
         else:
             logits, gradient = self._packed(query, points, cost)
         margins, loss = margin(logits, points.y, points.target), query.loss
@@ -80,6 +105,8 @@ class Oracle:
             loss_of=None if loss is None else lambda: loss(logits, points.y, points.target).reshape(shape),
         )
         # A margin is a difference of logits: NaN or infinite as soon as the winner or the true class is.
+        if self.free_looks and math.isfinite(float(margins.sum())):
+            return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
 
     def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:

@@ -18,6 +18,7 @@ def frozen(*arguments: object, **settings: object) -> nn.Conv2d:
     return layer
 
 
+@pytest.mark.parametrize("channels", [1, 3, 6])
 @pytest.mark.parametrize("size", [(8, 8), (9, 11), (28, 28), (7, 12)])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
@@ -33,10 +34,12 @@ def frozen(*arguments: object, **settings: object) -> nn.Conv2d:
         (7, 2, 3),
     ],
 )
-def test_output_and_gradient_are_those_of_torch(size: tuple[int, int], kernel: object, stride: object, padding: object) -> None:
-    layer = frozen(3, 5, kernel, stride=stride, padding=padding)
+def test_output_and_gradient_are_those_of_torch(
+    size: tuple[int, int], channels: int, kernel: object, stride: object, padding: object
+) -> None:
+    layer = frozen(channels, 5, kernel, stride=stride, padding=padding)
     ours = FrozenStridedConv2d(layer)
-    x = images(2, (3, *size)).requires_grad_()
+    x = images(2, (channels, *size)).requires_grad_()
     expected = layer(x)
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad((expected * weight).sum(), x)
@@ -57,3 +60,14 @@ def test_only_what_is_exact_is_exchanged() -> None:
     speed_up_input_gradients(model)
     exchanged = [name for name, layer in model.named_modules() if isinstance(layer, FrozenStridedConv2d)]
     assert exchanged == ["0", "7.0"]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_flatten_returns_the_gradient_in_the_layout_of_its_input(layout: torch.memory_format) -> None:
+    model = speed_up_input_gradients(nn.Sequential(nn.Flatten(), nn.Linear(24, 3).requires_grad_(False)))
+    x = images(5, (2, 3, 4)).contiguous(memory_format=layout).requires_grad_()
+    assert torch.equal(model(x), model[1](x.flatten(1)))
+    (gradient,) = torch.autograd.grad(model(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(model[1](x.flatten(1)).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.is_contiguous(memory_format=layout)
