@@ -88,9 +88,9 @@ class Oracle:
         shape = query.points.shape[: query.points.dim() - 3]
         points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
         fits = query.valid is None and len(points.x) <= self.passes.batch_size
-        # On an accelerator rows that are done ride along until the next look at them: to leave them out would wait for it.
-        if fits and (cost.whole or not self.free_looks or bool(cost.valid.all())):
-            wanted = query.access == Access.GRADIENT and not (cost.whole and not bool(cost.gradient[0, 0]))
+        # The few rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
+        if fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all())):
+            wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
             logits, gradient = self._pass(query, points, wanted)
             if gradient is None and query.access == Access.GRADIENT:
                 gradient = torch.zeros_like(points.x)
