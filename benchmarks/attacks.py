@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -95,6 +96,8 @@ def ours(options: argparse.Namespace) -> Runner:
         params = {"population": options.population, "generations": options.steps, "search": options.search}
     elif options.attack == "zoo":
         params |= {"search_steps": options.search_steps}
+    elif options.attack == "carlini_wagner":
+        params |= {"search_steps": options.search_steps, "learning_rate": options.step_size}
     attack = registry.load("attack", options.attack)(**params)
     threat = ThreatModel.parse(options.norm, options.eps)
 
@@ -145,12 +148,16 @@ def foolbox(options: argparse.Namespace) -> Runner:
         attack = getattr(peer.attacks, kind)(steps=options.steps, abs_stepsize=options.step_size, random_start=True)
     elif options.attack == "fgsm":
         attack = getattr(peer.attacks, f"{name}FastGradientAttack")()
+    elif options.attack == "carlini_wagner":
+        attack = peer.attacks.L2CarliniWagnerAttack(
+            steps=options.steps, binary_search_steps=options.search_steps, stepsize=options.step_size, initial_const=1e-3
+        )
     else:
         attack = peer.attacks.BoundaryAttack(steps=options.steps)
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         wrapped = peer.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        extra = {} if options.attack == "boundary" else {"epsilon": options.eps}
+        extra = {} if options.eps is None else {"epsilon": options.eps}
         return attack.run(wrapped, x, peer.criteria.Misclassification(y), **extra)  # type: ignore[no-any-return]
 
     return in_batches(run, options.batch_size)
@@ -159,7 +166,7 @@ def foolbox(options: argparse.Namespace) -> Runner:
 def torchattacks(options: argparse.Namespace) -> Runner:
     import torchattacks as peer
 
-    if options.attack in ("boundary", "zoo") or options.norm == "l1":
+    if options.attack in ("boundary", "zoo", "carlini_wagner") or options.norm == "l1":
         sys.exit(f"torchattacks has no {options.attack} for {options.norm}: leave it out of --against.")
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -177,7 +184,7 @@ def torchattacks(options: argparse.Namespace) -> Runner:
 
 
 def art(options: argparse.Namespace) -> Runner:
-    from art.attacks.evasion import PixelAttack, ZooAttack
+    from art.attacks.evasion import CarliniL2Method, PixelAttack, ZooAttack
     from art.estimators.classification import PyTorchClassifier
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -187,11 +194,20 @@ def art(options: argparse.Namespace) -> Runner:
         )
         if options.attack == "one_pixel":
             attack = PixelAttack(wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1)  # its population is 400
+        elif options.attack == "carlini_wagner":
+            attack = CarliniL2Method(
+                wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=1e-3,
+                learning_rate=options.step_size, batch_size=options.batch_size, verbose=False,
+            )  # fmt: skip
         elif options.attack == "zoo":
             attack = ZooAttack(
                 wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=0.01,
-                nb_parallel=128, use_resize=False, use_importance=False, variable_h=1e-4, batch_size=1, verbose=False,
+                nb_parallel=128, use_resize=False, use_importance=False, variable_h=1e-4, verbose=False,
+                batch_size=options.art_batch_size,
             )  # fmt: skip
+            # Image by image: of a batch of several it moves the first one only.
+            run_one = attack.generate
+            attack.generate = lambda x, y: np.concatenate([run_one(a[None], b[None]) for a, b in zip(x, y, strict=True)])
         else:
             sys.exit(f"Nothing is set up for ART's {options.attack}: leave it out of --against.")
         x_adv = attack.generate(x.cpu().numpy(), F.one_hot(y, classes).cpu().numpy())
@@ -200,7 +216,23 @@ def art(options: argparse.Namespace) -> Runner:
     return run
 
 
+def adv_lib(options: argparse.Namespace) -> Runner:
+    from adv_lib.attacks.carlini_wagner.l2 import carlini_wagner_l2
+
+    if options.attack != "carlini_wagner":
+        sys.exit(f"Nothing is set up for adv_lib's {options.attack}: leave it out of --against.")
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return carlini_wagner_l2(  # type: ignore[no-any-return]
+            model, x, y, learning_rate=options.step_size, initial_const=1e-3, binary_search_steps=options.search_steps,
+            max_iterations=options.steps,
+        )  # fmt: skip
+
+    return in_batches(run, options.batch_size)
+
+
 PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
+    "adv_lib": adv_lib,
     "art": art,
     "foolbox": foolbox,
     "torchattacks": torchattacks,
@@ -217,7 +249,7 @@ def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
 
 def subject(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and those of the first ``--images`` images that it classifies correctly."""
-    data = load_dataset(options.dataset)
+    data = load_dataset(options.dataset, data_dir=options.data_dir)
     loaded = trained_model(options.weights) if options.weights else reference_model(options.dataset, options.model)
     model = loaded.module.to(options.device).eval().requires_grad_(False)
     x, y = data.x[: options.images].to(options.device), data.y[: options.images].to(options.device)
@@ -275,18 +307,20 @@ def peak_memory(device: torch.device) -> float:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo"], default="pgd")
+    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo", "carlini_wagner"], default="pgd")
     parser.add_argument("--against", nargs="+", choices=sorted(PEERS), default=["foolbox", "torchattacks"])
     parser.add_argument("--model", default="none", help="defense whose bundled reference network is attacked")
     parser.add_argument("--weights", type=Path, help="a network that rbl train wrote, instead of a bundled one")
     parser.add_argument("--dataset", default="fashion_mnist")
-    parser.add_argument("--norm", choices=["linf", "l2", "l1", "l0"], help="linf; l2 for boundary and zoo, l0 for one_pixel")
+    parser.add_argument("--data-dir", type=Path, help="where data sets lie that are not bundled")
+    parser.add_argument("--norm", choices=["linf", "l2", "l1", "l0"], help="linf; l2 for boundary, zoo, C&W; l0 for one_pixel")
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--step-size", type=float, default=0.01)
     parser.add_argument("--population", type=int, default=400, help="one_pixel; --steps are its generations, --eps its pixels")
     parser.add_argument("--search", choices=["evolution", "exhaustive"], default="evolution", help="one_pixel, ours")
-    parser.add_argument("--search-steps", type=int, default=9, help="zoo: values of c")
+    parser.add_argument("--search-steps", type=int, default=9, help="zoo, carlini_wagner: values of c")
+    parser.add_argument("--art-batch-size", type=int, default=1, help="zoo: 1 is ART's default, 256 packs a step in one call")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
@@ -294,8 +328,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments, argparse.Namespace(seed=0))
-    options.norm = options.norm or {"boundary": "l2", "zoo": "l2", "one_pixel": "l0"}.get(options.attack, "linf")
-    if options.attack in ("boundary", "zoo"):
+    options.norm = options.norm or {"boundary": "l2", "zoo": "l2", "carlini_wagner": "l2", "one_pixel": "l0"}.get(
+        options.attack, "linf"
+    )
+    if options.attack in ("boundary", "zoo", "carlini_wagner"):
         options.eps = None
     return options
 

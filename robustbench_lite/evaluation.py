@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite import inputs
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, diagnose, prepare
-from robustbench_lite.errors import CellError, ModelError, UnknownNameError, UsageError
+from robustbench_lite.errors import CellError, ModelError, RecordError, UnknownNameError, UsageError
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, Measured, clean_logits, measure
 from robustbench_lite.records.cell import DataId, Identity, ModelId, ThreatId, make_record, ranges, read_record, write_record
-from robustbench_lite.records.files import require_writable, write_bytes
+from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.records.npz import read_images, write_images
+from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.report import Cell, Report
 from robustbench_lite.search.attack import Attack
@@ -140,7 +140,7 @@ def run(
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         for subject, model in zip(subjects, prepared, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
-            target = _targets(threat, logits, data, options.seed)
+            target = targets(threat, logits, data, options.seed)
             for attack in attacks:
                 identity = identify(subject, attack, threat, data, options, eps_written)
                 job = Job(
@@ -158,13 +158,8 @@ def identify(
     subject: Subject, attack: Attack, threat: ThreatModel, data: Dataset, options: Settings, eps_written: str | None = None
 ) -> Identity:
     """Everything that decides the outcome of a cell."""
-    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{options.outputs}"
     return Identity(
-        model=ModelId(
-            name=subject.name,
-            weights_sha256=weights_hash(subject.module),
-            architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
-        ),
+        model=model_id(subject, options.outputs),
         defense=inputs.plugin_id("defense", subject.defense),
         attack=inputs.plugin_id("attack", attack),
         threat=ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec()),
@@ -174,7 +169,18 @@ def identify(
     )
 
 
-def _targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
+def model_id(subject: Subject, outputs: Outputs) -> ModelId:
+    """The network by its name, and by the hashes of its weights and of its structure."""
+    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{outputs}"
+    return ModelId(
+        name=subject.name,
+        weights_sha256=weights_hash(subject.module),
+        architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
+    )
+
+
+def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
+    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K); -1 for any wrong one."""
     uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
     return threat.goal.targets(logits, data.y, uniform)
 
@@ -208,7 +214,7 @@ def _cell(
     elif path is not None and path.exists() and (not job.keep_adversarials or (images is not None and images.exists())):
         record, arrays = read_record(path)
         tell(len(job.data))
-        x_adv = _load_images(images, job) if job.keep_adversarials and images is not None else None
+        x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
         return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     try:
         measured = measure(job, journal, tell)
@@ -227,7 +233,7 @@ def _cell(
     if path is not None:
         path.parent.mkdir(exist_ok=True)
         if measured.x_adv is not None and images is not None:
-            _save_images(images, measured)
+            write_images(images, measured.arrays.broken, measured.x_adv.numpy())
         write_record(record, path)
         journal.forget(job.key)
     return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
@@ -243,18 +249,9 @@ def _flags(job: Job, measured: Measured) -> list[str]:
     return flags
 
 
-def _save_images(path: Path, measured: Measured) -> None:
-    """The adversarials of broken samples, as ``position`` (M,) and ``x_adv`` (M, C, H, W)."""
-    if measured.x_adv is None:
-        return
-    position = np.flatnonzero(measured.arrays.broken)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, position=position, x_adv=measured.x_adv.numpy()[position])
-    write_bytes(path, buffer.getvalue())
-
-
-def _load_images(path: Path, job: Job) -> Tensor:
-    x_adv = job.data.x.clone()
-    with np.load(path, allow_pickle=False) as arrays:
-        x_adv[torch.from_numpy(arrays["position"])] = torch.from_numpy(arrays["x_adv"])
+def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
+    x_adv, kept = job.data.x.clone(), read_images(path, arrays.broken)
+    if kept.shape[1:] != x_adv.shape[1:]:
+        raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
+    x_adv[torch.from_numpy(arrays.broken)] = torch.from_numpy(kept)
     return x_adv

@@ -131,7 +131,9 @@ def pick_batch_size(asked: int | Literal["auto"], data: Dataset, device: torch.d
 
 
 def registered_name(kind: registry.Kind, plugin: Any) -> str:
-    """The name under which the plug-in is registered, else ``module:Class``."""
+    """The name under which the plug-in is registered, or ``source:name``, else ``module:Class``."""
+    if registry.of_source(kind, plugin.name):
+        return str(plugin.name)
     path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
     return next((name for name, target in registry.targets(kind).items() if target == path), path)
 

@@ -14,6 +14,7 @@ from robustbench_lite.records.journal import Journal, Outcome, image_bytes, imag
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.engine import Outcome as Found
 from robustbench_lite.search.forward import Passes, Points
@@ -98,7 +99,7 @@ class _Batch:
 def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
     """Search the samples at ``positions``, in batches that the judge has seen."""
     passes = Passes(job.model, job.batch_size, job.seed)
-    engine = Engine(job.attack, passes, job.threat, seed=job.seed, query_budget=job.query_budget, device=job.device)
+    engine = _engine(job, passes)
     judge = Judge(passes, job.threat, job.attack.name, job.device)
     task = Task(job.data.x, job.data.y, job.target, job.data.ids, positions)
     waiting: list[Found] = []
@@ -111,6 +112,13 @@ def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> It
             waiting, flushed = [], now
     if waiting:
         yield _Batch(_judged(job, judge, waiting), time.perf_counter() - flushed)
+
+
+def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
+    if isinstance(job.attack, DrivenAttack):
+        budget = job.query_budget
+        return DrivenEngine(job.attack, passes, job.threat, seed=job.seed, query_budget=budget, device=job.device)
+    return Engine(job.attack, passes, job.threat, seed=job.seed, query_budget=job.query_budget, device=job.device)
 
 
 def _judged(job: Job, judge: Judge, waiting: list[Found]) -> list[Outcome]:

@@ -1,7 +1,8 @@
 """Plug-ins by name, and the text form of their hyper-parameters.
 
 Attacks and defenses register through entry points, the built-in ones exactly as a third party's. Listing names reads package
-metadata only: no plug-in and no torch is imported.
+metadata only: no plug-in and no torch is imported. A *source* brings many attacks or defenses at once, those of another
+package say, under names such as ``foolbox:L2DeepFoolAttack``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
 
@@ -56,6 +57,16 @@ class Spec:
         return cls(words[0], params)
 
 
+class Source(Protocol):
+    """What the entry point of a source leads to, usually a module; importing it and listing must not import what it wraps."""
+
+    def catalogue(self) -> Mapping[str, str]:
+        """Name -> one line on it."""
+
+    def load(self, name: str) -> type[Any]:
+        """The plug-in class of that name, which is called ``source:name``; ``UnknownNameError`` if there is none."""
+
+
 @cache
 def _entries(kind: Kind) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"robustbench_lite.{kind}s")}
@@ -71,8 +82,30 @@ def targets(kind: Kind) -> dict[str, str]:
     return {name: entry.value for name, entry in sorted(_entries(kind).items())}
 
 
+@cache
+def _source_entries(kind: Kind) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"robustbench_lite.{kind}_sources")}
+
+
+def sources(kind: Kind) -> list[str]:
+    """Names of the registered sources, sorted."""
+    return sorted(_source_entries(kind))
+
+
+def source(kind: Kind, name: str) -> Source:
+    """The source registered as ``name``."""
+    return _source_entries(kind)[name].load()  # type: ignore[no-any-return]
+
+
+def of_source(kind: Kind, name: str) -> bool:
+    """Whether ``name`` reads ``source:name`` for a registered source."""
+    return ":" in name and name.partition(":")[0] in _source_entries(kind)
+
+
 def load(kind: Kind, name: str) -> type[Any]:
-    """The class behind a registered name or a ``package.module:Class`` path."""
+    """The class behind a registered name, ``source:name``, or a ``package.module:Class`` path."""
+    if of_source(kind, name):
+        return source(kind, name.partition(":")[0]).load(name.partition(":")[2])
     if ":" in name:
         return import_object(name, kind)  # type: ignore[no-any-return]
     if name not in _entries(kind):

@@ -18,7 +18,6 @@ FIRST_STEP, FACTOR, CONVERGED = 0.01, 1.5, 1e-7
 """First delta and epsilon, by how much they change at once, and the epsilon of a row that has converged: the authors' code."""
 SPHERE_WINDOW, JOINT_WINDOW = 20, 30
 """Moves between two changes of a step size. The paper counts 100 orthogonal moves; 20 settle five times sooner."""
-WALKING = 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class BoundaryState(State):
     x: Tensor
     current: Tensor  # where the row stands: in noise, on the way to the boundary, on the walk
     points: Tensor  # (B, P + 1, C, H, W), what is asked next: P proposals, and the orthogonal move of the last one alone
-    stage: Tensor  # (B,) 0 looks for noise that succeeds, 1 to 3 narrow it down to the boundary, WALKING = 4
+    stage: Tensor  # (B,) 0 looks for noise that succeeds, 1 to ``bisections`` narrow it down to the boundary, then it walks
     low: Tensor  # (B,) largest share of the way from the image to ``current`` that is known to fail
     asked: Tensor  # (B,) queries so far
     tried: Tensor  # (B,) proposals so far
@@ -46,6 +45,8 @@ class Boundary(Attack):
 
     Args:
         steps: proposals that a row tries, ``proposals`` from one point; with the tested orthogonal moves 1.1 queries a step.
+        proposals: points tried from one place.
+        bisections: queries that narrow the first success down to the boundary, each by a factor of ``proposals`` + 2.
         start_draws: draws of noise after which a row counts as not attackable.
     """
 
@@ -58,11 +59,17 @@ class Boundary(Attack):
 
     steps: int = 25_000
     proposals: int = 6
+    bisections: int = 3
     start_draws: int = 20
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.proposals, self.start_draws) < 1:
-            raise UsageError("boundary needs steps, proposals and start_draws of at least 1.")
+        if min(self.steps, self.proposals, self.start_draws) < 1 or self.bisections < 0:
+            raise UsageError("boundary needs steps, proposals and start_draws of at least 1, and no negative bisections.")
+
+    @property
+    def walking(self) -> int:
+        """The stage of rows that walk."""
+        return self.bisections + 1
 
     def points(self, shape: tuple[int, ...]) -> int:
         return self.proposals + 1
@@ -82,11 +89,11 @@ class Boundary(Attack):
 
     def ask(self, state: BoundaryState) -> Query:
         valid = torch.ones(state.points.shape[:2], dtype=torch.bool, device=state.x.device)
-        valid[:, -1] = (state.stage < WALKING) | self._tests_orthogonal(state)
+        valid[:, -1] = (state.stage < self.walking) | self._tests_orthogonal(state)
         return Query.labels(state.points, valid)
 
     def tell(self, state: BoundaryState, answer: Answer) -> BoundaryState:
-        walking = state.stage == WALKING
+        walking = state.stage == self.walking
         tests = self._tests_orthogonal(state)  # before the counters move on
         candidate = answer.success.clone()  # (B, P + 1)
         candidate[:, -1] &= ~walking  # an orthogonal move is a test, not a place to go
@@ -99,7 +106,7 @@ class Boundary(Attack):
         low = torch.where(moved, share[row, nearest] / share[row, nearest + 1], share[:, -1]) * (state.stage > 0)
         state = state.replace(
             current=torch.where(moved.reshape(-1, 1, 1, 1), state.points[row, nearest], state.current), low=low,
-            stage=torch.where((state.stage > 0) | moved, state.stage + 1, 0).clamp(max=WALKING), asked=state.asked + 1,
+            stage=torch.where((state.stage > 0) | moved, state.stage + 1, 0).clamp(max=self.walking), asked=state.asked + 1,
             tried=state.tried + walking * self.proposals,
         )  # fmt: skip
         state = self._adapt(state, answer.success, walking, tests)
@@ -110,7 +117,7 @@ class Boundary(Attack):
 
     def _tests_orthogonal(self, state: BoundaryState) -> Tensor:
         """Rows in which the orthogonal move is due: once in ten proposals, as in the authors' code."""
-        return (state.stage == WALKING) & (state.tried % 10 < self.proposals)
+        return (state.stage == self.walking) & (state.tried % 10 < self.proposals)
 
     def _adapt(self, state: BoundaryState, success: Tensor, walking: Tensor, tests: Tensor) -> BoundaryState:
         """Lengthen steps that succeed often, shorten those that rarely do (section 2.4)."""
@@ -148,7 +155,7 @@ class Boundary(Attack):
 
     def _start(self, state: BoundaryState) -> BoundaryState:
         """Exchange the points of rows that do not walk yet: fresh noise of several grains, or blends of what succeeded."""
-        rows = (state.stage < WALKING).nonzero().squeeze(1)
+        rows = (state.stage < self.walking).nonzero().squeeze(1)
         if not len(rows):
             return state
         part = state.select(rows)

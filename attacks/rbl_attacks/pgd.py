@@ -1,6 +1,7 @@
 """Projected gradient descent.
 
-Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", arXiv:1706.06083.
+Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", arXiv:1706.06083; with momentum Dong et al.
+2018, "Boosting adversarial attacks with momentum", arXiv:1710.06081.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
 from robustbench_lite.search.losses import LOSSES, LossName
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat.norms import per_row
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PGDState(State):
     x_adv: Tensor
     step: Tensor
     """Gradient steps taken so far, (B,)."""
+    velocity: Tensor
+    """Decayed sum of the normalised gradients, (B, C, H, W); (B, 0) without momentum."""
     threat: ThreatModel
 
 
@@ -38,6 +42,7 @@ class PGD(Attack):
         step_size: length of a step in input units, measured in the norm; ``None`` is 2.5 eps / steps, which can cross the ball.
         random_start: begin at a random point of the ball instead of the image.
         restarts: runs from new starts for samples that are not broken yet.
+        momentum: share of the summed gradients that the next step keeps (mu of arXiv:1710.06081, 1.0 there); 0 is plain PGD.
         loss: ``ce`` (the paper's), ``margin``, or ``dlr`` (arXiv:2003.01690), which rescaled logits cannot fool.
     """
 
@@ -51,6 +56,7 @@ class PGD(Attack):
     step_size: float | None = None
     random_start: bool = True
     restarts: int = 1
+    momentum: float = 0.0
     loss: LossName = "ce"
 
     def __post_init__(self) -> None:
@@ -58,6 +64,8 @@ class PGD(Attack):
             raise UsageError(f"pgd needs steps and restarts of at least 1, not {self.steps} and {self.restarts}.")
         if self.step_size is not None and not self.step_size > 0:
             raise UsageError(f"pgd needs a step_size above 0, not {self.step_size}.")
+        if not 0 <= self.momentum <= 1:
+            raise UsageError(f"pgd needs a momentum from 0 to 1, not {self.momentum}.")
         if self.loss not in LOSSES:
             raise UsageError(f"pgd knows the losses {', '.join(LOSSES)}, not {self.loss!r}.")
         if self.restarts > 1 and not self.random_start:
@@ -68,8 +76,8 @@ class PGD(Attack):
 
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> PGDState:
         x_adv = threat.random_start(x, rng) if self.random_start else x.clone()
-        step = torch.zeros_like(y)
-        return PGDState(finished=torch.zeros_like(y, dtype=torch.bool), x=x, x_adv=x_adv, step=step, threat=threat)
+        step, velocity = torch.zeros_like(y), torch.zeros_like(x) if self.momentum else x.new_empty(len(x), 0)
+        return PGDState(finished=step.bool(), x=x, x_adv=x_adv, step=step, velocity=velocity, threat=threat)
 
     def ask(self, state: PGDState) -> Query:
         # A row that took its last step still has that point judged, without a gradient.
@@ -78,8 +86,13 @@ class PGD(Attack):
     def tell(self, state: PGDState, answer: Answer) -> PGDState:
         threat = state.threat
         step_size = self.step_size if self.step_size is not None else 2.5 * threat.radius / self.steps
-        ascent = threat.ascent(state.x_adv, answer.need_gradient())
+        grad, velocity = answer.need_gradient(), state.velocity
+        if self.momentum:  # equation 6, the gradient divided by its L1 norm
+            length = grad.abs().flatten(1).sum(1).clamp_min(torch.finfo(grad.dtype).tiny)
+            grad = velocity = self.momentum * velocity + grad / per_row(length, grad)
+        ascent = threat.ascent(state.x_adv, grad)
         return state.replace(
+            velocity=velocity,
             x_adv=threat.project(state.x_adv + step_size * ascent, state.x),
             step=state.step + 1,
             finished=state.finished | (state.step >= self.steps),

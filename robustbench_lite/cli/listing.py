@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,11 +44,11 @@ def list_names(
         raise UnknownNameError("section of the list", kind, SECTIONS)
     if format_name not in ("table", "json"):
         raise UnknownNameError("format", format_name, ("table", "json"))
-    sections = {name: rows() for name, rows in SECTIONS.items() if kind in (None, name)}
+    sections = {name: rows() for name, rows in _sections(kind).items()}
     if format_name == "json":
         print(json.dumps(sections, indent=1))
         return
-    typer.echo("\n\n".join(_section(name, rows, heading=kind is None) for name, rows in sections.items()))
+    typer.echo("\n\n".join(_section(name, rows, heading=len(sections) > 1) for name, rows in sections.items()))
 
 
 def _section(name: str, rows: list[Row], heading: bool) -> str:
@@ -56,6 +57,26 @@ def _section(name: str, rows: list[Row], heading: bool) -> str:
     if not heading:
         return "\n".join(lines)
     return "\n".join([typer.style(name, bold=True), *(f"  {line}" for line in lines)])
+
+
+def _sections(kind: str | None) -> dict[str, Callable[[], list[Row]]]:
+    """The sections of one kind, or all: attacks and defenses that come from a source have one of their own after ours."""
+    chosen: dict[str, Callable[[], list[Row]]] = {}
+    for name, rows in SECTIONS.items():
+        if kind in (None, name):
+            chosen[name] = rows
+            if name in _SOURCED:
+                for source in registry.sources(_SOURCED[name]):
+                    chosen[f"{name} of {source}"] = partial(_sourced, _SOURCED[name], source)
+    return chosen
+
+
+def _sourced(kind: registry.Kind, source: str) -> list[Row]:
+    try:
+        catalogue = registry.source(kind, source).catalogue()
+    except (ImportError, AttributeError):
+        return [{"name": source, "description": "cannot be read: see `rbl doctor`"}]
+    return [{"name": f"{source}:{name}", "description": text} for name, text in catalogue.items()]
 
 
 def _plugins(kind: registry.Kind) -> list[Row]:
@@ -112,3 +133,4 @@ SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "norms": lambda: [{"name": name, "description": text} for name, text in _NORMS.items()],
 }
+_SOURCED: dict[str, registry.Kind] = {"attacks": "attack", "defenses": "defense"}

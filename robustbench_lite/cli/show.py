@@ -55,7 +55,7 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
     if fields:
         from tabulate import tabulate
 
-        table = [(f.name, str(f.type), _default(f), documented.get(f.name, "")) for f in fields]
+        table = [(f.name, _type(f), _default(f), documented.get(f.name, "")) for f in fields]
         headers = ["parameter", "type", "default", "meaning"]
         print("\n" + tabulate(table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]))
 
@@ -67,6 +67,10 @@ def _docstring(plugin: Any) -> tuple[str, dict[str, str]]:
     section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
     return " ".join(text.split("\n\n")[0].split()), {name: " ".join(words.split()) for name, words in entries}
+
+
+def _type(field: dataclasses.Field[Any]) -> str:
+    return field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

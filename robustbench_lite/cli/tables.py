@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from robustbench_lite.cli.plan import PlannedCell
     from robustbench_lite.report import Cell, Report
 
 
-def check_format(name: str) -> str:
-    """``name``, if it is a format that a report can take."""
-    if name not in FORMATS:
-        raise UnknownNameError("format", name, FORMATS)
+def check_format(name: str, known: Iterable[str] | None = None) -> str:
+    """``name``, if it is one of the ``known`` formats; by default those that a report can take."""
+    known = list(FORMATS if known is None else known)
+    if name not in known:
+        raise UnknownNameError("format", name, known)
     return name
 
 
 def render(report: Report, name: str) -> str:
     """The report in one of ``FORMATS``, without a newline at its end."""
     return FORMATS[name](report)
+
+
+def planned(cells: Sequence[PlannedCell], name: str) -> str:
+    """What would be measured, as a table or JSON."""
+    from tabulate import tabulate
+
+    if name == "json":
+        return json.dumps({"cells": [cell._asdict() for cell in cells]}, indent=1)
+    return tabulate(cells, headers=["cell", "defense", "attack", "n", "state"])
 
 
 def notes(report: Report) -> list[str]:
@@ -61,7 +72,7 @@ def _table(report: Report, tablefmt: str = "simple") -> str:
 def _row(cell: Cell) -> dict[str, str]:
     """Column -> text of one cell."""
     row = {
-        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": _threat(cell), "n": f"{cell.n:,}",
+        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": threat(cell), "n": f"{cell.n:,}",
         "clean\naccuracy": "", "robust accuracy\n[95 % interval]": "error", "median\ndistance": "",
         "queries a sample\nforward + backward": "", "time": "",
     }  # fmt: skip
@@ -78,11 +89,12 @@ def _row(cell: Cell) -> dict[str, str]:
     }
 
 
-def _threat(cell: Cell) -> str:
-    threat = cell.identity.threat
-    eps = "any size" if threat.eps is None else threat.eps_written or f"{threat.eps:g}"
-    goal = "" if threat.goal == "untargeted" else f", {threat.goal}"
-    return f"{threat.norm} {eps}{goal}"
+def threat(cell: Cell) -> str:
+    """Norm, radius and goal in a few words."""
+    model = cell.identity.threat
+    eps = "any size" if model.eps is None else model.eps_written or f"{model.eps:g}"
+    goal = "" if model.goal == "untargeted" else f", {model.goal}"
+    return f"{model.norm} {eps}{goal}"
 
 
 def _median(cell: Cell) -> str:

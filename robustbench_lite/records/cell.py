@@ -132,19 +132,28 @@ def write_record(record: Record, path: Path) -> None:
 
 def read_record(path: Path) -> tuple[Record, CellArrays]:
     """Read and check a record: schema, key, digest, summary. Anything that does not agree is a RecordError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = f"There is no record at {path}." if missing else f"Cannot read {path}: {error.strerror}."
+        raise RecordError(reason) from error
+    return parse_record(content, str(path))
+
+
+def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
+    """:func:`read_record` for a record that is no file of its own; ``where`` names it in errors."""
     advice = "Delete the file (or run with --fresh) and measure the cell again."
     try:
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecordError(f"There is no record at {path}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"]))
-        raise RecordError(f"The record {path} cannot be read: {where} {first['msg']}. {advice}") from error
+        record = Record.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise RecordError(f"The record {where} cannot be read: {field} {first['msg']}. {advice}") from error
     try:
         arrays = CellArrays.unpack(record.outcomes, len(record.identity.data.ids()))
     except RecordError as error:
-        raise RecordError(f"The record {path} is damaged: {error} {advice}") from error
+        raise RecordError(f"The record {where} is damaged: {error} {advice}") from error
     claims: Mapping[str, tuple[object, object]] = {
         "key": (record.key, record.identity.key()),
         "digest": (record.digest, _digest(record.identity, record.outcomes)),
@@ -153,7 +162,7 @@ def read_record(path: Path) -> tuple[Record, CellArrays]:
     }
     for what, (stated, derived) in claims.items():
         if stated != derived:
-            raise RecordError(f"The record {path} was changed: its {what} does not agree with its contents. {advice}")
+            raise RecordError(f"The record {where} was changed: its {what} does not agree with its contents. {advice}")
     return record, arrays
 
 

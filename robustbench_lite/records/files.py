@@ -27,11 +27,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise RecordError(f"Cannot write {path}: {error.strerror}. Free some space or choose another --output.") from error
+        raise RecordError(f"Cannot write {path}: {error.strerror}. Free some space or choose another folder.") from error
 
 
-def require_writable(directory: Path, need_bytes: int) -> None:
-    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there."""
+def require_writable(directory: Path, need_bytes: int, option: str = "--output") -> None:
+    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there; ``option`` names another."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=directory) as file:
@@ -40,10 +40,10 @@ def require_writable(directory: Path, need_bytes: int) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         reason = f"Cannot write to the output folder {directory}: {error.strerror}."
-        raise RecordError(f"{reason} Choose another one with --output DIR.") from error
+        raise RecordError(f"{reason} Choose another one with {option} DIR.") from error
     free = shutil.disk_usage(directory).free
     if free < need_bytes:
         raise RecordError(
             f"The output folder {directory} has {free / 1e6:.0f} MB free; this run may need {need_bytes / 1e6:.0f} MB. "
-            "Free some space or choose another one with --output DIR."
+            f"Free some space or choose another one with {option} DIR."
         )

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Attack
+from robustbench_lite.search.driven import DrivenAttack
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 
 
 def check_lock_step(attack: Attack, threat: ThreatModel, purpose: str) -> None:
-    """Raise ``UsageError`` unless ``craft`` can run ``attack``: one point a row, by gradients, in a ball of that norm."""
+    """Raise ``UsageError`` unless ``craft`` can run ``attack``: asked one point a row, by gradients, in a ball of that norm."""
     single = attack.access == Access.GRADIENT and attack.kind == "fixed_eps" and attack.points((3, 32, 32)) == 1
+    single &= not isinstance(attack, DrivenAttack)
     if not single or threat.norm.name not in attack.norms:
         raise UsageError(
             f"{purpose} cannot use {attack.name!r} in {threat.norm.label}: it needs a gradient attack with a fixed eps, "

@@ -23,6 +23,21 @@ class Verdict(NamedTuple):
     """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
 
 
+class Finding(NamedTuple):
+    """What the judge sees at each of M points, on the CPU."""
+
+    excess: Tensor
+    """By how much the point leaves the ball or the bounds, (M,); <= 0 is inside, NaN is not finite."""
+    reached: Tensor
+    """It lies inside and truly reaches the goal, (M,) bool."""
+    size: Tensor
+    """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
+    label: Tensor
+    """The class that the model gives it (the mean logits of all votes), (M,) int64; that of the clean image if outside."""
+    margin: Tensor
+    """How far the goal is missed, a difference of logits averaged over the votes, (M,): negative where it is reached."""
+
+
 class Judge:
     """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds them against the threat."""
 
@@ -35,26 +50,35 @@ class Judge:
         For a random model a row must reach it in a majority of the votes. A point outside of the ball or the bounds is an
         AttackError: it is neither clipped nor scored as robust.
         """
-        parts = [
-            self._confirm(*(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index)))
-            for i in range(0, len(y), self.passes.batch_size)
-        ]
-        if not parts:
+        if not len(y):
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.float64))
-        return Verdict(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def _confirm(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Verdict:
-        x_adv, x, y, target, index = (t.to(self.device) for t in (x_adv.float(), x, y, target, index))
-        excess = self.threat.excess(x_adv, x)
-        wrong = (~(excess <= 0)).nonzero().squeeze(1)
-        if len(wrong):
-            sample, amount = int(index[wrong[0]]), float(excess[wrong[0]])
+        finding = self.examine(x_adv, x, y, target, index)
+        outside = (~(finding.excess <= 0)).nonzero().squeeze(1)
+        if len(outside):
+            sample, amount = int(index[outside[0]]), float(finding.excess[outside[0]])
             what = "is not finite" if math.isnan(amount) else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
             raise AttackError(f"{self.attack_name}: the adversarial it claims for sample {sample} {what}.")
-        points = Points(x_adv, y, target, index, torch.zeros_like(y))
+        return Verdict(finding.reached, finding.size)
+
+    def examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
+        """What there is to say of each row, M >= 1; no row, not even one outside of the ball, is an error."""
+        parts = [
+            self._examine(*(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index)))
+            for i in range(0, len(y), self.passes.batch_size)
+        ]
+        return Finding(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
+        x_adv, x, y, target, index = (t.to(self.device) for t in (x_adv.float(), x, y, target, index))
+        excess = self.threat.excess(x_adv, x)
+        inside = excess <= 0
+        # The model never sees what is no image: the clean one stands in.
+        shown = torch.where(inside.reshape(-1, *([1] * (x.dim() - 1))), x_adv, x)
+        points = Points(shown, y, target, index, torch.zeros_like(y))
         votes = self.passes.model.traits.votes if self.passes.model.traits.random else 1
-        ballots = [margin(logits, y, target) < 0 for logits in self.passes.votes(points, votes)]
-        confirmed = torch.stack(ballots).sum(0) * 2 > votes
+        ballots = torch.stack(list(self.passes.votes(points, votes)))  # (votes, M, K)
+        margins = torch.stack([margin(logits, y, target) for logits in ballots])
+        reached = inside & ((margins < 0).sum(0) * 2 > votes)
         # In float64 a sum does not depend on the order in which a kernel takes it.
         size = self.threat.norm.size(x_adv.cpu().double() - x.cpu().double())
-        return Verdict(confirmed.cpu(), size)
+        return Finding(excess.cpu(), reached.cpu(), size, ballots.mean(0).argmax(1).cpu(), margins.mean(0).cpu())

@@ -26,6 +26,12 @@ _LAYOUT = {
     "fashion_mnist": "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
     "mnist": "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
 }
+_CLASS_NAMES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "fashion_mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+}  # fmt: skip
 NAMES = (*sorted((*_TORCHVISION, "cifar10-jpeg")), "npz:FILE", "folder:DIR")
 
 
@@ -45,12 +51,19 @@ class Dataset:
     """None where the source does not say: the labels of a part may leave classes out."""
     full_size: int
     """Samples of the whole split."""
+    class_names: tuple[str, ...] | None = None
+    """None where the source has no names."""
 
     def __post_init__(self) -> None:
         check_data(self.x, self.y, self.classes)
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where it has none."""
+        names = self.class_names or ()
+        return names[label] if 0 <= label < len(names) else str(label)
 
     @property
     def partial(self) -> bool:
@@ -189,7 +202,8 @@ def _from_folder(path: Path, name: str, split: Split) -> Dataset:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as images in one sub-folder a class: {error}") from error
     found = split if inner.is_dir() else "all"
-    return _dataset(name, found, _stack(images, path), np.asarray(source.targets), len(source.classes))
+    data = _dataset(name, found, _stack(images, path), np.asarray(source.targets), len(source.classes))
+    return replace(data, class_names=tuple(source.classes))
 
 
 def _from_parquet(path: Path, name: str, split: Split) -> Dataset:
@@ -236,4 +250,5 @@ def _dataset(name: str, split: str, x: np.ndarray, y: np.ndarray, classes: int |
     elif images.dim() == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
     images = images.to(torch.float32).div(255) if images.dtype == torch.uint8 else images.to(torch.float32)
-    return Dataset(name, split, images.contiguous(), labels, torch.arange(len(labels)), classes, len(labels))
+    names = _CLASS_NAMES.get(name.removesuffix("-jpeg"))
+    return Dataset(name, split, images.contiguous(), labels, torch.arange(len(labels)), classes, len(labels), names)

@@ -18,7 +18,7 @@ LIGHT = """
 import sys
 from robustbench_lite.cli import main
 code = main(sys.argv[1:])
-heavy = {"torch", "numpy", "pandas", "rbl_attacks.pgd", "rbl_defenses.none"} & set(sys.modules)
+heavy = {"torch", "numpy", "pandas", "matplotlib", "rbl_attacks.pgd", "rbl_defenses.none"} & set(sys.modules)
 sys.exit(code or bool(heavy))
 """
 PROMISED_KEYS = {
@@ -27,7 +27,19 @@ PROMISED_KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [["--help"], [], ["list"], ["list", "attacks"], ["evaluate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        [],
+        ["list"],
+        ["list", "attacks"],
+        ["evaluate", "--help"],
+        ["attack", "--help"],
+        ["verify", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_and_list_import_neither_torch_nor_a_plugin(arguments: list[str]) -> None:
     process = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from rbl_attacks.boundary import Boundary
+from rbl_attacks.carlini_wagner import CarliniWagner
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
+from rbl_attacks.zoo import ZOO
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
@@ -16,8 +18,11 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ROWS = 12
 
 
-def linear(classes, norm="l2"):
-    """A model, images well inside of the bounds, labels, nearest other classes and the exact distances to those."""
+def linear(classes, norm="l2", push=0.0):
+    """A model, images well inside of the bounds, labels, nearest other classes and the exact distances to those.
+
+    ``push`` is how far (in L2) the images are moved into their own class.
+    """
     generator = torch.Generator().manual_seed(classes)
     layer = nn.Linear(36, classes)
     with torch.no_grad():
@@ -26,16 +31,17 @@ def linear(classes, norm="l2"):
     model = nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
     # Near the middle: no boundary is so far away that the bounds of the image cut the shortest way.
     x = 0.5 + 0.03 * torch.randn(ROWS, 1, 6, 6, generator=generator)
+    y = model(x).argmax(1)
+    x = x + push * nn.functional.normalize(layer.weight[y]).reshape(x.shape)
     logits = model(x)
-    y = logits.argmax(1)
     gap = logits.gather(1, y[:, None]) - logits  # (B, K)
     steep = NORMS[DUAL[norm]].size((layer.weight[y][:, None] - layer.weight).flatten(0, 1).reshape(-1, 1, 6, 6))
     distance, nearest = (gap / steep.reshape(ROWS, classes)).scatter(1, y[:, None], float("inf")).min(1)
     return model, x, y, nearest, distance
 
 
-def found(attack, model, x, y, target, norm, eps):
-    engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps))
+def found(attack, model, x, y, target, norm, eps, batch_size=64):
+    engine = Engine(attack, Passes(DefendedModel(model), batch_size), ThreatModel.parse(norm, eps))
     hits, size = torch.zeros(len(y), dtype=torch.bool), torch.full((len(y),), float("inf"))
     for rows in engine.search(Task(x, y, target, torch.arange(len(y)))):
         hits[rows.position], size[rows.position] = rows.found, rows.size
@@ -69,6 +75,37 @@ def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_bel
 def test_boundary_comes_within_five_percent_of_the_distance(classes):
     model, x, y, _, distance = linear(classes)
     hits, size = found(Boundary(steps=3000), model, x, y, torch.full_like(y, -1), "l2", None)
+    assert hits.all()
+    assert (size >= distance * (1 - 1e-4)).all()
+    assert (size <= distance * 1.05).all()
+
+
+# An Linf search ends a step of Adam away from its tau: there the step is shorter, and the share still larger.
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize(("norm", "share", "learning_rate"), [("l2", 0.02, 0.01), ("linf", 0.04, 0.002)])
+def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(norm, share, learning_rate, classes):
+    # Sent to the nearest class, as pgd is, and from about as far as in pictures: a step of Adam has a fixed length.
+    model, x, y, nearest, distance = linear(classes, norm, push=0.4)
+    hits, size = found(CarliniWagner(steps=200, learning_rate=learning_rate), model, x, y, nearest, norm, None)
+    assert hits.all()
+    assert (size >= distance * (1 - 1e-4)).all()
+    assert (size <= distance * (1 + share)).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "update"),
+    [
+        (2, {"learning_rate": 5e-4}),
+        (10, {"learning_rate": 5e-4}),
+        (2, {"update": "newton", "learning_rate": 0.3}),
+        (2, {"tanh": True, "learning_rate": 2e-3}),
+    ],
+)
+def test_zoo_comes_within_five_percent_of_the_distance(classes, update):
+    # Sent to the nearest class, as pgd is.
+    model, x, y, nearest, distance = linear(classes)
+    attack = ZOO(steps=200, coordinates=36, **update)
+    hits, size = found(attack, model, x, y, nearest, "l2", None, batch_size=1024)
     assert hits.all()
     assert (size >= distance * (1 - 1e-4)).all()
     assert (size <= distance * 1.05).all()

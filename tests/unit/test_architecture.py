@@ -16,7 +16,7 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 ROOMS = [
     {"errors"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"defense"}, {"sources"},
     {"checkpoint"}, {"training"}, {"records"}, {"diagnosis", "measure", "report", "inputs"}, {"evaluation"},
-    {"examination"}, {"cli"},
+    {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"cli"},
 ]  # fmt: skip
 
 

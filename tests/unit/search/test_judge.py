@@ -73,3 +73,21 @@ def test_a_random_model_must_be_fooled_in_a_majority_of_votes() -> None:
 
 def test_nothing_claimed_is_nothing_confirmed() -> None:
     assert len(judge(Threshold()).confirm(*claim([])).confirmed) == 0
+
+
+def test_an_examination_judges_every_row_although_others_lie_outside() -> None:
+    finding = judge(Threshold()).examine(*claim([0.8, 0.6, float("nan"), 0.45, 0.55, -0.1]))
+    assert finding.reached.tolist() == [False, True, False, False, True, False]
+    assert [not bool(e <= 0) for e in finding.excess] == [True, False, True, False, False, True]
+    # What is no image is not shown to the model: the clean one, of class 0, stands in.
+    assert finding.label.tolist() == [0, 1, 0, 0, 1, 0]
+    torch.testing.assert_close(finding.margin[[1, 3]], torch.tensor([-0.2, 0.1]), atol=1e-6, rtol=0)
+
+
+def test_an_examination_of_a_row_does_not_depend_on_the_others() -> None:
+    rows = claim([0.8, 0.6, float("nan"), 0.45, 0.55, 0.51, 0.7])
+    together = judge(Threshold()).examine(*rows)
+    for row in range(7):
+        alone = judge(Threshold()).examine(*(column[row : row + 1] for column in rows))
+        for one, all_rows in zip(alone, together, strict=True):
+            torch.testing.assert_close(one[0], all_rows[row], equal_nan=True, atol=0, rtol=0)

@@ -115,6 +115,16 @@ def test_a_folder_is_a_class_a_sub_folder(tmp_path: Path) -> None:
     assert data.x[1].unique().tolist() == pytest.approx([100 / 255])
 
 
+def test_classes_are_called_by_their_names_where_there_are_any(tmp_path: Path) -> None:
+    for name in ("cat", "ant"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "images" / name / "0.png")
+    spec = _npz(tmp_path, x=np.zeros((2, 1, 4, 4), np.float32), y=np.arange(2))
+    assert load_dataset("fashion_mnist").class_name(9) == "Ankle boot"
+    assert load_dataset(f"folder:{tmp_path / 'images'}").class_name(0) == "ant"
+    assert load_dataset(spec).class_name(1) == "1"
+
+
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     for size in (4, 5):

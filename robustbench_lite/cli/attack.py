@@ -1,0 +1,164 @@
+"""``rbl attack``: craft adversarial examples with one attack, and save them where they can be looked at and verified."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from robustbench_lite.cli import options as opt
+from robustbench_lite.cli import tables
+from robustbench_lite.cli.progress import progress_bar
+from robustbench_lite.errors import UsageError
+
+if TYPE_CHECKING:
+    from robustbench_lite.adversarials import Adversarials
+    from robustbench_lite.report import Report
+
+
+ADVERSARIALS, EXAMPLES = "adversarials.npz", "examples.png"
+
+
+class Saved(NamedTuple):
+    """What was written."""
+
+    adversarials: Path
+    examples: Path | None
+    shown: int
+    """Rows of the sheet."""
+    verify: str
+    """The command that checks it."""
+
+
+def attack(
+    attack: Annotated[list[str] | None, opt.OneAttack] = None,
+    defense: Annotated[list[str] | None, opt.OneDefense] = None,
+    norm: Annotated[str, opt.NormName] = "linf",
+    eps: Annotated[str | None, opt.Eps] = None,
+    targeted: Annotated[str | None, opt.Goal] = None,
+    model: Annotated[str | None, opt.Model] = None,
+    weights: Annotated[Path | None, opt.Weights] = None,
+    allow_code: Annotated[bool, opt.AllowCode] = False,
+    outputs: Annotated[str, opt.Outputs] = "logits",
+    dataset: Annotated[str, opt.DataName] = "fashion_mnist",
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    split: Annotated[str, opt.Split] = "test",
+    limit: Annotated[int | None, opt.Limit] = None,
+    seed: Annotated[int, opt.Seed] = 0,
+    batch_size: Annotated[str, opt.BatchSize] = "auto",
+    device: Annotated[str, opt.Device] = "auto",
+    query_budget: Annotated[int | None, opt.Budget] = None,
+    fresh: Annotated[bool, opt.Fresh] = False,
+    dry_run: Annotated[bool, opt.DryRun] = False,
+    save: Annotated[Path, opt.Save] = Path("rbl-adversarials"),
+    examples: Annotated[int, opt.Examples] = 8,
+    output: Annotated[Path, opt.Output] = Path("rbl-results"),
+    format_name: Annotated[str, opt.TableOrJson] = "table",
+    config: Annotated[Path | None, opt.Config] = None,
+    verbose: Annotated[bool, opt.Verbose] = False,
+    quiet: Annotated[bool, opt.Quiet] = False,
+) -> None:
+    """Craft adversarial examples and save them, with a sheet of pictures. `rbl verify` checks what was saved.
+
+    Interrupted, the same command continues where it was. What an earlier run left in --save is replaced.
+    """
+    tables.check_format(format_name, ("table", "json"))
+    chosen_attack = _one("attack", attack, "pgd")
+    chosen_defense = None if defense is None else _one("defense", defense, "none")
+    if examples < 0:
+        raise UsageError(f"--examples is {examples}; it must be at least 0.")
+    if quiet:
+        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
+    with progress_bar(quiet) as on_progress:
+        from robustbench_lite import evaluation, replay
+        from robustbench_lite.cli import plan
+        from robustbench_lite.records.files import require_writable
+        from robustbench_lite.sources.datasets import load_dataset
+        from robustbench_lite.threat import ThreatModel
+
+        settings = evaluation.Settings(
+            seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
+            fresh=fresh, keep_adversarials=True, outputs=plan.outputs(outputs), on_progress=on_progress,
+        )  # fmt: skip
+        eps = eps or plan.usual_eps(norm, dataset)
+        threat = ThreatModel.parse(norm, eps, targeted)
+        attacks = plan.attacks(chosen_attack, threat, _unheard)
+        data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
+        network = plan.network_from(model, weights, allow_code)
+        subjects = plan.subjects(chosen_defense, data, network, _unheard)
+        work = plan.Plan(subjects, data, attacks, threat, eps)
+        if not dry_run:
+            require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
+            report = evaluation.run(*work[:4], settings, eps_written=eps)
+            crafted = replay.gather(report.cells[0], subjects[0], data, threat, settings)
+            shown = _write(crafted, save, examples, data.class_name)
+    if dry_run:
+        print(tables.planned(plan.dry_run(work, settings), format_name))
+        return
+    told = None if outputs == "logits" else outputs
+    how = {"--model": model, "--weights": weights, "--outputs": told, "--data-dir": data_dir}
+    path = save / ADVERSARIALS
+    saved = Saved(path, save / EXAMPLES if shown else None, shown, _verify_command(path, how, allow_code))
+    print(_json(report, crafted, saved) if format_name == "json" else _table(report, crafted, saved))
+
+
+def _one(kind: str, given: list[str] | None, default: str) -> list[str]:
+    """The one attack or defense of the command line."""
+    given = given or [default]
+    if len(given) > 1 or given[0] == "all":
+        raise UsageError(f"`rbl attack` takes one {kind}, not {' and '.join(given)}: `rbl evaluate` crosses several.")
+    return given
+
+
+def _unheard(note: str) -> None:
+    """Nothing is left out of a list of one."""
+
+
+def _write(crafted: Adversarials, folder: Path, examples: int, class_name: Callable[[int], str]) -> int:
+    """Both files; returns the rows of the sheet."""
+    from robustbench_lite import adversarials, pictures
+
+    adversarials.write(crafted, folder / ADVERSARIALS)
+    (folder / EXAMPLES).unlink(missing_ok=True)  # an earlier sheet would show other images than those beside it
+    return pictures.write_sheet(crafted, folder / EXAMPLES, examples, class_name)
+
+
+def _verify_command(path: Path, how: Mapping[str, object], allow_code: bool) -> str:
+    words = ["rbl", "verify", str(path)]
+    for flag, value in how.items():
+        words += [flag, str(value)] if value is not None else []
+    return shlex.join([*words, "--allow-code"] if allow_code else words)
+
+
+def _median(crafted: Adversarials) -> float | None:
+    return float(crafted.distance.double().quantile(0.5)) if len(crafted) else None
+
+
+def _json(report: Report, crafted: Adversarials, saved: Saved) -> str:
+    """The cell as in `rbl evaluate`, and what was saved."""
+    files = {
+        "adversarials": str(saved.adversarials), "examples": saved.examples and str(saved.examples),
+        "broken": len(crafted), "median_distance": _median(crafted), "verify": saved.verify,
+    }  # fmt: skip
+    return json.dumps(report.to_dict() | {"saved": files}, indent=1, allow_nan=False)
+
+
+def _table(report: Report, crafted: Adversarials, saved: Saved) -> str:
+    from tabulate import tabulate
+
+    (cell,) = report.cells
+    median = _median(crafted)
+    row = {
+        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": tables.threat(cell), "n": f"{cell.n:,}",
+        "right\nbefore": f"{int(cell.clean_correct.sum()):,}", "broken": f"{len(crafted):,}",
+        "median distance\nof the broken": "-" if median is None else f"{median:.4g}",
+    }  # fmt: skip
+    lines = [tabulate([row], headers="keys", disable_numparse=True, colglobalalign="left"), "", *tables.notes(report)]
+    lines.append(f"Adversarials: {saved.adversarials}")
+    if saved.examples is not None:
+        lines.append(f"Examples: {saved.examples} ({saved.shown} of {len(crafted):,})")
+    return "\n".join([*lines, f"Record: {cell.path}", f"Check them: {saved.verify}"])

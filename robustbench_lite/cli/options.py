@@ -1,0 +1,52 @@
+"""The options that several commands share, as typer takes them. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from robustbench_lite.cli.config import read_config
+
+
+def _option(panel: str, *flags: str, text: str, metavar: str = "") -> Any:
+    """An option under the heading ``panel`` of the help."""
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel)
+
+
+_WHAT, _THREAT, _NET, _DATA, _RUN, _OUT = "What is crossed", "Threat model", "Your own network", "Data", "Run", "Output"
+_ONE = "Attack and defense"
+Attack = _option(_WHAT, "--attack", "-a", metavar="SPEC", text="'name key=value ...' or all; repeatable. Default: pgd.")
+Defense = _option(_WHAT, "--defense", "-d", metavar="SPEC", text="'name key=value ...' or all; repeatable. Default: none.")
+OneAttack = _option(_ONE, "--attack", "-a", metavar="SPEC", text="'name key=value ...'. Default: pgd.")
+OneDefense = _option(_ONE, "--defense", "-d", metavar="SPEC", text="'name key=value ...'. Default: none.")
+NormName = _option(_THREAT, "--norm", metavar="NAME", text="linf, l2, l1 or l0.")
+Eps = _option(_THREAT, "--eps", metavar="RADIUS", text="0.1 or 8/255; l0: pixels; or none. Default: linf 0.1, cifar10 8/255.")
+Goal = _option(_THREAT, "--targeted", metavar="RULE", text="random, least_likely or class:K.")
+Model = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...' or file.py:factory.")
+Weights = _option(_NET, "--weights", metavar="FILE", text="Its weights; alone: a network of `rbl train`, with its card.")
+AllowCode = _option(_NET, "--allow-code", text="Let --model run the code of a file.")
+Outputs = _option(_NET, "--outputs", metavar="KIND", text="What it returns: logits or probabilities.")
+SameData = _option(_DATA, "--dataset", metavar="NAME", text="The images that were attacked. Default: as recorded.")
+DataName = _option(_DATA, "--dataset", metavar="NAME", text="fashion_mnist, mnist, cifar10, npz:FILE or folder:DIR.")
+DataDir = _option(_DATA, "--data-dir", metavar="DIR", text="Where torchvision keeps its files.")
+Download = _option(_DATA, "--download", text="Let torchvision fetch what is missing.")
+Split = _option(_DATA, "--split", metavar="NAME", text="test or train.")
+Limit = _option(_DATA, "--limit", metavar="N", text="The first N samples only; marked partial.")
+Seed = _option(_RUN, "--seed", metavar="N", text="All random numbers follow from it.")
+BatchSize = _option(_RUN, "--batch-size", metavar="N", text="Images a model call, or auto; no verdict depends on it.")
+Device = _option(_RUN, "--device", metavar="NAME", text="auto, cpu, cuda or mps.")
+Budget = _option(_RUN, "--query-budget", metavar="N", text="Most model calls a sample, forward and backward.")
+Fresh = _option(_RUN, "--fresh", text="Measure again what is recorded.")
+DryRun = _option(_RUN, "--dry-run", text="Say what would be measured, and stop.")
+Output = _option(_OUT, "--output", metavar="DIR", text="Folder for journal and records.")
+Save = _option(_OUT, "--save", metavar="DIR", text="Folder for adversarials.npz and examples.png.")
+Examples = _option(_OUT, "--examples", metavar="N", text="Most rows of examples.png.")
+Format = _option(_OUT, "--format", metavar="NAME", text="table, json, csv or md.")
+TableOrJson = _option(_OUT, "--format", metavar="NAME", text="table or json.")
+Keep = _option(_OUT, "--keep-adversarials", text="Write the adversarial images too.")
+Config = typer.Option(
+    "--config", metavar="FILE", help="TOML with these names; the command line wins.", is_eager=True, callback=read_config
+)
+Verbose = typer.Option("--verbose", "-v", metavar="", help="Logs, warnings and tracebacks.")
+Quiet = typer.Option("--quiet", "-q", metavar="", help="No progress bar, no notes.")

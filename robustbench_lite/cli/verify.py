@@ -1,0 +1,114 @@
+"""``rbl verify``: replay saved adversarials against the model, and judge each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustbench_lite.cli import options as opt
+from robustbench_lite.cli import tables
+from robustbench_lite.cli.progress import progress_bar
+from robustbench_lite.errors import RobustBenchError
+
+if TYPE_CHECKING:
+    from robustbench_lite.adversarials import Adversarials
+    from robustbench_lite.sources.datasets import Dataset
+    from robustbench_lite.verification import Verification
+
+_ONE_DOES_NOT_HOLD = 1
+_SHOWN = 20
+"""Failures that the table names; JSON has them all."""
+File = typer.Argument(metavar="FILE", show_default=False, help="Of `rbl attack` (.npz), or a record (.json) with its .npz.")
+
+
+def verify(
+    file: Annotated[Path, File],
+    model: Annotated[str | None, opt.Model] = None,
+    weights: Annotated[Path | None, opt.Weights] = None,
+    allow_code: Annotated[bool, opt.AllowCode] = False,
+    outputs: Annotated[str, opt.Outputs] = "logits",
+    dataset: Annotated[str | None, opt.SameData] = None,
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    batch_size: Annotated[str, opt.BatchSize] = "auto",
+    device: Annotated[str, opt.Device] = "auto",
+    format_name: Annotated[str, opt.TableOrJson] = "table",
+    verbose: Annotated[bool, opt.Verbose] = False,
+    quiet: Annotated[bool, opt.Quiet] = False,
+) -> None:
+    """Replay saved adversarials against the model and judge each; exit 1 if one does not hold.
+
+    A bundled network is found by its name. Your own is named as for `rbl evaluate`; its weights must be those attacked.
+    """
+    tables.check_format(format_name, ("table", "json"))
+    if quiet:
+        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
+    with progress_bar(quiet) as on_progress:
+        from robustbench_lite import adversarials, evaluation, origin, verification
+        from robustbench_lite.cli import plan
+
+        settings = evaluation.Settings(batch_size=plan.batch_size(batch_size), device=device, outputs=plan.outputs(outputs))
+        saved = adversarials.read(file)
+        identity = saved.record.identity
+        subject = origin.subject_of(identity, plan.network_from(model, weights, allow_code), allow_code=allow_code)
+        data, notes = _images(saved, dataset, data_dir, download)
+        if not origin.same_structure(identity, subject, settings.outputs):
+            notes.append("The network prints otherwise than the one that was attacked: other code, --outputs or torch.")
+
+        def on_rows(rows: int) -> None:
+            on_progress(evaluation.Progress(0, 1, rows, len(saved), f"verify {identity.attack.name}"))
+
+        threat = origin.threat_of(identity)
+        found = verification.verify(saved, subject, threat, data, settings, on_rows)
+    print(_json(saved, found, notes) if format_name == "json" else _table(saved, found, notes))
+    if found.failures:
+        raise typer.Exit(_ONE_DOES_NOT_HOLD)
+
+
+def _images(saved: Adversarials, spec: str | None, data_dir: Path | None, download: bool) -> tuple[Dataset | None, list[str]]:
+    """The samples that were attacked; without them, why they could not be had."""
+    from robustbench_lite import origin
+
+    try:
+        return origin.images_of(saved.record.identity, spec, data_dir=data_dir, download=download), []
+    except RobustBenchError as error:
+        # What the user named must be there; and without clean images there is nothing to judge.
+        if spec is not None or data_dir is not None or download or saved.context is None:
+            raise
+        return None, [f"The clean images could not be compared with the data set: {error}"]
+
+
+def _json(saved: Adversarials, found: Verification, notes: list[str]) -> str:
+    failures = [{"id": sample, "reasons": reasons} for sample, reasons in found.failures.items()]
+    return json.dumps({
+        "cell_key": saved.record.key, "n": found.n, "held": found.held, "failed": len(failures),
+        "checks": [check._asdict() for check in found.checks], "failures": failures, "notes": notes,
+    }, indent=1)  # fmt: skip
+
+
+def _table(saved: Adversarials, found: Verification, notes: list[str]) -> str:
+    from tabulate import tabulate
+
+    identity = saved.record.identity
+    parts = [f"{identity.attack.label()}\nagainst {identity.model.name} behind {identity.defense.label()}"]
+    if found.checks:
+        rows = [(check.name, check.held, check.failed, check.unchecked) for check in found.checks]
+        parts.append(tabulate(rows, headers=["check", "held", "failed", "not checked"]))
+    failures = [f"sample {sample}: {'; '.join(reasons)}" for sample, reasons in found.failures.items()]
+    if len(failures) > _SHOWN:
+        failures[_SHOWN:] = [f"and {len(failures) - _SHOWN:,} more: --format json names them all"]
+    parts += ["\n".join(failures)] if failures else []
+    parts += ["\n".join(notes)] if notes else []
+    return "\n\n".join([*parts, _conclusion(found)])
+
+
+def _conclusion(found: Verification) -> str:
+    if found.n == 0:
+        return "The attack broke no sample: there is nothing to check."
+    if not found.failures:
+        return f"All {found.n:,} adversarials hold."
+    return f"{len(found.failures):,} of {found.n:,} adversarials do not hold."

@@ -1,0 +1,120 @@
+"""Searches that take turns: each in a thread of its own that waits whenever it asks the model, so that questions can be packed.
+
+Only one thread runs at a time, and the global random generators are that search's own as long as it does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Stopped(Exception):
+    """The search is over: its budget is spent, or it found what it was to find."""
+
+
+class Generators(NamedTuple):
+    """The state of the global generators of torch (CPU), NumPy and Python."""
+
+    torch_state: Tensor
+    numpy_state: Any
+    python_state: Any
+
+    @classmethod
+    def current(cls) -> Generators:
+        return cls(torch.default_generator.get_state(), np.random.get_state(legacy=False), random.getstate())
+
+    def install(self) -> None:
+        torch.default_generator.set_state(self.torch_state)
+        np.random.set_state(self.numpy_state)
+        random.setstate(self.python_state)
+
+
+def seed_generators(words: tuple[int, int]) -> None:
+    """Seed them with 64 bits, in two words; ``torch.manual_seed`` would seed those of the accelerators as well."""
+    torch.default_generator.manual_seed(words[0] << 32 | words[1])
+    np.random.seed(words)
+    random.seed(words[0] << 32 | words[1])
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Put the global generators back as they were, whatever happens inside."""
+    before = Generators.current()
+    try:
+        yield
+    finally:
+        before.install()
+
+
+class Request(NamedTuple):
+    """What a search asks: logits at ``x`` or, with ``weights`` (M, K), the gradient of the logits' weighted sum at ``x``."""
+
+    x: Tensor
+    """Points, (M, C, H, W), on the CPU."""
+    draw: int
+    """Number of the first draw of a random model: a gradient is taken on the draw whose logits the search saw."""
+    weights: Tensor | None = None
+
+
+class Lane:
+    """One search. ``advance`` lets it run until it asks (``request``) or is over (``request`` is None)."""
+
+    def __init__(self, search: Callable[[], None]) -> None:
+        self.request: Request | None = None
+        self.stopped = False
+        self._search, self._generators = search, Generators.current()
+        self._requests: SimpleQueue[Request | BaseException | None] = SimpleQueue()
+        self._replies: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="search", daemon=True)
+        self._thread.start()
+
+    def advance(self, reply: Tensor | None = None) -> None:
+        """Hand over the ``reply`` to the last request and wait for the next; raises what the search raised."""
+        self._generators.install()
+        self._replies.put(reply)
+        try:
+            said = self._requests.get()
+        except BaseException:  # an interrupt: the search must not run on behind the caller's back
+            self.close()
+            raise
+        self._generators = Generators.current()
+        if isinstance(said, BaseException):
+            raise said
+        self.request = said
+
+    def ask(self, request: Request) -> Tensor:
+        """Called by the search: wait for the answer. Raises ``Stopped``, and goes on doing so, when there are no more."""
+        if self.stopped:
+            raise Stopped
+        self._requests.put(request)
+        reply = self._replies.get()
+        if self.stopped or reply is None:
+            raise Stopped
+        return reply
+
+    def close(self) -> None:
+        """End the search where it is, and its thread."""
+        self.stopped, self.request = True, None
+        self._replies.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        said: BaseException | None = None
+        self._replies.get()
+        try:
+            if not self.stopped:
+                self._search()
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 -- raised again where the search is waited for
+            said = error
+        self._requests.put(said)

@@ -1,0 +1,238 @@
+"""Carlini-Wagner: what each row's search does, apart from its neighbours."""
+
+import pytest
+import torch
+from torch import nn
+
+from rbl_attacks.carlini_wagner import CarliniWagner
+from rbl_attacks.carlini_wagner_distance import CarliniWagnerState
+from robustbench_lite.errors import UsageError
+from robustbench_lite.search.attack import Answer
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.losses import margin
+from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.threat import ThreatModel
+
+QUICK = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
+
+
+def linear(classes=4):
+    generator = torch.Generator().manual_seed(classes)
+    layer = nn.Linear(36, classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(classes, 36, generator=generator))
+        layer.bias.copy_(-0.5 * layer.weight.sum(1))
+    return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
+
+
+def images(model, rows=10):
+    x = torch.rand(rows, 1, 6, 6, generator=torch.Generator().manual_seed(2))
+    return x, model(x).argmax(1)
+
+
+def begin(attack, x, y, norm="l2"):
+    index = torch.arange(len(y))
+    return attack.init(x, y, ThreatModel.parse(norm, None), SampleRng.create(0, "test", index))
+
+
+def answered(success, labels, gradient, loss, logits=None):
+    return Answer(success, labels, logits, gradient, lambda: loss)
+
+
+def follow(attack, model, x, y, norm="l2", limit=5000):
+    """Every state on the way, with the margins of the points that were asked."""
+    state, none = begin(attack, x, y, norm), torch.full_like(y, -1)
+    for _ in range(limit):
+        query = attack.ask(state)
+        points = query.points.detach().requires_grad_()
+        logits = model(points)
+        loss = query.loss(logits, y, none)
+        (gradient,) = torch.autograd.grad(loss.sum(), points)
+        logits = logits.detach()
+        gap = margin(logits, y, none)
+        yield state, gap
+        if state.finished.all():
+            return
+        state = attack.tell(state, answered(gap < 0, logits.argmax(1), gradient, loss.detach(), logits))
+    raise AssertionError("The search has no end.")
+
+
+def constants(attack, model, x, y):
+    """The values of c that the first row tries, in order, with its success at each."""
+    tried = []
+    for state, _ in follow(attack, model, x, y):
+        if state.finished[0]:
+            return tried
+        if state.step[0] == 0:
+            tried.append([float(state.const[0]), False])
+        tried[-1][1] |= bool(state.hit[0])
+    raise AssertionError
+
+
+def found(attack, model, x, y, target, norm="l2"):
+    outcomes = list(Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None)).search(
+        Task(x, y, target, torch.arange(len(y)))
+    ))  # fmt: skip
+    whole = outcomes[0]
+    for outcome in outcomes[1:]:
+        whole = whole.append(outcome)
+    return whole.select(whole.position.argsort())
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_pixels_at_exactly_0_and_1_can_move(norm):
+    model = linear()
+    x = (torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    y = model(x).argmax(1)
+    result = found(CarliniWagner(**{**QUICK, "steps": 200}), model, x, y, torch.full_like(y, -1), norm)
+    assert result.found.all()
+    assert ((result.x_adv - x).abs().flatten(1).amax(1) > 0.005).all()
+
+
+def test_black_and_white_pixels_get_the_time_to_leave_the_ends_of_the_tanh():
+    model = linear()
+    x = (torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    y = model(x).argmax(1)
+    # Steps of 0.01 need about 300 to move such a pixel visibly; the loss is looked at every 60.
+    attack = CarliniWagner(steps=600, search_steps=2, initial_const=10.0)
+    assert found(attack, model, x, y, torch.full_like(y, -1)).found.all()
+
+
+def test_a_run_of_too_small_a_c_is_given_up_early_even_though_it_hardly_moves():
+    model = linear()
+    x, y = images(model)
+    attack = CarliniWagner(steps=200, search_steps=1, initial_const=1e-3)
+    result = found(attack, model, x, y, torch.full_like(y, -1))
+    assert (result.backward[~result.found] < attack.steps).all()
+    assert not result.found.all()
+
+
+def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image():
+    model = linear()
+    x, y = images(model)
+    for norm in ("l2", "linf"):
+        success = torch.zeros(len(y), dtype=torch.bool)
+        for state, gap in follow(CarliniWagner(**QUICK), model, x, y, norm):
+            begins = (state.step == 0) & ~state.finished
+            at_image = (state.x_adv - x).abs().flatten(1).amax(1) < 1e-5
+            assert (at_image | ~begins).all() if norm == "l2" else (gap[begins & success] <= 1e-5).all()
+            success |= state.high.isfinite()
+
+
+def test_the_search_starts_at_the_image():
+    model = linear()
+    x, y = images(model)
+    assert torch.allclose(begin(CarliniWagner(), x, y).x_adv, x, atol=1e-5)
+
+
+def test_c_grows_tenfold_until_the_first_success_and_is_then_bisected():
+    model = linear()
+    x, y = images(model, rows=4)
+    attack = CarliniWagner(steps=100, search_steps=7, initial_const=1e-4, learning_rate=0.05, abort_early=False)
+    for row in range(len(y)):
+        tried = constants(attack, model, x[row : row + 1], y[row : row + 1])
+        assert len(tried) == 7
+        low, high = 0.0, float("inf")
+        for (const, hit), (following, _) in zip(tried, [*tried[1:], (None, None)], strict=True):
+            low, high = (low, const) if hit else (const, high)
+            expected = (low + high) / 2 if high < float("inf") else 10 * const
+            assert following is None or following == pytest.approx(expected)
+        assert high < float("inf")
+
+
+def test_the_constants_of_a_row_do_not_depend_on_its_neighbours():
+    model = linear()
+    x, y = images(model)
+    attack = CarliniWagner(**QUICK)
+    alone, together = constants(attack, model, x[:1], y[:1]), constants(attack, model, x, y)
+    assert alone == together
+
+
+def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early():
+    model = linear()
+    x, y = images(model, rows=4)
+    gradient = torch.zeros_like(x)
+    for abort_early, expected in ((True, [21, 42]), (False, [100, 200])):
+        attack = CarliniWagner(steps=100, search_steps=2, abort_early=abort_early)
+        state, ends = begin(attack, x, y), []
+        # The loss stands still: it is looked at every ten steps, and the second look ends the run.
+        for step in range(1, 300):
+            state = attack.tell(state, answered(torch.zeros(4, dtype=torch.bool), y, gradient, torch.full((4,), -1.0)))
+            if (state.step == 0).all():
+                ends.append(step)
+            if state.finished.all():
+                break
+        assert ends == ([11, 22] if abort_early else expected)
+
+
+def test_confidence_counts_a_run_as_a_success_only_at_that_margin():
+    model = linear()
+    x, y = images(model)
+    attack = CarliniWagner(**QUICK, confidence=2.0)
+    best, before = torch.full((len(y),), float("inf")), None
+    for state, gap in follow(attack, model, x, y):
+        if before is not None:
+            fresh = state.step > 0  # runs that go on
+            assert (best[state.hit & fresh] <= -2.0 + 1e-5).all()
+            assert (best[~state.hit & fresh] > -2.0 - 1e-5).all()
+        best = torch.where(state.step == 0, gap, torch.minimum(best, gap))
+        before = state
+    wide = found(attack, model, x, y, torch.full_like(y, -1))
+    assert wide.found.all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_targeted_search_reaches_its_class(norm):
+    model = linear()
+    x, y = images(model)
+    target = (y + 1) % 4
+    result = found(CarliniWagner(**{**QUICK, "steps": 200}), model, x, y, target, norm)
+    assert result.found.all()
+    assert torch.equal(model(result.x_adv).argmax(1), target)
+
+
+def test_a_row_that_finds_nothing_returns_its_clean_image():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
+    model[1].weight.zero_()
+    model[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    x, y = images(model, rows=3)
+    for norm in ("l2", "linf"):
+        result = found(CarliniWagner(**QUICK), model, x, y, torch.full_like(y, -1), norm)
+        assert not result.found.any()
+        assert torch.equal(result.x_adv, x)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_to_one(norm):
+    model = linear()
+    x = images(model)[0].round()  # black and white: Linf runs of any length
+    y = model(x).argmax(1)
+    attack = CarliniWagner(**{**QUICK, "steps": 200})
+    result = found(attack, model, x, y, torch.full_like(y, -1), norm)
+    assert (result.backward <= attack.steps * attack.search_steps).all()
+    on_the_way = [(attack.progress(state), ~state.finished) for state, _ in follow(attack, model, x, y, norm)]
+    shares, live = (torch.stack(column) for column in zip(*on_the_way, strict=True))
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert (shares.diff(dim=0)[live[:-1]] >= 0).all()
+
+
+def test_linf_lowers_tau_at_each_success_only():
+    model = linear()
+    x, y = images(model)
+    before: CarliniWagnerState | None = None
+    for state, _ in follow(CarliniWagner(**QUICK), model, x, y, "linf"):
+        if before is not None:
+            lower = (state.tau < before.tau) & ~before.finished
+            assert (state.high[lower] < before.high[lower]).all()
+            assert (state.high[lower] <= before.tau[lower]).all()
+        before = state
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"search_steps": 0}, {"initial_const": 0}, {"learning_rate": 0}, {"confidence": -1}]
+)
+def test_senseless_parameters_are_refused(wrong):
+    with pytest.raises(UsageError, match="carlini_wagner needs"):
+        CarliniWagner(**wrong)
