@@ -9,8 +9,10 @@ writes the same. Peers: ``pip install robustbench_lite[peers]``. ``--against pla
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
+import math
 import resource
 import statistics
 import sys
@@ -27,9 +29,10 @@ from torch.nn import functional as F
 
 from robustbench_lite import registry
 from robustbench_lite.diagnosis import prepare
+from robustbench_lite.search.attack import Attack, UniversalAttack
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.judge import Judge
 from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import load_dataset
@@ -98,6 +101,8 @@ def ours(options: argparse.Namespace) -> Runner:
         params |= {"search_steps": options.search_steps}
     elif options.attack == "carlini_wagner":
         params |= {"search_steps": options.search_steps, "learning_rate": options.step_size}
+    elif options.attack == "patch":
+        params |= {"draws": 1, "fit_batch": options.fit_batch, "learning_rate": options.step_size}
     attack = registry.load("attack", options.attack)(**params)
     threat = ThreatModel.parse(options.norm, options.eps)
 
@@ -105,7 +110,7 @@ def ours(options: argparse.Namespace) -> Runner:
         model = as_evaluated(model)
         passes, index = Passes(DefendedModel(model), options.batch_size), torch.arange(len(y))
         none, x_adv = torch.full_like(y, -1), x.clone()
-        engine = Engine(attack, passes, threat, seed=options.seed, device=x.device)
+        engine = Engine(ready(attack, passes, threat, options), passes, threat, seed=options.seed, device=x.device)
         judge = Judge(passes, threat, attack.name, x.device)
         for rows in engine.search(Task(x, y, none, index)):
             at = rows.position[rows.found]
@@ -114,6 +119,24 @@ def ours(options: argparse.Namespace) -> Runner:
         return x_adv
 
     return run
+
+
+def ready(attack: Attack, passes: Passes, threat: ThreatModel, options: argparse.Namespace) -> Attack:
+    """A universal attack fitted to the training images; any other as it is."""
+    if not isinstance(attack, UniversalAttack):
+        return attack
+    x, y = training_images(passes.model.module, options)
+    zeros = torch.zeros_like(y)
+    *_, last = attack.fit(passes, Points(x, y, zeros - 1, torch.arange(len(y), device=y.device), zeros), threat, options.seed)
+    return dataclasses.replace(attack, perturbation=last.perturbation)
+
+
+def training_images(model: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Those of the training images that the model classifies correctly."""
+    data = load_dataset(options.dataset, split="train", data_dir=options.data_dir)
+    x, y = data.x.to(options.device), data.y.to(options.device)
+    keep = ~broken(model, x, y)
+    return x[keep], y[keep]
 
 
 def plain(options: argparse.Namespace) -> Runner:
@@ -208,12 +231,29 @@ def art(options: argparse.Namespace) -> Runner:
             # Image by image: of a batch of several it moves the first one only.
             run_one = attack.generate
             attack.generate = lambda x, y: np.concatenate([run_one(a[None], b[None]) for a, b in zip(x, y, strict=True)])
+        elif options.attack == "patch":
+            return art_patch(wrapped, model, x, classes, options)
         else:
             sys.exit(f"Nothing is set up for ART's {options.attack}: leave it out of --against.")
         x_adv = attack.generate(x.cpu().numpy(), F.one_hot(y, classes).cpu().numpy())
         return torch.as_tensor(x_adv).to(x)
 
     return run
+
+
+def art_patch(wrapped: object, model: nn.Module, x: Tensor, classes: int, options: argparse.Namespace) -> Tensor:
+    """Fitted for at least as many steps (its epochs are whole ones), and scored at one placement of each image."""
+    from art.attacks.evasion import AdversarialPatchPyTorch
+
+    side, (train, y) = min(x.shape[2:]), training_images(model, options)
+    scale = (4 * options.eps / math.pi) ** 0.5 / side
+    attack = AdversarialPatchPyTorch(
+        wrapped, rotation_max=22.5, scale_min=scale, scale_max=scale, learning_rate=options.step_size,
+        batch_size=options.fit_batch, max_iter=math.ceil(options.steps / math.ceil(len(y) / options.fit_batch)),
+        patch_shape=(x.shape[1], side, side), patch_type="circle", targeted=False, verbose=False,
+    )  # fmt: skip
+    attack.generate(train.cpu().numpy(), F.one_hot(y, classes).float().cpu().numpy())
+    return torch.as_tensor(attack.apply_patch(x.cpu().numpy(), scale=scale)).to(x)
 
 
 def adv_lib(options: argparse.Namespace) -> Runner:
@@ -268,7 +308,8 @@ def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
         counter = Counter(model).eval()
         one.note(model, one.run(counter, x, y), x, y, options.norm)
         one.evaluations = counter.rows / len(y)
-    for options.seed in range(1, options.repeats + 1):
+    for repeat in range(1, options.repeats + 1):
+        options.seed = repeat
         for one in contestants:
             torch.manual_seed(options.seed)  # the peers draw from the global generator
             start = time.perf_counter()
@@ -307,18 +348,23 @@ def peak_memory(device: torch.device) -> float:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attack", choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo", "carlini_wagner"], default="pgd")
+    parser.add_argument(
+        "--attack", choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo", "carlini_wagner", "patch"], default="pgd"
+    )
     parser.add_argument("--against", nargs="+", choices=sorted(PEERS), default=["foolbox", "torchattacks"])
     parser.add_argument("--model", default="none", help="defense whose bundled reference network is attacked")
     parser.add_argument("--weights", type=Path, help="a network that rbl train wrote, instead of a bundled one")
     parser.add_argument("--dataset", default="fashion_mnist")
     parser.add_argument("--data-dir", type=Path, help="where data sets lie that are not bundled")
-    parser.add_argument("--norm", choices=["linf", "l2", "l1", "l0"], help="linf; l2 for boundary, zoo, C&W; l0 for one_pixel")
+    parser.add_argument(
+        "--norm", choices=["linf", "l2", "l1", "l0"], help="linf; l2 for boundary, zoo, C&W; l0: one_pixel, patch"
+    )
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--step-size", type=float, default=0.01)
     parser.add_argument("--population", type=int, default=400, help="one_pixel; --steps are its generations, --eps its pixels")
     parser.add_argument("--search", choices=["evolution", "exhaustive"], default="evolution", help="one_pixel, ours")
+    parser.add_argument("--fit-batch", type=int, default=64, help="patch: training images a step; --eps are its pixels")
     parser.add_argument("--search-steps", type=int, default=9, help="zoo, carlini_wagner: values of c")
     parser.add_argument("--art-batch-size", type=int, default=1, help="zoo: 1 is ART's default, 256 packs a step in one call")
     parser.add_argument("--images", type=int, default=1000)
@@ -328,9 +374,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments, argparse.Namespace(seed=0))
-    options.norm = options.norm or {"boundary": "l2", "zoo": "l2", "carlini_wagner": "l2", "one_pixel": "l0"}.get(
-        options.attack, "linf"
-    )
+    usual = {"boundary": "l2", "zoo": "l2", "carlini_wagner": "l2", "one_pixel": "l0", "patch": "l0"}
+    options.norm = options.norm or usual.get(options.attack, "linf")
     if options.attack in ("boundary", "zoo", "carlini_wagner"):
         options.eps = None
     return options

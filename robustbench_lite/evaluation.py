@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,32 +17,23 @@ from robustbench_lite import inputs
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, diagnose, prepare
 from robustbench_lite.errors import CellError, ModelError, RecordError, UnknownNameError, UsageError
+from robustbench_lite.fitting import check_fit_data, fitted, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, Measured, clean_logits, measure
-from robustbench_lite.records.cell import DataId, Identity, ModelId, ThreatId, make_record, ranges, read_record, write_record
+from robustbench_lite.progress import Progress, Teller
+from robustbench_lite.records.cell import Identity, ModelId, ThreatId, make_record, read_record, write_record
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import Journal, open_journal
 from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.report import Cell, Report
-from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.attack import Attack, UniversalAttack
+from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import Norm, ThreatModel
-
-
-class Progress(NamedTuple):
-    """What ``on_progress`` hears, a few times a second."""
-
-    cell: int
-    """Number of the cell in work, from 0."""
-    cells: int
-    rows: float
-    """Samples' worth of work done in it."""
-    of: int
-    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +67,7 @@ def evaluate(
     norm: str | Norm = "linf",
     eps: float | str | None = None,
     targeted: object = None,
+    fit_data: tuple[Any, Any] | Dataset | None = None,
     ids: Any = None,
     name: str | None = None,
     **settings: Any,
@@ -91,6 +84,8 @@ def evaluate(
         eps: radius in input units, a number or text such as ``"8/255"``; for L0 a number of pixels. ``None`` asks
             minimal-distance attacks for the nearest adversarial, whatever its distance.
         targeted: ``None``, ``"random"`` (or True), ``"least_likely"`` or ``"class:K"``.
+        fit_data: training images that universal attacks, such as ``patch``, are fitted on, as ``data``; for the bundled images
+            ``None`` takes the bundled training images.
         ids: data-set indices of the samples, (N,); they key the random numbers, so a shard of a data set gets the numbers that
             the whole would give it. Default 0 .. N - 1.
         name: what the model is called in tables and records.
@@ -111,7 +106,13 @@ def evaluate(
     dataset = inputs.dataset_from(data, ids)
     chosen = [inputs.attack_from(item) for item in inputs.listed(attacks)]
     subjects = [inputs.subject_from(item, model, name, dataset) for item in inputs.listed(defenses)]
-    return run(subjects, dataset, chosen, threat, options, eps_written=None if eps is None else str(eps))
+    images = None if fit_data is None else inputs.dataset_from(fit_data)
+    if images is not None and not isinstance(fit_data, Dataset):
+        images = dataclasses.replace(images, split="fit")
+    if data is None and images is None and any(map(needs_fit, chosen)):
+        images = load_dataset(dataset.name, split="train")
+    eps_written = None if eps is None else str(eps)
+    return run(subjects, dataset, chosen, threat, options, eps_written=eps_written, fit_data=images)
 
 
 def run(
@@ -122,10 +123,13 @@ def run(
     options: Settings,
     *,
     eps_written: str | None = None,
+    fit_data: Dataset | None = None,
 ) -> Report:
     """Measure every subject under every attack. All input is checked before the first cell starts."""
     for attack in attacks:
         inputs.check_fit(attack, threat)
+        if needs_fit(attack):
+            check_fit_data(attack, fit_data, data)
     data = inputs.applicable(data, threat)
     device = inputs.pick_device(options.device)
     batch_size = inputs.pick_batch_size(options.batch_size, data, device)
@@ -142,20 +146,26 @@ def run(
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
             for attack in attacks:
-                identity = identify(subject, attack, threat, data, options, eps_written)
+                identity = identify(subject, attack, threat, data, options, eps_written, fit_data)
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device,
                     query_budget=options.query_budget, keep_adversarials=options.keep_adversarials,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
-                tell = _teller(options, len(cells), len(subjects) * len(attacks), len(data), label)
-                cells.append(_cell(subject, identity, job, options, folder, journal, tell))
+                tell = Teller(options.on_progress, len(cells), len(subjects) * len(attacks), len(data), label)
+                cells.append(_cell(subject, identity, job, options, folder, journal, tell, fit_data))
     return Report(cells)
 
 
 def identify(
-    subject: Subject, attack: Attack, threat: ThreatModel, data: Dataset, options: Settings, eps_written: str | None = None
+    subject: Subject,
+    attack: Attack,
+    threat: ThreatModel,
+    data: Dataset,
+    options: Settings,
+    eps_written: str | None = None,
+    fit_data: Dataset | None = None,
 ) -> Identity:
     """Everything that decides the outcome of a cell."""
     return Identity(
@@ -163,9 +173,10 @@ def identify(
         defense=inputs.plugin_id("defense", subject.defense),
         attack=inputs.plugin_id("attack", attack),
         threat=ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec()),
-        data=DataId(name=data.name, split=data.split, fingerprint=data.fingerprint, id_ranges=ranges(data.ids.numpy())),
+        data=inputs.data_id(data),
         seed=options.seed,
         query_budget=options.query_budget,
+        fit_data=inputs.data_id(fit_data) if fit_data is not None and needs_fit(attack) else None,
     )
 
 
@@ -185,13 +196,6 @@ def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Te
     return threat.goal.targets(logits, data.y, uniform)
 
 
-def _teller(options: Settings, cell: int, cells: int, of: int, label: str) -> Callable[[float], None]:
-    listener = options.on_progress
-    if listener is None:
-        return lambda rows: None
-    return lambda rows: listener(Progress(cell, cells, rows, of, label))
-
-
 def _cell(
     subject: Subject,
     identity: Identity,
@@ -199,25 +203,36 @@ def _cell(
     options: Settings,
     folder: Path | None,
     journal: Journal,
-    tell: Callable[[float], None],
+    tell: Teller,
+    fit_data: Dataset | None,
 ) -> Cell:
     """The cell of ``job``: read from its record when there is one, else measured and written down."""
     path = None if folder is None else folder / "cells" / f"{job.key}.json"
     images = None if path is None else path.with_suffix(".npz")
+    fit = None if folder is None or not needs_fit(job.attack) else folder / "fits" / f"{job.key}.safetensors"
+    needed = [file for file in (images, fit) if file is not None] if job.keep_adversarials else []
     status = "partial" if job.data.partial else "complete"
     cell = Cell(
         identity=identity, model=subject.name, defense=subject.label, attack=inputs.short_label("attack", job.attack),
-        status=status, n=len(job.data), path=path,
+        status=status, n=len(job.data), path=path, forwards_per_point=Passes(job.model, 1).forwards_per_point,
     )  # fmt: skip
     if options.fresh:
         journal.forget(job.key)
-    elif path is not None and path.exists() and (not job.keep_adversarials or (images is not None and images.exists())):
+        if fit is not None:
+            fit.unlink(missing_ok=True)
+    elif path is not None and path.exists() and all(file.exists() for file in needed):
         record, arrays = read_record(path)
-        tell(len(job.data))
+        tell.rows(len(job.data))
+        if needed:
+            cell = dataclasses.replace(cell, perturbation=_perturbation(fitted(job, fit_data, fit)))
         x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
         return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     try:
-        measured = measure(job, journal, tell)
+        attack, started = job.attack, time.perf_counter()
+        job = fitted(job, fit_data, fit, tell.steps)
+        if needs_fit(attack):
+            journal.add(job.key, [], time.perf_counter() - started)
+        measured = measure(job, journal, tell.rows)
     except (CellError, ModelError) as error:
         if options.on_error == "raise":
             raise
@@ -236,7 +251,14 @@ def _cell(
             write_images(images, measured.arrays.broken, measured.x_adv.numpy())
         write_record(record, path)
         journal.forget(job.key)
+    cell = dataclasses.replace(cell, perturbation=_perturbation(job))
     return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
+
+
+def _perturbation(job: Job) -> Tensor | None:
+    """What the attack of ``job`` was fitted to, on the CPU."""
+    fit = job.attack.perturbation if isinstance(job.attack, UniversalAttack) else None
+    return None if fit is None else fit.cpu()
 
 
 def _flags(job: Job, measured: Measured) -> list[str]:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from robustbench_lite.defense import Defense
-from robustbench_lite.evaluation import Progress, Settings, run
+from robustbench_lite.evaluation import Settings, run
 from robustbench_lite.inputs import Subject, short_label
+from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import Card, weights_hash
@@ -40,7 +41,7 @@ def examine(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
     settings = Settings(seed=recipe.seed, device=str(device), on_progress=on_progress)
-    cell = run([subject], test, [attack], threat, settings).cells[0]
+    cell = run([subject], test, [attack], threat, settings, fit_data=data).cells[0]
     return Card(
         dataset=data.name,
         split=f"{data.split}[:{len(data)}]" if data.partial else data.split,

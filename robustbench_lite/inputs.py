@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import DataError, UnknownNameError, UsageError
-from robustbench_lite.records.cell import PluginId
+from robustbench_lite.records.cell import DataId, PluginId, ranges
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset
 from robustbench_lite.sources.models import reference_model
@@ -96,6 +96,7 @@ def check_fit(attack: Attack, threat: ThreatModel) -> None:
         raise UsageError(f"{name} searches inside a ball and needs its radius: give eps, for example --eps 0.1 or eps='8/255'.")
     if not attack.targeted and not isinstance(threat.goal, Untargeted):
         raise UsageError(f"{name} has no targeted mode: leave out --targeted, or use an attack that has one, such as pgd.")
+    attack.check(threat)
 
 
 def applicable(data: Dataset, threat: ThreatModel) -> Dataset:
@@ -144,8 +145,13 @@ def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:
     return PluginId(name=registered_name(kind, plugin), version=type(plugin).version, parameters=values)
 
 
+def data_id(data: Dataset) -> DataId:
+    """What identifies images in a cell's key."""
+    return DataId(name=data.name, split=data.split, fingerprint=data.fingerprint, id_ranges=ranges(data.ids.numpy()))
+
+
 def short_label(kind: registry.Kind, plugin: Any) -> str:
     """The name with the hyper-parameters that are not at their default: ``pgd steps=10``."""
-    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    fields = registry.hyperparameters(plugin)
     changed = [f"{f.name}={getattr(plugin, f.name)}" for f in fields if getattr(plugin, f.name) != f.default]
     return " ".join([registered_name(kind, plugin), *changed])

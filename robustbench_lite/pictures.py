@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robustbench_lite.adversarials import Adversarials, Context
 from robustbench_lite.records.files import write_bytes
@@ -20,6 +22,8 @@ _GREY = 0.5
 """What a difference of 0 looks like."""
 _CELL, _MARGIN = 1.6, 0.7
 """Inches: one image with its label, and the heading."""
+_PICTURE = 256
+"""Pixels that a picture of a perturbation is wide or high, at least."""
 
 
 def write_sheet(saved: Adversarials, path: Path, rows: int, class_name: Callable[[int], str] = str) -> int:
@@ -44,6 +48,22 @@ def write_sheet(saved: Adversarials, path: Path, rows: int, class_name: Callable
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
     return shown
+
+
+def write_picture(picture: Tensor, path: Path) -> None:
+    """Write (C, H, W) in [0, 1] as PNG, enlarged; with 2 or 4 channels the last says how opaque it is."""
+    from PIL import Image
+
+    channels = len(picture)
+    shown = picture if channels <= 4 else picture.mean(0, keepdim=True)
+    values = (shown.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    image = Image.fromarray(
+        values.squeeze(2) if len(shown) == 1 else values, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(shown)]
+    )
+    factor = max(1, -(-_PICTURE // max(image.size)))
+    buffer = io.BytesIO()
+    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(buffer, format="png")
+    write_bytes(path, buffer.getvalue())
 
 
 def difference(x_adv: NDArray[np.float32], x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:

@@ -142,6 +142,9 @@ def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what:
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+    if dataclasses.is_dataclass(factory):
+        hyper = {field.name for field in hyperparameters(factory)}
+        known = {name: parameter for name, parameter in known.items() if name in hyper}
     hints = typing.get_type_hints(factory if not inspect.isclass(factory) else _annotated(factory))
     values: dict[str, Any] = {}
     for key, value in params.items():
@@ -197,6 +200,10 @@ def parse_number(text: str | float, what: str = "eps") -> float:
 
 def parameters(plugin: Any) -> dict[str, Any]:
     """The hyper-parameters of a plug-in object as plain values: what goes into a cell's key."""
-    if not dataclasses.is_dataclass(plugin):
-        return {}
-    return {f.name: getattr(plugin, f.name) for f in dataclasses.fields(plugin)}
+    return {f.name: getattr(plugin, f.name) for f in hyperparameters(plugin)}
+
+
+def hyperparameters(plugin: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a plug-in, or of its class, that a user sets; ``metadata={"hyperparameter": False}`` marks the others."""
+    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    return [field for field in fields if field.metadata.get("hyperparameter", True)]

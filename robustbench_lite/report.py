@@ -38,6 +38,10 @@ class Cell:
     """Where the record was written, if it was."""
     x_adv: Tensor | None = None
     """(N, C, H, W) with ``keep_adversarials``; the clean image where none was found."""
+    perturbation: Tensor | None = None
+    """What a universal attack was fitted to."""
+    forwards_per_point: int = 1
+    """Model calls that one point costs: the draws of a random model."""
     cached: bool = False
     """Read from an earlier run's record."""
     error: str | None = None

@@ -5,7 +5,6 @@ python scripts/make_catalogues.py
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from pathlib import Path
 
@@ -17,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def _defaults(plugin: type) -> str:
-    return ", ".join(f"`{f.name}={f.default}`" for f in dataclasses.fields(plugin)) or "-"
+    return ", ".join(f"`{f.name}={f.default}`" for f in registry.hyperparameters(plugin)) or "-"
 
 
 def _summary(plugin: type) -> str:

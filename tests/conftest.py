@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: as many processes as cores leave each of them one thread
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
+
+settings.register_profile("whole", deadline=None)  # no test is about time
+settings.load_profile("whole")
 
 
 def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Tensor:

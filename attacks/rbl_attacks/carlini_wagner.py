@@ -23,7 +23,7 @@ DECAY, DECAY_SQUARE, TINY = 0.9, 0.999, 1e-8
 PROGRESS = 0.9999
 """A run goes on while its loss falls below this share within a tenth of it."""
 MOVED = 1e-4
-"""A row whose pixels have all changed by less is still leaving the ends of the tanh: its loss cannot tell yet."""
+"""A row that has moved by less, in the norm, is still leaving the ends of the tanh: its loss cannot tell yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class CarliniWagner(Attack):
         confidence: margin of the wrong class at which the search counts a run as a success. It steers the search only: what
             is kept is the nearest adversarial on the way, however narrow.
         abort_early: end a run whose loss has not fallen by 0.01 % within a tenth of ``steps``. Deviations, as a row has no
-            neighbours to keep it going: in L2 only before the first success, and never before the row has moved visibly.
+            neighbours to keep it going: in L2 only before the first success, and never before the row has moved.
     """
 
     name: ClassVar[str] = "carlini_wagner"
@@ -70,8 +70,8 @@ class CarliniWagner(Attack):
         zeros, zero, blank = torch.zeros_like(y), torch.zeros(len(x), device=x.device), torch.zeros_like(x)
         w = _variable(x)
         return CarliniWagnerState(
-            finished=zeros.bool(), x=x, x_adv=_image(w), w=w, start=w, mean=blank, square=blank, step=zeros, spent=zeros,
-            const=zero + self.initial_const, known=zero + self.initial_const, tau=zero + 1, low=zero,
+            finished=zeros.bool(), x=x, x_adv=_image(w), w=w, start=w.clone(), mean=blank, square=blank.clone(), step=zeros,
+            spent=zeros, const=zero + self.initial_const, known=zero + self.initial_const, tau=zero + 1, low=zero,
             high=zero + float("inf"), hit=zeros.bool(), checked=zero + float("inf"), distance=DISTANCES[threat.norm.name],
         )  # fmt: skip
 
@@ -81,18 +81,18 @@ class CarliniWagner(Attack):
     def tell(self, state: CarliniWagnerState, answer: Answer) -> CarliniWagnerState:
         delta = state.x_adv - state.x
         shortfall = -answer.need_loss()  # f of the paper, (B,)
-        # Black and white pixels take a while to leave their ends of the tanh: a row that has not moved yet is not stuck.
-        moved = delta.abs().flatten(1).amax(1) > MOVED
-        value, slope = state.distance.term(delta, state.tau)
+        value, slope, size = state.distance.term(delta, state.tau)
         hit = state.hit | (answer.success & (shortfall == 0) & (value <= state.distance.hit_value))
         loss = value + state.const * shortfall
         due = state.step % max(1, self.steps // 10) == 0
-        # Once some c of L2 has succeeded, a run cut short would count its c as too small and end farther away.
-        may_abort = moved & (state.high.isinf() | state.distance.ends_on_hit) & self.abort_early
+        # Black and white pixels take a while to leave their ends of the tanh: a row that has not moved yet is not stuck.
+        # Once some c of L2 has succeeded, a run cut short would count its c as too small, or end farther away.
+        nothing_yet = (state.high.isinf() & ~hit) | state.distance.ends_on_hit
+        may_abort = (size > MOVED) & nothing_yet & self.abort_early
         stalled = due & (loss > PROGRESS * state.checked) & may_abort
         last = (state.step + 1 >= self.steps) | (state.spent + state.step + 1 >= self.search_steps * self.steps)
         over = stalled | last | (hit & state.distance.ends_on_hit)
-        slope = torch.addcmul(slope, per_row(state.const, slope), answer.need_gradient(), value=-1)
+        slope.addcmul_(per_row(state.const, slope), answer.need_gradient(), value=-1)
         state = state.replace(hit=hit, step=state.step + 1, checked=torch.where(due, loss, state.checked))
         if over.device.type == "cpu" and not bool(over.any()):  # here looking costs nothing, and most steps end no run
             return self._adam(state, slope)
@@ -104,16 +104,19 @@ class CarliniWagner(Attack):
         return -(margin(logits, y, target) + self.confidence).clamp_min(0)
 
     def _adam(self, s: CarliniWagnerState, slope: Tensor) -> CarliniWagnerState:
-        """One step down ``slope``, the gradient by the image, each row with the bias correction of its own step."""
-        slope *= torch.addcmul(s.x_adv, s.x_adv, s.x_adv, value=-1).mul_(2)  # dx/dw = (1 - tanh(w)^2) / 2 = 2 x (1 - x)
-        mean = torch.lerp(s.mean, slope, 1 - DECAY)
-        square = (s.square * DECAY_SQUARE).addcmul_(slope, slope, value=1 - DECAY_SQUARE)
+        """One step down ``slope``, the gradient by the image, each row with the bias correction of its own step.
+
+        In place on ``slope``, w and the moments: on a CPU memory that is asked for anew costs more than the arithmetic.
+        """
+        scratch = torch.addcmul(s.x_adv, s.x_adv, s.x_adv, value=-1)
+        slope.mul_(scratch).mul_(2)  # dx/dw = (1 - tanh(w)^2) / 2 = 2 x (1 - x)
+        mean = s.mean.lerp_(slope, 1 - DECAY)
+        square = s.square.mul_(DECAY_SQUARE).addcmul_(slope, slope, value=1 - DECAY_SQUARE)
         unbias = (1 - DECAY_SQUARE**s.step).sqrt()  # (B,)
         rate = self.learning_rate * unbias / (1 - DECAY**s.step)
-        # Both divided by the rate, a number a row, while there is only one tensor of the image's size to do it to.
-        size = torch.addcmul(per_row(TINY * unbias / rate, slope), square.sqrt(), per_row(1 / rate, slope))
-        w = torch.addcdiv(s.w, mean, size, value=-1)
-        return s.replace(mean=mean, square=square, w=w, x_adv=_image(w))
+        size = torch.sqrt(square, out=scratch).add_(per_row(TINY * unbias, slope)).div_(per_row(rate, slope))
+        w = s.w.addcdiv_(mean, size, value=-1)
+        return s.replace(x_adv=_image(w))
 
     def _start_run(self, s: CarliniWagnerState, over: Tensor) -> CarliniWagnerState:
         """Fresh moments, back to the starting point, for rows whose run is ``over``."""

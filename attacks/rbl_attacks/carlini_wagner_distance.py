@@ -41,6 +41,7 @@ class CarliniWagnerState(State):
 class Term(NamedTuple):
     value: Tensor  # (B,)
     gradient: Tensor  # by delta, (B, C, H, W)
+    size: Tensor  # of delta in the norm, (B,)
 
 
 class Distance(ABC):
@@ -51,7 +52,7 @@ class Distance(ABC):
 
     @abstractmethod
     def term(self, delta: Tensor, tau: Tensor) -> Term:
-        """The distance term of each row."""
+        """The distance term of each row. May reuse the memory of ``delta`` (B, C, H, W), which the caller gives away."""
 
     @abstractmethod
     def next_run(self, s: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
@@ -65,7 +66,8 @@ class SquaredL2(Distance):
 
     def term(self, delta: Tensor, tau: Tensor) -> Term:
         flat = delta.flatten(1)
-        return Term(torch.linalg.vecdot(flat, flat), 2 * delta)
+        value = torch.linalg.vecdot(flat, flat)
+        return Term(value, delta.mul_(2), value.sqrt())
 
     def next_run(self, s: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
         high = torch.where(over & s.hit, s.const, s.high)
@@ -84,8 +86,9 @@ class ExcessLinf(Distance):
     ends_on_hit, hit_value = True, 0.0
 
     def term(self, delta: Tensor, tau: Tensor) -> Term:
-        excess = (delta.abs() - per_row(tau, delta)).clamp_min_(0)
-        return Term(excess.flatten(1).sum(1), delta.sign() * excess.sign())
+        change = delta.abs()
+        excess = (change - per_row(tau, delta)).clamp_min_(0)
+        return Term(excess.flatten(1).sum(1), delta.sign() * excess.sign(), change.flatten(1).amax(1))
 
     def next_run(self, s: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
         size = (s.x_adv - s.x).abs().flatten(1).amax(1)

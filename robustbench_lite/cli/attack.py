@@ -16,10 +16,11 @@ from robustbench_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from robustbench_lite.adversarials import Adversarials
-    from robustbench_lite.report import Report
+    from robustbench_lite.report import Cell, Report
+    from robustbench_lite.search.attack import Attack
 
 
-ADVERSARIALS, EXAMPLES = "adversarials.npz", "examples.png"
+ADVERSARIALS, EXAMPLES, PATCH, PATCH_PICTURE = "adversarials.npz", "examples.png", "patch.npz", "patch.png"
 
 
 class Saved(NamedTuple):
@@ -31,6 +32,19 @@ class Saved(NamedTuple):
     """Rows of the sheet."""
     verify: str
     """The command that checks it."""
+    patch: Path | None = None
+    """Of an attack that is fitted: the picture of its perturbation; the array is beside it."""
+    success: Success | None = None
+
+
+class Success(NamedTuple):
+    """Of a universal perturbation, as shares of the images that were right before."""
+
+    mean: float
+    """At one draw of where and how it is applied: the first of each image."""
+    any: float
+    """At any of ``draws``."""
+    draws: int
 
 
 def attack(
@@ -91,11 +105,13 @@ def attack(
         network = plan.network_from(model, weights, allow_code)
         subjects = plan.subjects(chosen_defense, data, network, _unheard)
         work = plan.Plan(subjects, data, attacks, threat, eps)
+        work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
         if not dry_run:
             require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
-            report = evaluation.run(*work[:4], settings, eps_written=eps)
+            report = evaluation.run(*work[:4], settings, eps_written=eps, fit_data=work.fit_data)
             crafted = replay.gather(report.cells[0], subjects[0], data, threat, settings)
             shown = _write(crafted, save, examples, data.class_name)
+            success = _write_perturbation(attacks[0], report.cells[0], save)
     if dry_run:
         print(tables.planned(plan.dry_run(work, settings), format_name))
         return
@@ -103,6 +119,8 @@ def attack(
     how = {"--model": model, "--weights": weights, "--outputs": told, "--data-dir": data_dir}
     path = save / ADVERSARIALS
     saved = Saved(path, save / EXAMPLES if shown else None, shown, _verify_command(path, how, allow_code))
+    if success is not None:
+        saved = saved._replace(patch=save / PATCH_PICTURE, success=success)
     print(_json(report, crafted, saved) if format_name == "json" else _table(report, crafted, saved))
 
 
@@ -127,6 +145,24 @@ def _write(crafted: Adversarials, folder: Path, examples: int, class_name: Calla
     return pictures.write_sheet(crafted, folder / EXAMPLES, examples, class_name)
 
 
+def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | None:
+    """What a universal attack was fitted to, as an array and a picture, and how it did; None for other attacks."""
+    from robustbench_lite import pictures
+    from robustbench_lite.records.npz import write_npz
+    from robustbench_lite.search.attack import UniversalAttack
+
+    for name in (PATCH, PATCH_PICTURE):
+        (folder / name).unlink(missing_ok=True)
+    if not isinstance(attack, UniversalAttack) or cell.perturbation is None:
+        return None
+    picture = attack.picture(cell.perturbation)
+    write_npz(folder / PATCH, perturbation=cell.perturbation.numpy(), picture=picture.numpy())
+    pictures.write_picture(picture, folder / PATCH_PICTURE)
+    right, broken = cell.clean_correct, cell.clean_correct & ~cell.robust
+    first = broken & (cell.forward_queries == cell.forwards_per_point)
+    return Success(float(first.sum() / max(1, right.sum())), float(broken.sum() / max(1, right.sum())), attack.draws)
+
+
 def _verify_command(path: Path, how: Mapping[str, object], allow_code: bool) -> str:
     words = ["rbl", "verify", str(path)]
     for flag, value in how.items():
@@ -140,10 +176,12 @@ def _median(crafted: Adversarials) -> float | None:
 
 def _json(report: Report, crafted: Adversarials, saved: Saved) -> str:
     """The cell as in `rbl evaluate`, and what was saved."""
-    files = {
+    files: dict[str, object] = {
         "adversarials": str(saved.adversarials), "examples": saved.examples and str(saved.examples),
         "broken": len(crafted), "median_distance": _median(crafted), "verify": saved.verify,
     }  # fmt: skip
+    if saved.success is not None:
+        files |= {"patch": str(saved.patch), "success": saved.success._asdict()}
     return json.dumps(report.to_dict() | {"saved": files}, indent=1, allow_nan=False)
 
 
@@ -158,6 +196,10 @@ def _table(report: Report, crafted: Adversarials, saved: Saved) -> str:
         "median distance\nof the broken": "-" if median is None else f"{median:.4g}",
     }  # fmt: skip
     lines = [tabulate([row], headers="keys", disable_numparse=True, colglobalalign="left"), "", *tables.notes(report)]
+    if saved.success is not None:
+        mean, anywhere, draws = saved.success
+        lines.append(f"Success: {mean:.1%} at one placement (mean), {anywhere:.1%} at any of {draws}")
+        lines.append(f"Patch: {saved.patch}, as an array in {PATCH}")
     lines.append(f"Adversarials: {saved.adversarials}")
     if saved.examples is not None:
         lines.append(f"Examples: {saved.examples} ({saved.shown} of {len(crafted):,})")

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from robustbench_lite.sources.datasets import Dataset
 
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "foolbox", "typer")
-#: SHA-256 over shape, images and labels of the bundled slice, as Dataset.fingerprint computes it.
-_BUNDLED_FINGERPRINT = "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe"
+#: SHA-256 over shape, images and labels of the bundled slices, as Dataset.fingerprint computes it.
+_BUNDLED_FINGERPRINTS = {
+    "test": "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe",
+    "train": "f4cfee99b67a56edd52bcb2d8b64c3a9749834276274fb80568a03f7ad09bd93",
+}
 
 
 class Finding(NamedTuple):
@@ -96,17 +99,19 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    data = _bundled_images()
-    intact = data.fingerprint == _BUNDLED_FINGERPRINT
-    fix = None if intact else "The bundled images were changed: pip install --force-reinstall --no-deps robustbench_lite."
-    yield Finding("data", f"{len(data):,} bundled images of {data.name}, {'hash agrees' if intact else 'hash differs'}", fix)
+    for split, fingerprint in _BUNDLED_FINGERPRINTS.items():
+        data = _bundled_images(split)
+        intact = data.fingerprint == fingerprint
+        fix = None if intact else "The bundled images were changed: pip install --force-reinstall --no-deps robustbench_lite."
+        images = f"{len(data):,} bundled {split} images of {data.name}"
+        yield Finding("data", f"{images}, {'hash agrees' if intact else 'hash differs'}", fix)
 
 
-def _bundled_images() -> Dataset:
+def _bundled_images(split: str) -> Dataset:
     """The bundled slice itself, even where $RBL_DATA_DIR points to the whole data set."""
     from robustbench_lite.sources.datasets import BUNDLED, load_dataset
 
-    data = load_dataset(f"npz:{files('robustbench_lite') / 'data' / BUNDLED}")
+    data = load_dataset(f"npz:{files('robustbench_lite') / 'data' / BUNDLED[split]}")
     return dataclasses.replace(data, name="fashion_mnist")
 
 
@@ -147,7 +152,8 @@ def _self_test() -> Iterator[Finding]:
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        cell = rbl.evaluate(data=_bundled_images().first(64), attacks="pgd steps=10", eps=0.1, output=Path(folder)).cells[0]
+        images = _bundled_images("test").first(64)
+        cell = rbl.evaluate(data=images, attacks="pgd steps=10", eps=0.1, output=Path(folder)).cells[0]
         if cell.path is not None:
             read_record(cell.path)
     took = time.perf_counter() - start

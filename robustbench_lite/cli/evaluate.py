@@ -71,8 +71,9 @@ def evaluate(
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = plan.network_from(model, weights, allow_code)
         work = plan.Plan(plan.subjects(defense, data, network, left_out.append), data, attacks, threat, eps)
+        work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
         if not dry_run:
-            report = evaluation.run(*work[:4], settings, eps_written=work.eps_written)
+            report = evaluation.run(*work[:4], settings, eps_written=work.eps_written, fit_data=work.fit_data)
     if not quiet:
         _say(left_out)
     if dry_run:

@@ -20,7 +20,7 @@ from robustbench_lite.errors import UnknownNameError
 Row = dict[str, str]
 #: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
 _DATASETS = {
-    "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 test images are bundled",
+    "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
     "mnist": "28 x 28 grey, 10 classes",
     "cifar10": "32 x 32 colour, 10 classes",
     "cifar10-jpeg": "JPEG copies of CIFAR-10: never report them as CIFAR-10",

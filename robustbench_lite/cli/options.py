@@ -40,7 +40,9 @@ Budget = _option(_RUN, "--query-budget", metavar="N", text="Most model calls a s
 Fresh = _option(_RUN, "--fresh", text="Measure again what is recorded.")
 DryRun = _option(_RUN, "--dry-run", text="Say what would be measured, and stop.")
 Output = _option(_OUT, "--output", metavar="DIR", text="Folder for journal and records.")
-Save = _option(_OUT, "--save", metavar="DIR", text="Folder for adversarials.npz and examples.png.")
+Save = _option(
+    _OUT, "--save", metavar="DIR", text="Folder for adversarials.npz, examples.png and, if one is fitted, patch.png."
+)
 Examples = _option(_OUT, "--examples", metavar="N", text="Most rows of examples.png.")
 Format = _option(_OUT, "--format", metavar="NAME", text="table, json, csv or md.")
 TableOrJson = _option(_OUT, "--format", metavar="NAME", text="table or json.")

@@ -10,15 +10,17 @@ from robustbench_lite import inputs, registry
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import Settings, identify
+from robustbench_lite.fitting import check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, load_model, reference_networks, trained_model
 from robustbench_lite.threat import ThreatModel, norm_by_name
 
 #: The radii that the papers report most, by norm and data set.
 _USUAL_EPS = {("linf", "fashion_mnist"): "0.1", ("linf", "mnist"): "0.1", ("linf", "cifar10"): "8/255"}
+Note = Callable[[str], None]
 
 
 class Plan(NamedTuple):
@@ -29,6 +31,8 @@ class Plan(NamedTuple):
     attacks: list[Attack]
     threat: ThreatModel
     eps_written: str | None
+    fit_data: Dataset | None = None
+    """What universal attacks are fitted on."""
 
 
 class PlannedCell(NamedTuple):
@@ -64,7 +68,7 @@ def outputs(text: str) -> Outputs:
     raise UnknownNameError("kind of outputs", text, known)
 
 
-def attacks(specs: Sequence[str], threat: ThreatModel, note: Callable[[str], None]) -> list[Attack]:
+def attacks(specs: Sequence[str], threat: ThreatModel, note: Note) -> list[Attack]:
     """The attacks of ``specs``; ``all`` stands for every registered one that can work under ``threat``."""
     chosen: list[Attack] = []
     for spec in specs:
@@ -84,11 +88,31 @@ def attacks(specs: Sequence[str], threat: ThreatModel, note: Callable[[str], Non
     return list(dict.fromkeys(chosen))
 
 
+def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | None, download: bool, note: Note) -> Plan:
+    """``plan`` with the training images of ``dataset``, if an attack is fitted on some.
+
+    Without any, an attack that is not in ``specs`` but came with ``all`` is left out.
+    """
+    universal = [attack for attack in plan.attacks if needs_fit(attack)]
+    if not universal:
+        return plan
+    try:
+        images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
+        check_fit_data(universal[0], images, plan.data)
+        return plan._replace(fit_data=images)
+    except UsageError as error:
+        rest = [attack for attack in plan.attacks if attack not in universal]
+        if not rest or {registry.Spec.parse(spec).name for spec in specs} & {attack.name for attack in universal}:
+            raise UsageError(f"No training images for {universal[0].name}: {error}") from error
+        note(f"{universal[0].name} is left out: {error}")
+        return plan._replace(attacks=rest)
+
+
 def subjects(
     specs: Sequence[str] | None,
     data: Dataset,
     network: LoadedModel | None,
-    note: Callable[[str], None],
+    note: Note,
 ) -> list[Subject]:
     """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
     if not specs:
@@ -111,6 +135,8 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     """The cells of ``plan`` with what earlier runs left of them. Measures and writes nothing."""
     for attack in plan.attacks:
         inputs.check_fit(attack, plan.threat)
+        if needs_fit(attack):
+            check_fit_data(attack, plan.fit_data, plan.data)
     data = inputs.applicable(plan.data, plan.threat)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
@@ -118,7 +144,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     with open_journal(journal_path if journal_path.exists() else None) as journal:
         for subject in plan.subjects:
             for attack in plan.attacks:
-                key = identify(subject, attack, plan.threat, data, settings, plan.eps_written).key()
+                key = identify(subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data).key()
                 journaled = len(journal.outcomes(key))
                 state = f"{journaled:,} samples in the journal" if journaled else "to measure"
                 if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
@@ -127,7 +153,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     return cells
 
 
-def _all_defenses(data: Dataset, network: LoadedModel | None, note: Callable[[str], None]) -> list[str]:
+def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> list[str]:
     """Defenses that can stand before the network at hand."""
     chosen = []
     for name in registry.names("defense"):

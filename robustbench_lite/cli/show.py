@@ -51,7 +51,7 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
     else:
         rows += [("acts in training", _yes(plugin.trains))]
     _print(rows)
-    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    fields = registry.hyperparameters(plugin)
     if fields:
         from tabulate import tabulate
 

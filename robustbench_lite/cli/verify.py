@@ -50,6 +50,7 @@ def verify(
     with progress_bar(quiet) as on_progress:
         from robustbench_lite import adversarials, evaluation, origin, verification
         from robustbench_lite.cli import plan
+        from robustbench_lite.progress import Progress
 
         settings = evaluation.Settings(batch_size=plan.batch_size(batch_size), device=device, outputs=plan.outputs(outputs))
         saved = adversarials.read(file)
@@ -60,7 +61,7 @@ def verify(
             notes.append("The network prints otherwise than the one that was attacked: other code, --outputs or torch.")
 
         def on_rows(rows: int) -> None:
-            on_progress(evaluation.Progress(0, 1, rows, len(saved), f"verify {identity.attack.name}"))
+            on_progress(Progress(0, 1, rows, len(saved), f"verify {identity.attack.name}"))
 
         threat = origin.threat_of(identity)
         found = verification.verify(saved, subject, threat, data, settings, on_rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import write_text
@@ -85,6 +85,15 @@ class Identity(Strict):
     data: DataId
     seed: int
     query_budget: int | None = None
+    fit_data: DataId | None = None
+    """The images that a universal attack was fitted on."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_fitted(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.fit_data is None:
+            values.pop("fit_data", None)
+        return values
 
     def key(self) -> str:
         """32 hex digits; how eps was written does not matter, its value does."""

@@ -7,13 +7,14 @@ engine may put any rows side by side, at different steps, and takes each out as 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import Rows
@@ -129,6 +130,9 @@ class Attack(ABC):
         """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack cannot tell."""
         return None
 
+    def check(self, threat: ThreatModel) -> None:  # noqa: B027 -- most attacks have nothing to add
+        """Raise ``UsageError`` where more than norm, eps and ``targeted`` keeps the attack from working under ``threat``."""
+
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> Any:
         """The state of fresh rows: ``x`` (B, C, H, W), ``y`` (B,)."""
@@ -140,3 +144,45 @@ class Attack(ABC):
     @abstractmethod
     def tell(self, state: Any, answer: Answer) -> Any:
         """The state after the answer; sets ``finished`` for rows that are done."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the fit of a universal perturbation stands: everything that its next step needs."""
+
+    step: int
+    """Steps taken, of ``of``."""
+    of: int
+    perturbation: Tensor
+    """What it has come to so far."""
+    tensors: Mapping[str, Tensor]
+    """What the next step needs besides, such as the moments of Adam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalAttack(Attack):
+    """Base of attacks with one perturbation for all images, which is fitted on training images before the search.
+
+    Whoever runs the attack calls ``fit`` and puts the last ``perturbation`` into a copy of it; ``init`` to ``tell`` apply that.
+    """
+
+    draws: int = 1
+    """Tries that an image gets with the fitted perturbation, one query each."""
+    perturbation: Tensor | None = field(default=None, repr=False, compare=False, metadata={"hyperparameter": False})
+
+    @property
+    def fits(self) -> bool:
+        """False for hyper-parameters with which there is nothing to fit."""
+        return True
+
+    @abstractmethod
+    def fit(self, passes: Passes, images: Points, threat: ThreatModel, seed: int, start: Fit | None = None) -> Iterator[Fit]:
+        """Fit the perturbation, going on from ``start``; yields after every step.
+
+        ``images`` are clean training images that the model classifies correctly, with their classes, the class to reach (-1:
+        none) and their data-set indices. The result depends on them, the seed and the hyper-parameters alone.
+        """
+
+    def picture(self, perturbation: Tensor) -> Tensor:
+        """What to show of it: (C, H, W) in [0, 1], or one channel more, which says how opaque it is."""
+        return perturbation

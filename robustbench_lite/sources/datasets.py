@@ -18,8 +18,8 @@ from torch import Tensor
 from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
 
 Split = Literal["train", "test"]
-BUNDLED = "fashion_mnist_test_1000.npz"
-"""The first 1,000 test images of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence, Zalando SE)."""
+BUNDLED = {"test": "fashion_mnist_test_1000.npz", "train": "fashion_mnist_train_1000.npz"}
+"""The first 1,000 images of each split of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence, Zalando SE)."""
 _TORCHVISION = {"cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 _LAYOUT = {
     "cifar10": "cifar-10-batches-py/data_batch_1 ... data_batch_5, test_batch, batches.meta",
@@ -100,8 +100,8 @@ def load_dataset(
             ``npz:FILE`` (arrays x, y, or x_train, y_train, x_test, y_test; float in [0, 1] or uint8; NCHW, NHWC or
             NHW) or ``folder:DIR`` (a sub-folder a class, in DIR or in DIR/train and DIR/test).
         limit: keep the first ``limit`` samples; a shorter set is ``partial``.
-        data_dir: where torchvision keeps its files; default ``$RBL_DATA_DIR``, else the user's cache. The test split of
-            ``fashion_mnist`` with neither given is the bundled slice ``test[:1000]``.
+        data_dir: where torchvision keeps its files; default ``$RBL_DATA_DIR``, else the user's cache. ``fashion_mnist`` with
+            neither given is the bundled slice, ``test[:1000]`` or ``train[:1000]``.
         download: let torchvision fetch what is not there.
 
     Raises:
@@ -112,15 +112,15 @@ def load_dataset(
         raise UnknownNameError("split", split, ("train", "test"))
     root = data_root(data_dir)
     given = data_dir or os.environ.get("RBL_DATA_DIR")
-    bundled = spec == "fashion_mnist" and split == "test" and not given and not download
+    bundled = spec == "fashion_mnist" and not given and not download
     if bundled and limit is not None and limit > 1000:
         raise DataError(
             f"limit is {limit}, and the bundled slice of fashion_mnist has 1,000 images. "
-            "For all 10,000 add --download, or --data-dir with a folder that has them."
+            "For all of them add --download, or --data-dir with a folder that has them."
         )
     if bundled:
-        data = _from_npz(Path(str(files("robustbench_lite") / "data" / BUNDLED)), "fashion_mnist", split)
-        data = replace(data, split="test[:1000]", classes=10)
+        data = _from_npz(Path(str(files("robustbench_lite") / "data" / BUNDLED[split])), "fashion_mnist", split)
+        data = replace(data, split=f"{split}[:1000]", classes=10)
     elif spec.startswith("npz:"):
         data = _from_npz(Path(spec.removeprefix("npz:")).expanduser(), spec, split)
     elif spec.startswith("folder:"):

@@ -16,8 +16,9 @@ PARAMS = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
+    "patch": {"universal": False, "steps": 6, "draws": 2},  # the universal one: tests/unit/attacks/test_patch.py
     "one_pixel": {"population": 24, "generations": 8},
-    "zoo": {"steps": 20, "coordinates": 16, "search_steps": 3, "initial_const": 1.0, "learning_rate": 0.05},
+    "zoo": {"steps": 12, "coordinates": 12, "search_steps": 2, "initial_const": 1.0, "learning_rate": 0.05},
 }
 EPS = {"linf": 0.08, "l2": 0.6, "l1": 4.0, "l0": 3.0}
 CASES = [

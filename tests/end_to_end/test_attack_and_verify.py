@@ -221,3 +221,43 @@ def test_an_interrupted_attack_continues(rbl, own_network, monkeypatch: pytest.M
     with np.load(FILE) as resumed, np.load("whole/adversarials.npz") as whole:
         for name in ARRAYS - {"record"}:
             np.testing.assert_array_equal(resumed[name], whole[name])
+
+
+def test_a_patch_is_fitted_scored_saved_and_verified(rbl, own_network) -> None:
+    """Offline, with nothing but the images that the package carries."""
+    options = ("attack", *own_network, "-a", "patch steps=40 draws=4", "--norm", "l0", "--eps", "78", "--limit", "60")
+    result = rbl(*options)
+    assert (result.code, result.err) == (0, "")
+    for word in ("at one placement (mean)", "at any of 4", "rbl-adversarials/patch.png"):
+        assert word in result.out
+    with Image.open("rbl-adversarials/patch.png") as picture:
+        assert (picture.mode, min(picture.size) >= 256) == ("LA", True)
+    assert picture.size[0] == picture.size[1]
+    with np.load("rbl-adversarials/patch.npz") as arrays:
+        perturbation = arrays["perturbation"]
+    with np.load(FILE) as arrays:
+        changed = (arrays["x"] != arrays["x_adv"]).any(1).sum((1, 2))
+    assert changed.max() <= 78
+    assert rbl("verify", FILE, *own_network).code == 0
+    report = json.loads(rbl(*options, "--format", "json").out)
+    assert report["cells"][0]["cached"]
+    success = report["saved"]["success"]
+    assert 0 < success["mean"] < success["any"] <= 1
+    assert success["any"] == pytest.approx(1 - report["cells"][0]["robust_accuracy"] / report["cells"][0]["clean_accuracy"])
+    for fit in Path("rbl-results/fits").iterdir():  # without it the record is no longer enough for the picture
+        fit.unlink()
+    rbl(*options)
+    with np.load("rbl-adversarials/patch.npz") as arrays:
+        np.testing.assert_array_equal(arrays["perturbation"], perturbation)
+    rbl("attack", *own_network, "-a", "fgsm", "--limit", "20")
+    assert not Path("rbl-adversarials/patch.png").exists()
+
+
+def test_a_patch_needs_training_images(rbl, own_network) -> None:
+    images = np.random.default_rng(0).random((12, 28, 28), dtype=np.float32)
+    np.savez("data.npz", x=images, y=np.arange(12) % 10)
+    options = ("evaluate", *own_network, "--dataset", "npz:data.npz", "--norm", "l0", "--eps", "78")
+    alone = rbl(*options, "-a", "patch")
+    assert (alone.code, alone.err.count("\n"), "x_train" in alone.err) == (2, 1, True)
+    among_all = rbl(*options, "-a", "all", "--dry-run")
+    assert (among_all.code, "patch is left out" in among_all.err, "one_pixel" in among_all.out) == (0, True, True)

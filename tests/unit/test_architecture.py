@@ -15,8 +15,8 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
     {"errors"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"defense"}, {"sources"},
-    {"checkpoint"}, {"training"}, {"records"}, {"diagnosis", "measure", "report", "inputs"}, {"evaluation"},
-    {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"cli"},
+    {"bounds"}, {"checkpoint"}, {"training"}, {"records"}, {"diagnosis", "measure", "report", "inputs", "progress"},
+    {"fitting"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"cli"},
 ]  # fmt: skip
 
 

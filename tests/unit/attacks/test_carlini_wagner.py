@@ -167,6 +167,17 @@ def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early(
         assert ends == ([11, 22] if abort_early else expected)
 
 
+def test_an_l2_run_that_has_succeeded_is_never_cut_short():
+    model = linear()
+    x, y = images(model, rows=4)
+    state = begin(CarliniWagner(steps=100, search_steps=2), x, y)
+    for step in range(1, 101):
+        won = torch.full((4,), step == 1)
+        answer = answered(won, y, torch.zeros_like(x), torch.full((4,), 0.0 if step == 1 else -1.0))
+        state = CarliniWagner(steps=100, search_steps=2).tell(state, answer)
+        assert (state.step == step % 100).all()
+
+
 def test_confidence_counts_a_run_as_a_success_only_at_that_margin():
     model = linear()
     x, y = images(model)

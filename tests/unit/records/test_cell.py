@@ -73,6 +73,15 @@ def test_how_eps_is_written_is_no_part_of_the_key() -> None:
     assert same.key() == identity().key()
 
 
+def test_fit_data_is_part_of_key_and_file_only_where_there_is_some() -> None:
+    plain = identity()
+    fitted = plain.model_copy(update={"fit_data": plain.data})
+    assert "fit_data" not in plain.model_dump()
+    assert "fit_data" not in plain.model_dump_json()
+    assert fitted.key() != plain.key()
+    assert Identity.model_validate(fitted.model_dump()) == fitted
+
+
 @pytest.mark.parametrize(
     "change",
     [

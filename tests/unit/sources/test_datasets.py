@@ -35,6 +35,13 @@ def test_the_bundled_slice_is_a_thousand_labelled_images() -> None:
     assert data.x.max() == 1
 
 
+def test_the_bundled_training_images_are_others() -> None:
+    data = load_dataset("fashion_mnist", split="train")
+    assert (data.x.shape, data.split, data.partial, data.classes) == ((1000, 1, 28, 28), "train[:1000]", False, 10)
+    assert data.y[:5].tolist() == [9, 0, 0, 3, 0]
+    assert data.fingerprint == "f4cfee99b67a56edd52bcb2d8b64c3a9749834276274fb80568a03f7ad09bd93"
+
+
 def test_a_limit_keeps_the_first_samples_and_marks_the_set_partial() -> None:
     whole, part = load_dataset("fashion_mnist"), load_dataset("fashion_mnist", limit=7)
     assert part.partial

@@ -1,0 +1,140 @@
+"""Fit a universal attack to training images before its cell is measured; a fit that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError
+from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.records.files import write_bytes
+from robustbench_lite.search.attack import Attack, Fit, UniversalAttack
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
+
+_SAVE_SECONDS = 2.0
+"""At most this much work is lost by a kill."""
+_TELL_SECONDS = 0.25
+
+
+def needs_fit(attack: Attack) -> bool:
+    """Training images must be there before ``attack`` can run."""
+    return isinstance(attack, UniversalAttack) and attack.fits
+
+
+def check_fit_data(attack: Attack, images: Dataset | None, data: Dataset) -> None:
+    """There are images to fit ``attack`` on, they look like those of ``data``, and they are others."""
+    if images is None:
+        raise UsageError(
+            f"{attack.name} is fitted on training images, and there are none: give fit_data=(x_train, y_train), or a data set "
+            "with a training split (npz: x_train and y_train beside x_test and y_test; folder: train and test)."
+        )
+    if images.x.shape[1:] != data.x.shape[1:]:
+        shapes = f"{tuple(images.x.shape[1:])}, those to be attacked {tuple(data.x.shape[1:])}"
+        raise DataError(
+            f"The images that {attack.name} is to be fitted on are {shapes}: give training images of the same kind."
+        )
+    overlap = (images.name, images.split) == (data.name, data.split) and bool(torch.isin(images.ids, data.ids).any())
+    if overlap or images.fingerprint == data.fingerprint:
+        raise UsageError(
+            f"{attack.name} would be fitted on the images that it is scored on, {data.name} ({data.split}): keep some apart, "
+            "in a test split (npz: x_train, y_train, x_test, y_test; folder: train and test)."
+        )
+
+
+def fitted(
+    job: Job, images: Dataset | None, path: Path | None, on_step: Callable[[int, int], None] = lambda step, of: None
+) -> Job:
+    """``job`` with its attack fitted to ``images``; any other job as it is.
+
+    The state of the fit lies at ``path``, where a later call finds it, whole or in part. ``on_step`` hears the steps taken, and
+    of how many.
+    """
+    attack = job.attack
+    if not isinstance(attack, UniversalAttack) or not attack.fits or images is None:
+        return job
+    fit = None if path is None else _read(path, job)
+    if fit is None or fit.step < fit.of:
+        fit = _run(attack, job, images, fit, path, on_step)
+    return dataclasses.replace(job, attack=dataclasses.replace(attack, perturbation=fit.perturbation))
+
+
+def _run(
+    attack: UniversalAttack, job: Job, images: Dataset, fit: Fit | None, path: Path | None, on_step: Callable[[int, int], None]
+) -> Fit:
+    passes = Passes(job.model, job.batch_size, job.seed)
+    saved = told = time.monotonic()
+    for fit in attack.fit(passes, _points(job, images), job.threat, job.seed, fit):  # noqa: B020 -- where it goes on from
+        now = time.monotonic()
+        if now - told > _TELL_SECONDS:
+            on_step(fit.step, fit.of)
+            told = now
+        if path is not None and now - saved > _SAVE_SECONDS:
+            _write(path, job, fit)
+            saved = time.monotonic()
+    if fit is None or not bool(fit.perturbation.isfinite().all()):
+        raise ModelError(f"The model returned NaN or inf while {attack.name} was fitted: check its weights and normalisation.")
+    if path is not None:
+        _write(path, job, fit)
+    on_step(fit.step, fit.of)
+    return fit
+
+
+def _points(job: Job, images: Dataset) -> Points:
+    """The training images that there is something to learn from: classified correctly, and not of the target class."""
+    logits, correct = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
+    rows = correct & job.threat.goal.applies_to(images.y)
+    if not bool(rows.any()):
+        raise DataError(
+            f"{job.attack.name} has nothing to be fitted on: of {len(images):,} training images ({images.name}, "
+            f"{images.split}) the model classifies none correctly that the goal makes sense for."
+        )
+    y = images.y[rows]
+    target = _targets(job.threat, logits[rows], y)
+    points = Points(images.x[rows], y, target, images.ids[rows], torch.zeros_like(y))
+    return Points(*(field.to(job.device) for field in points))
+
+
+def _targets(threat: ThreatModel, logits: Tensor, y: Tensor) -> Tensor:
+    return threat.goal.targets(logits, y, torch.zeros(len(y)))  # the number is for goals that a universal attack cannot have
+
+
+def _seal(key: str, step: int, of: int, tensors: dict[str, Tensor]) -> str:
+    """A checksum that ties a state to its cell."""
+    digest = hashlib.sha256(f"{key}/{step}/{of}".encode())
+    for name in sorted(tensors):
+        digest.update(f"/{name}{tuple(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, job: Job, fit: Fit) -> None:
+    needed = dict(fit.tensors) if fit.step < fit.of else {}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (needed | {"perturbation": fit.perturbation}).items()}
+    about = {"step": str(fit.step), "of": str(fit.of), "seal": _seal(job.key, fit.step, fit.of, tensors)}
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, save(tensors, about))
+
+
+def _read(path: Path, job: Job) -> Fit | None:
+    """The state at ``path``; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        step, of = int(about["step"]), int(about["of"])
+        if about["seal"] != _seal(job.key, step, of, tensors):
+            raise ValueError("its contents do not agree with its seal")
+        tensors = {name: value.to(job.device) for name, value in tensors.items()}
+        return Fit(step, of, tensors.pop("perturbation"), tensors)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RecordError(f"The fit {path} is damaged or was changed: {error}. Delete it, or run with --fresh.") from error
