@@ -5,6 +5,7 @@ RobustBenchError
 │   ├── UnknownNameError           no attack, defense, data set or key has that name
 │   ├── DataError                  images, labels or data files that cannot be used
 │   ├── ModelError                 a network that cannot be evaluated as it is
+│   │   └── UnsupportedLayerError         it has a layer that no bound is known for
 │   ├── WeightsError               weights that are missing, damaged or do not fit
 │   └── RecordError                a record or journal that is damaged or was changed
 ├── CheckFailed           exit 1   a gate or a re-check did not hold
@@ -45,6 +46,10 @@ class DataError(UsageError):
 
 
 class ModelError(UsageError):
+    pass
+
+
+class UnsupportedLayerError(ModelError):
     pass
 
 

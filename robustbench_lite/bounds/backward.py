@@ -1,0 +1,201 @@
+"""The backward engine: linear coefficients of chosen outputs, from a node of the graph back to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_lite.bounds.graph import Graph
+from robustbench_lite.bounds.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Input,
+    Linear,
+    Reshape,
+    Scale,
+    Sum,
+)
+from robustbench_lite.bounds.region import Extremes, Interval, Region
+from robustbench_lite.bounds.relaxation import Lines
+from robustbench_lite.bounds.windows import Rows, Window
+
+
+class Costs(NamedTuple):
+    """What the intercepts of the activations before a layer cost each of its units, and each unit times -1, (B, *shape)."""
+
+    lower: Tensor
+    negative: Tensor
+
+
+@dataclass
+class Backward:
+    """One pass: M rows on their way back, each with what it has gathered so far.
+
+    A row stands for ``sum of coefficients . nodes + constant``. ``negative`` is the constant of the row times -1, which goes
+    the same way as long as the lines of every activation are parallel; otherwise it means nothing.
+    """
+
+    graph: Graph
+    rows: Rows
+    pending: dict[int, tuple[Tensor, Window | None]] = field(default_factory=dict)
+    constant: Tensor = field(init=False)
+    negative: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        like = torch.zeros(len(self.rows.owner), dtype=self.graph.dtype, device=self.rows.owner.device)
+        self.constant, self.negative = like, like
+
+    def start(self, node: int, a: Tensor, window: Window | None = None) -> None:
+        """Rows ``a`` (M, *shape) about the values of ``node``, or windows of such rows."""
+        if node not in self.pending:
+            self.pending[node] = a, window
+            return
+        other, seen = self.pending[node]
+        if window is None or seen is None or window.stride != seen.stride:
+            self.pending[node] = self._whole(node, a, window) + self._whole(node, other, seen), None
+            return
+        both = window.with_other(seen)
+        self.pending[node] = window.grown(a, both) + seen.grown(other, both), both
+
+    def start_at_units(self, node: int, units: Tensor, lines: Mapping[int, Lines], costs: Costs | None, sign: int = 1) -> None:
+        """One row for each of ``units`` (M,) of ``node``, as indices into its flattened values, times ``sign``."""
+        here, image_shaped = self.graph.nodes[node], len(self.graph.nodes[node].shape) == 3
+        ready = here.operation.rows(units, here.shape) if isinstance(here.operation, Affine) else None
+        if ready is not None and isinstance(here.operation, Linear | Convolution):
+            window = _ONE_UNIT.behind(here.operation) if isinstance(here.operation, Convolution) else None
+            bias = here.operation.bias
+            channel = units // (here.shape[1] * here.shape[2]) if image_shaped else units
+            self._shift(None if bias is None else sign * bias[channel])
+            source, ready = here.inputs[0], ready if sign == 1 else -ready
+            if costs is not None:
+                ends = [cost.flatten(1)[self.rows.owner, units] for cost in (costs if sign == 1 else costs[::-1])]
+                self.constant, self.negative = self.constant + ends[0], self.negative + ends[1]
+                ready = self._sloped(ready, lines[source], None, window)
+                (source,) = self.graph.nodes[source].inputs
+            self._to(source, ready, window)
+        elif image_shaped:
+            one = F.one_hot(units // (here.shape[1] * here.shape[2]), here.shape[0]).to(self.graph.dtype)
+            self.start(node, sign * one[:, :, None, None], _ONE_UNIT)
+        else:
+            whole = F.one_hot(units, torch.Size(here.shape).numel()).to(self.graph.dtype)
+            self.start(node, sign * whole.reshape(-1, *here.shape))
+
+    def run(
+        self,
+        region: Region,
+        lines: Mapping[int, Lines],
+        below: Mapping[int, Tensor] | None = None,
+        stop: Mapping[int, Interval] | None = None,
+    ) -> Extremes:
+        """Bounds over ``region``, through the ``lines`` of the activations.
+
+        Args:
+            below: slopes of the lower lines for each row, (M, *shape), instead of those of its sample.
+            stop: rows end at activations, whose values lie in these intervals, (B, *shape).
+        """
+        for index in range(max(self.pending), -1, -1):
+            if index not in self.pending:
+                continue
+            a, window = self.pending.pop(index)
+            node = self.graph.nodes[index]
+            match node.operation:
+                case Input():
+                    ends = region.lowest(a, self.rows, window)
+                    self.constant, self.negative = self.constant + ends.lower, self.negative + ends.negative
+                case Activation() if stop is not None:
+                    self._end(a, window, stop[index])
+                case Activation():
+                    self._pay(a, lines[index].intercept, window)
+                    own = None if below is None else below[index]
+                    self.start(node.inputs[0], self._sloped(a, lines[index], own, window), window)
+                case Sum(weights):
+                    for source, weight in zip(node.inputs, weights, strict=True):
+                        self.start(source, a if weight == 1 else a * weight, window)
+                case Reshape():
+                    a = self._whole(index, a, window)
+                    self.start(node.inputs[0], a.reshape(len(a), *self.graph.nodes[node.inputs[0]].shape))
+                case Affine():
+                    self._through(index, node.operation, a, window)
+        return Extremes(self.constant, self.negative)
+
+    def _through(self, index: int, operation: Affine, a: Tensor, window: Window | None) -> None:
+        (source,) = self.graph.nodes[index].inputs
+        if window is not None and not (
+            isinstance(operation, Convolution) or (isinstance(operation, Scale) and operation.uniform)
+        ):
+            a, window = self._whole(index, a, window), None
+        self._shift(operation.offset(a))
+        if isinstance(operation, Convolution) and window is not None:
+            self._to(source, operation.transpose_window(a), window.behind(operation))
+        else:
+            self.start(source, operation.transpose(a, self.graph.nodes[source].shape), window)
+
+    def _to(self, source: int, a: Tensor, window: Window | None) -> None:
+        """Rows that a layer has left in its input: windows are masked, and made whole once that is the smaller."""
+        node = self.graph.nodes[source]
+        if window is not None and window.size[0] * window.size[1] >= node.shape[1] * node.shape[2]:
+            a, window = self.rows.spread(a, node.shape, window), None
+        # At activations and at the image, what is gathered is zero in the padding anyway.
+        elif (
+            window is not None
+            and not isinstance(node.operation, Activation | Input)
+            and window.leaves(node.shape, self.rows.grid)
+        ):
+            a = a * self.rows.mask(a, node.shape, window)
+        self.start(source, a, window)
+
+    def _pay(self, a: Tensor, intercept: Tensor, window: Window | None) -> None:
+        """Book what the intercepts cost: they are those of the upper lines, which negative coefficients meet."""
+        cost, total = self.rows.dot(a.clamp(max=0), intercept, window), self.rows.dot(a, intercept, window)
+        self.constant, self.negative = self.constant + cost, self.negative + (cost - total)
+
+    def _sloped(self, a: Tensor, lines: Lines, below: Tensor | None, window: Window | None) -> Tensor:
+        """Rows over an activation's input, from rows over its output."""
+        if lines.parallel and below is None:
+            return self.rows.times(a, lines.above, window)
+        down, up = self.rows.times(a.clamp(max=0), lines.above, window), a.clamp_min(0)
+        return down + (self.rows.times(up, lines.below, window) if below is None else up * below)
+
+    def _end(self, a: Tensor, window: Window | None, values: Interval) -> None:
+        up, down = a.clamp_min(0), a.clamp(max=0)
+        least = self.rows.dot(up, values.lower, window) + self.rows.dot(down, values.upper, window)
+        most = self.rows.dot(up, values.upper, window) + self.rows.dot(down, values.lower, window)
+        self.constant, self.negative = self.constant + least, self.negative - most
+
+    def _shift(self, offset: Tensor | None) -> None:
+        if offset is not None:
+            self.constant, self.negative = self.constant + offset, self.negative - offset
+
+    def _whole(self, index: int, a: Tensor, window: Window | None) -> Tensor:
+        return a if window is None else self.rows.spread(a, self.graph.nodes[index].shape, window)
+
+
+_ONE_UNIT = Window((1, 1), (0, 0), (1, 1))
+
+
+def widest_row(graph: Graph, node: int, *, at_units: bool) -> int:
+    """The most values that one row holds at a node on its way back from ``node``."""
+    windows: dict[int, Window | None] = {node: _ONE_UNIT if at_units and len(graph.nodes[node].shape) == 3 else None}
+    widest = 1
+    for index in range(node, 0, -1):
+        if index not in windows:
+            continue
+        window, here = windows[index], graph.nodes[index]
+        for source in here.inputs:
+            shape = graph.nodes[source].shape
+            behind = window
+            if window is not None and isinstance(here.operation, Convolution):
+                behind = window.behind(here.operation)
+            if behind is not None and (len(shape) != 3 or behind.size[0] * behind.size[1] >= shape[1] * shape[2]):
+                behind = None
+            values = torch.Size(shape).numel() if behind is None else shape[0] * behind.size[0] * behind.size[1]
+            widest = max(widest, int(values))
+            other = windows.get(source, behind)
+            windows[source] = behind if other is None or behind is None else behind.with_other(other)
+    return widest

@@ -1,0 +1,133 @@
+"""Windows: the part of a layer that one unit of a later convolution sees.
+
+A row of coefficients that starts at one unit of a convolution is zero outside of a small rectangle, whose place follows from
+the unit's by a stride and a shift that are the same for all units. Only the rectangle is kept. It may reach over the edge of
+the layer (into the padding); what lies there belongs to no unit and is masked before it can spread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_lite.bounds.operations import Convolution, Pair, Shape
+
+_MANY = 6
+"""Rows a sample from which on a loop over samples pays."""
+
+
+class Window(NamedTuple):
+    """Rows of ``size`` whose first entry, for a unit at position p, is at ``stride`` p - ``shift`` (height, width)."""
+
+    stride: Pair
+    shift: Pair
+    size: Pair
+
+    def behind(self, conv: Convolution) -> Window:
+        """The window of the input of ``conv`` that this window of its output sees."""
+        (sh, sw), (ph, pw), (kh, kw) = conv.stride, conv.padding, conv.reach
+        return Window(
+            (self.stride[0] * sh, self.stride[1] * sw),
+            (self.shift[0] * sh + ph, self.shift[1] * sw + pw),
+            ((self.size[0] - 1) * sh + kh, (self.size[1] - 1) * sw + kw),
+        )
+
+    def with_other(self, other: Window) -> Window:
+        """The smallest window around both, which have one stride."""
+        shift = tuple(map(max, zip(self.shift, other.shift, strict=True)))
+        ends = [max(a - s, b - t) for a, s, b, t in zip(self.size, self.shift, other.size, other.shift, strict=True)]
+        return Window(self.stride, shift, tuple(end + s for end, s in zip(ends, shift, strict=True)))  # type: ignore[arg-type]
+
+    def grown(self, a: Tensor, to: Window) -> Tensor:
+        """Coefficients ``a`` (M, C, *size) in the larger window ``to``."""
+        top, left = to.shift[0] - self.shift[0], to.shift[1] - self.shift[1]
+        return F.pad(a, (left, to.size[1] - self.size[1] - left, top, to.size[0] - self.size[0] - top))
+
+    def leaves(self, shape: Shape, grid: Pair) -> bool:
+        """Some unit's window reaches over an edge of a layer of ``shape``."""
+        return any(
+            shift > 0 or stride * (count - 1) - shift + size > side
+            for stride, shift, size, count, side in zip(self.stride, self.shift, self.size, grid, shape[-2:], strict=True)
+        )
+
+    def patches(self, values: Tensor, grid: Pair) -> Tensor:
+        """What each unit of ``grid`` sees of ``values`` (B, C, H, W), zero beyond the edges: (B, units, C, *size)."""
+        pads: list[int] = []
+        for axis in (1, 0):
+            end = self.stride[axis] * (grid[axis] - 1) - self.shift[axis] + self.size[axis]
+            pads += [self.shift[axis], end - values.shape[2 + axis]]
+        padded = F.pad(values, pads)
+        seen = padded.unfold(2, self.size[0], self.stride[0]).unfold(3, self.size[1], self.stride[1])
+        return seen.permute(0, 2, 3, 1, 4, 5).reshape(len(values), grid[0] * grid[1], -1, *self.size)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """M rows of coefficients, in the order of their samples; what they are about, without the coefficients."""
+
+    owner: Tensor
+    """The sample of each row, (M,), rising."""
+    span: Pair
+    """The first sample, and one after the last."""
+    position: Tensor | None = None
+    """The unit's position in ``grid``, (M,), for rows that start at single units of an image-shaped layer."""
+    grid: Pair = (1, 1)
+
+    @classmethod
+    def of(cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1)) -> Rows:
+        return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid)
+
+    def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
+        """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its window shows."""
+        if window is None and self.segments is not None:
+            return torch.cat([a[part] * values[sample] for sample, part in self.segments])
+        return a * self._gathered(values, window)
+
+    def dot(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
+        """The sum of ``times`` over each row, (M,)."""
+        if window is None and self.segments is not None:
+            return torch.cat([a[part].flatten(1) @ values[sample].flatten() for sample, part in self.segments])
+        return (a * self._gathered(values, window)).flatten(1).sum(1)
+
+    @cached_property
+    def segments(self) -> list[tuple[int, slice]] | None:
+        """(sample, its rows), where that is quicker than a copy of the sample for each row: many rows a sample, on a CPU."""
+        samples = self.span[1] - self.span[0]
+        if self.owner.device.type != "cpu" or len(self.owner) < _MANY * samples:
+            return None
+        ends = torch.bincount(self.owner - self.span[0], minlength=samples).cumsum(0).tolist()
+        starts = [0, *ends]
+        return [(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]
+
+    def _gathered(self, values: Tensor, window: Window | None) -> Tensor:
+        """``values`` (B, *shape) of each row's sample: (M, *shape) or (M, C, *size)."""
+        own, local = values[self.span[0] : self.span[1]], self.owner - self.span[0]
+        if window is None or self.position is None:
+            return own.index_select(0, local)
+        patches = window.patches(own, self.grid)
+        return patches.flatten(0, 1).index_select(0, local * (self.grid[0] * self.grid[1]) + self.position)
+
+    def mask(self, like: Tensor, shape: Shape, window: Window) -> Tensor:
+        """1 inside of a layer of ``shape``, 0 beyond its edges, (M, 1, *size)."""
+        inside = window.patches(like.new_ones(1, 1, *shape[-2:]), self.grid)[0]
+        position = self.position if self.position is not None else torch.zeros_like(self.owner)
+        return inside.index_select(0, position)
+
+    def spread(self, a: Tensor, shape: Shape, window: Window) -> Tensor:
+        """Coefficients ``a`` (M, C, *size) of a window, as coefficients of the whole layer, (M, *shape)."""
+        position = self.position if self.position is not None else torch.zeros_like(self.owner)
+        places = torch.stack([position // self.grid[1], position % self.grid[1]])  # (2, M)
+        index = []
+        for axis, side in enumerate(shape[-2:]):
+            start = places[axis] * window.stride[axis] - window.shift[axis]
+            index.append(torch.arange(side, device=a.device) - start.unsqueeze(1))  # (M, side): where in the window
+        inside = [(part >= 0) & (part < size) for part, size in zip(index, window.size, strict=True)]
+        rows, columns = (part.clamp(0, size - 1) for part, size in zip(index, window.size, strict=True))
+        flat = (rows.unsqueeze(2) * window.size[1] + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # (M, 1, H W)
+        found = a.flatten(2).gather(2, flat.expand(-1, a.shape[1], -1)).reshape(len(a), *shape)
+        return found * (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)

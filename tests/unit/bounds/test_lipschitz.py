@@ -1,0 +1,56 @@
+"""Layer norms are upper bounds, and near the truth."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite.bounds import lipschitz
+from robustbench_lite.bounds.lipschitz import lipschitz_constant, operator_norm
+from robustbench_lite.bounds.tracing import graph_of
+from robustbench_lite.sources.networks import ConvexAggregation, residual
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 4, stride=2, padding=1), nn.Conv2d(2, 2, 1, stride=2),
+        nn.Conv2d(2, 4, 3, dilation=2, groups=2), nn.AvgPool2d(3), nn.AvgPool2d(3, stride=1, padding=1),
+    ],
+)  # fmt: skip
+def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matrix(conv, exact, monkeypatch):
+    for parameter in conv.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(lipschitz, "EXACT", 2048 if exact else 0)
+    graph = graph_of(nn.Sequential(conv, nn.Flatten()), (2, 12, 12))
+    pixels = torch.eye(2 * 12 * 12, dtype=torch.float64).reshape(-1, 2, 12, 12)
+    with torch.no_grad():
+        matrix = conv.double()(pixels) - conv(torch.zeros_like(pixels))  # a row of it a pixel
+    true = float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
+    found = operator_norm(graph.nodes[1], (2, 12, 12))
+    assert true <= found <= true * (1 + 1e-6 if exact and not isinstance(conv, nn.AvgPool2d) and conv.groups == 1 else 1.3)
+
+
+def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.join = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), ConvexAggregation(2)
+            self.one.weight.data, self.two.weight.data = 2 * torch.eye(4), torch.eye(4)
+            self.join.coefficients.data = torch.tensor([0.25, 0.75])
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.join(self.one(x), self.two(x))
+
+    assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(0.25 * 2 + 0.75)
+
+
+def test_no_pair_of_images_moves_the_logits_further_than_the_constant_says():
+    generator = torch.Generator().manual_seed(0)
+    model = residual(1, 8, 4, width=4).eval().double()
+    constant = lipschitz_constant(graph_of(model.float(), (1, 8, 8)))
+    x = torch.rand(64, 1, 8, 8, generator=generator)
+    step = 0.01 * torch.randn(64, 1, 8, 8, generator=generator)
+    moved = (model(x + step) - model(x)).norm(dim=1) / step.flatten(1).norm(dim=1)
+    assert 0 < moved.max() <= constant
