@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustbench_lite.bounds.certify import Certificate as Certificate
+    from robustbench_lite.certification import certify as certify
     from robustbench_lite.defense import Defense as Defense
     from robustbench_lite.evaluation import evaluate as evaluate
     from robustbench_lite.report import Cell as Cell
@@ -24,10 +26,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attack": "search.attack",
     "Cell": "report",
+    "Certificate": "bounds.certify",
     "Dataset": "sources.datasets",
     "Defense": "defense",
     "Report": "report",
     "ThreatModel": "threat",
+    "certify": "certification",
     "evaluate": "evaluation",
     "load_dataset": "sources.datasets",
     "reference_model": "sources.models",

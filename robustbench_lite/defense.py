@@ -1,4 +1,4 @@
-"""The defense protocol: a defense may change training, change inference, and say what an attacker must know."""
+"""The defense protocol: a defense may change training, change inference, say what an attacker must know, and certify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,7 @@ class Defense(ABC):
     def wrap(self, model: nn.Module) -> DefendedModel:
         """The network as it is deployed, with what it declares."""
         return DefendedModel(model, Traits())
+
+    def certifier(self, threat: ThreatModel) -> Certifier | None:
+        """What proves networks under this defense robust against ``threat``; ``None`` where nothing is known."""
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
 from robustbench_lite.search.convolution import speed_up_input_gradients
-from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.defended import DefendedModel
 
 logger = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities"]
@@ -40,6 +41,17 @@ class LogProbabilities(nn.Module):
 
 def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: Outputs = "logits") -> DefendedModel:
     """A frozen copy of ``model`` behind ``defense`` on ``device``; the user's own object is left as it is."""
+    owned = copied(model)
+    defended = defense.wrap(LogProbabilities(owned) if outputs == "probabilities" else owned)
+    surrogate = defended.traits.surrogate
+    traits = replace(defended.traits, surrogate=None if surrogate is None else _frozen(surrogate, device))
+    if device.type == "cpu":
+        _keep_freed_memory()
+    return DefendedModel(_frozen(defended.module, device), traits)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, which must be a module in eval mode."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}; wrap it in an nn.Module that maps images to logits.")
     training = [name or "the model itself" for name, module in model.named_modules() if module.training]
@@ -49,19 +61,18 @@ def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: O
             "random. Call model.eval() first."
         )
     try:
-        owned = copy.deepcopy(model)
+        return copy.deepcopy(model)
     except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ModelError(f"The model cannot be copied ({error}): detach tensors that it keeps.") from error
-    defended = defense.wrap(owned)
-    module = LogProbabilities(defended.module) if outputs == "probabilities" else defended.module
+
+
+def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module``, in place, as attacks use it: on ``device``, without gradients of parameters, and in the quickest layout."""
     module = module.to(device).eval().requires_grad_(False)
     if any(isinstance(part, nn.Conv2d) for part in module.modules()):
         # Convolutions with their input gradient run up to a third faster in this layout; results are the same.
         module = module.to(memory_format=torch.channels_last)
-    if device.type == "cpu":
-        module = speed_up_input_gradients(module)
-        _keep_freed_memory()
-    return DefendedModel(module, defended.traits)
+    return speed_up_input_gradients(module) if device.type == "cpu" else module
 
 
 @torch.no_grad()
@@ -86,15 +97,19 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
     x = x[:_PROBE].to(device)
     if model.traits.random:
         return model
-    logits = _forward(module, x)
+
+    def forward(x: Tensor) -> Tensor:
+        return _forward(module, x)[..., : -1 if model.traits.abstains else None]
+
+    logits = forward(x)
     _check_output(logits, int(y.max()), classes)
-    again = _forward(module, x)
+    again = forward(x)
     scale = max(1.0, float(logits.abs().max()))
     if float((logits - again).abs().max()) > _COUPLING * scale:
         logger.warning("The model is random: gradients over %d draws, verdicts by %d votes.", _RANDOM_DRAWS, _RANDOM_VOTES)
-        return DefendedModel(module, Traits(model.traits.surrogate, True, _RANDOM_DRAWS, _RANDOM_VOTES))
-    alone = torch.cat([_forward(module, row.unsqueeze(0)) for row in x[:4]])
-    halves = torch.cat([_forward(module, x[::2]), _forward(module, x[1::2])]) if len(x) > 1 else alone
+        return DefendedModel(module, replace(model.traits, random=True, draws=_RANDOM_DRAWS, votes=_RANDOM_VOTES))
+    alone = torch.cat([forward(row.unsqueeze(0)) for row in x[:4]])
+    halves = torch.cat([forward(x[::2]), forward(x[1::2])]) if len(x) > 1 else alone
     order = torch.cat([torch.arange(len(x))[::2], torch.arange(len(x))[1::2]]) if len(x) > 1 else torch.arange(1)
     gap = max(float((alone - logits[:4]).abs().max()), float((halves - logits[order]).abs().max()))
     if gap > _COUPLING * scale:

@@ -10,7 +10,8 @@ RobustBenchError
 │   └── RecordError                a record or journal that is damaged or was changed
 ├── CheckFailed           exit 1   a gate or a re-check did not hold
 ├── CellError             exit 3   a cell could not be measured
-│   └── AttackError                an attack left the ball, the bounds or the real numbers
+│   ├── AttackError                an attack left the ball, the bounds or the real numbers
+│   └── ContradictionError         a sample is certified and broken: stops the whole run
 └── MissingDependency     exit 4   an optional package is not installed
 """
 
@@ -70,6 +71,10 @@ class CellError(RobustBenchError):
 
 
 class AttackError(CellError):
+    pass
+
+
+class ContradictionError(CellError):
     pass
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import inputs
+from robustbench_lite.cells import Workplace, cell_of
+from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, diagnose, prepare
-from robustbench_lite.errors import CellError, ModelError, RecordError, UnknownNameError, UsageError
-from robustbench_lite.fitting import check_fit_data, fitted, needs_fit
+from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.fitting import check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
-from robustbench_lite.measure import Job, Measured, clean_logits, measure
+from robustbench_lite.measure import Job, clean_logits
 from robustbench_lite.progress import Progress, Teller
-from robustbench_lite.records.cell import Identity, ModelId, ThreatId, make_record, read_record, write_record
+from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
-from robustbench_lite.records.journal import Journal, open_journal
-from robustbench_lite.records.npz import read_images, write_images
-from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.journal import open_journal
 from robustbench_lite.report import Cell, Report
-from robustbench_lite.search.attack import Attack, UniversalAttack
-from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
-from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import Norm, ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How cells are run. None of it but ``seed`` and ``query_budget`` can change a verdict."""
+    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a cell's key."""
 
     seed: int = 0
     query_budget: int | None = None
@@ -50,6 +45,10 @@ class Settings:
     outputs: Outputs = "logits"
     on_error: Literal["raise", "record"] = "raise"
     on_progress: Callable[[Progress], None] | None = None
+    certify: str = OWN
+    """What samples are certified with before they are attacked: ``own`` (what the defense brings), ``off``, or a method."""
+    certify_seconds: float | None = 300.0
+    """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
 
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and self.batch_size < 1:
@@ -90,12 +89,13 @@ def evaluate(
             the whole would give it. Default 0 .. N - 1.
         name: what the model is called in tables and records.
         settings: fields of :class:`Settings`: ``seed``, ``batch_size``, ``device``, ``query_budget``, ``keep_adversarials``,
-            ``output`` (folder for journal and records; ``None`` writes nothing), ``fresh``, ``outputs``, ``on_error``,
-            ``on_progress``.
+            ``output`` (folder for journal and records; ``None`` writes nothing), ``fresh``, ``outputs``, ``certify``,
+            ``certify_seconds``, ``on_error``, ``on_progress``.
 
     Raises:
         UsageError: anything about the input that is wrong, before any work is done.
         CellError: an attack left the ball or produced NaN (with ``on_error="record"`` the cell says so instead).
+        ContradictionError: a sample is both certified and broken: the certificate or the attack is wrong.
     """
     known = {field.name for field in dataclasses.fields(Settings)}
     for key in settings:
@@ -142,20 +142,55 @@ def run(
     prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
+        at = Workplace(folder, journal, options.fresh, options.on_error)
         for subject, model in zip(subjects, prepared, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
+            tell = Teller(options.on_progress, len(cells), len(subjects) * len(attacks), len(data), subject.label)
+            certificate = _certified(subject, threat, data, correct, options, device, at, tell)
             for attack in attacks:
                 identity = identify(subject, attack, threat, data, options, eps_written, fit_data)
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device,
                     query_budget=options.query_budget, keep_adversarials=options.keep_adversarials,
+                    certified=None if certificate is None else certificate.certified,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
-                tell = Teller(options.on_progress, len(cells), len(subjects) * len(attacks), len(data), label)
-                cells.append(_cell(subject, identity, job, options, folder, journal, tell, fit_data))
+                tell = tell._replace(cell=len(cells), label=label)
+                cells.append(cell_of(subject, identity, job, at, tell, fit_data, _unfinished(certificate)))
     return Report(cells)
+
+
+def _certified(
+    subject: Subject,
+    threat: ThreatModel,
+    data: Dataset,
+    correct: Tensor,
+    options: Settings,
+    device: torch.device,
+    at: Workplace,
+    tell: Teller,
+) -> Proved | None:
+    """What is proved of a subject before it is attacked; ``None`` where there is nothing to prove it with."""
+    certifier = certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:]))
+    if certifier is None:
+        return None
+    claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
+    return proved(
+        claim, at.journal, at.folder, fresh=at.fresh, seconds=options.certify_seconds,
+        on_rows=lambda rows: tell.steps(rows, len(data), "certify"),
+    )  # fmt: skip
+
+
+def _unfinished(certificate: Proved | None) -> list[str]:
+    """What a reader must know of a certificate that ran out of time."""
+    if certificate is None or certificate.tried == certificate.of:
+        return []
+    return [
+        f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} of {certificate.of:,} "
+        "samples: the others count as not certified"
+    ]
 
 
 def identify(
@@ -168,25 +203,17 @@ def identify(
     fit_data: Dataset | None = None,
 ) -> Identity:
     """Everything that decides the outcome of a cell."""
+    certifier = certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:]))
     return Identity(
-        model=model_id(subject, options.outputs),
+        model=inputs.model_id(subject, options.outputs),
         defense=inputs.plugin_id("defense", subject.defense),
         attack=inputs.plugin_id("attack", attack),
-        threat=ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec()),
+        threat=inputs.threat_id(threat, eps_written),
         data=inputs.data_id(data),
         seed=options.seed,
         query_budget=options.query_budget,
         fit_data=inputs.data_id(fit_data) if fit_data is not None and needs_fit(attack) else None,
-    )
-
-
-def model_id(subject: Subject, outputs: Outputs) -> ModelId:
-    """The network by its name, and by the hashes of its weights and of its structure."""
-    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{outputs}"
-    return ModelId(
-        name=subject.name,
-        weights_sha256=weights_hash(subject.module),
-        architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
+        certifier=None if certifier is None else inputs.certifier_id(certifier),
     )
 
 
@@ -194,86 +221,3 @@ def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Te
     """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K); -1 for any wrong one."""
     uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
     return threat.goal.targets(logits, data.y, uniform)
-
-
-def _cell(
-    subject: Subject,
-    identity: Identity,
-    job: Job,
-    options: Settings,
-    folder: Path | None,
-    journal: Journal,
-    tell: Teller,
-    fit_data: Dataset | None,
-) -> Cell:
-    """The cell of ``job``: read from its record when there is one, else measured and written down."""
-    path = None if folder is None else folder / "cells" / f"{job.key}.json"
-    images = None if path is None else path.with_suffix(".npz")
-    fit = None if folder is None or not needs_fit(job.attack) else folder / "fits" / f"{job.key}.safetensors"
-    needed = [file for file in (images, fit) if file is not None] if job.keep_adversarials else []
-    status = "partial" if job.data.partial else "complete"
-    cell = Cell(
-        identity=identity, model=subject.name, defense=subject.label, attack=inputs.short_label("attack", job.attack),
-        status=status, n=len(job.data), path=path, forwards_per_point=Passes(job.model, 1).forwards_per_point,
-    )  # fmt: skip
-    if options.fresh:
-        journal.forget(job.key)
-        if fit is not None:
-            fit.unlink(missing_ok=True)
-    elif path is not None and path.exists() and all(file.exists() for file in needed):
-        record, arrays = read_record(path)
-        tell.rows(len(job.data))
-        if needed:
-            cell = dataclasses.replace(cell, perturbation=_perturbation(fitted(job, fit_data, fit)))
-        x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
-        return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
-    try:
-        attack, started = job.attack, time.perf_counter()
-        job = fitted(job, fit_data, fit, tell.steps)
-        if needs_fit(attack):
-            journal.add(job.key, [], time.perf_counter() - started)
-        measured = measure(job, journal, tell.rows)
-    except (CellError, ModelError) as error:
-        if options.on_error == "raise":
-            raise
-        return dataclasses.replace(cell, status="error", error=str(error), path=None)
-    record = make_record(
-        identity,
-        measured.arrays,
-        provenance(
-            seconds=measured.seconds, device=str(job.device), batch_size=job.batch_size, partial=job.data.partial,
-            flags=_flags(job, measured),
-        ),
-    )  # fmt: skip
-    if path is not None:
-        path.parent.mkdir(exist_ok=True)
-        if measured.x_adv is not None and images is not None:
-            write_images(images, measured.arrays.broken, measured.x_adv.numpy())
-        write_record(record, path)
-        journal.forget(job.key)
-    cell = dataclasses.replace(cell, perturbation=_perturbation(job))
-    return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
-
-
-def _perturbation(job: Job) -> Tensor | None:
-    """What the attack of ``job`` was fitted to, on the CPU."""
-    fit = job.attack.perturbation if isinstance(job.attack, UniversalAttack) else None
-    return None if fit is None else fit.cpu()
-
-
-def _flags(job: Job, measured: Measured) -> list[str]:
-    """What a reader must know before trusting the number."""
-    flags = []
-    if job.model.traits.random:
-        flags.append(f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes")
-    if measured.arrays.unconfirmed:
-        flags.append(f"{measured.arrays.unconfirmed} successes of the search did not hold before the judge and count as robust")
-    return flags
-
-
-def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
-    x_adv, kept = job.data.x.clone(), read_images(path, arrays.broken)
-    if kept.shape[1:] != x_adv.shape[1:]:
-        raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
-    x_adv[torch.from_numpy(arrays.broken)] = torch.from_numpy(kept)
-    return x_adv

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustbench_lite.certification import OFF
 from robustbench_lite.defense import Defense
 from robustbench_lite.evaluation import Settings, run
 from robustbench_lite.inputs import Subject, short_label
@@ -40,7 +41,7 @@ def examine(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
-    settings = Settings(seed=recipe.seed, device=str(device), on_progress=on_progress)
+    settings = Settings(seed=recipe.seed, device=str(device), on_progress=on_progress, certify=OFF)
     cell = run([subject], test, [attack], threat, settings, fit_data=data).cells[0]
     return Card(
         dataset=data.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import registry
+from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.defense import Defense
+from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UnknownNameError, UsageError
-from robustbench_lite.records.cell import DataId, PluginId, ranges
+from robustbench_lite.records.cell import DataId, ModelId, PluginId, ThreatId, ranges
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset
 from robustbench_lite.sources.models import reference_model
+from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel, Untargeted
 
 # Enough rows to keep the kernels busy, few enough images that a batch stays in the caches (CPU) or in memory.
@@ -139,10 +143,30 @@ def registered_name(kind: registry.Kind, plugin: Any) -> str:
     return next((name for name, target in registry.targets(kind).items() if target == path), path)
 
 
+def threat_id(threat: ThreatModel, eps_written: str | None = None) -> ThreatId:
+    """The threat model as records name it."""
+    return ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec())
+
+
+def model_id(subject: Subject, outputs: Outputs) -> ModelId:
+    """The network by its name, and by the hashes of its weights and of its structure."""
+    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{outputs}"
+    return ModelId(
+        name=subject.name,
+        weights_sha256=weights_hash(subject.module),
+        architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
+    )
+
+
 def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:
     """What identifies an attack or a defense in a cell's key."""
     values = {k: v if isinstance(v, int | float | str | None) else repr(v) for k, v in registry.parameters(plugin).items()}
     return PluginId(name=registered_name(kind, plugin), version=type(plugin).version, parameters=values)
+
+
+def certifier_id(certifier: Certifier) -> PluginId:
+    """What identifies a certifier in the keys of cells and certificates."""
+    return PluginId(name=certifier.name, version=type(certifier).version, parameters=registry.parameters(certifier))
 
 
 def data_id(data: Dataset) -> DataId:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_lite.errors import ContradictionError
 from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.search.attack import Attack
@@ -23,6 +24,8 @@ from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
+AUDIT = 8
+"""Of the certified samples those are attacked all the same whose index it divides: an unsound bound shows there."""
 _FLUSH_SECONDS = 2.0
 """At most this much finished work waits for the judge and the journal."""
 
@@ -43,6 +46,19 @@ class Job:
     device: torch.device
     query_budget: int | None = None
     keep_adversarials: bool = False
+    certified: Tensor | None = None
+    """Proved robust, (N,) bool: such samples are not attacked but for some that check the proofs."""
+
+    def __post_init__(self) -> None:
+        if self.certified is not None and bool((self.certified & ~self.clean_correct).any()):
+            raise ValueError("A sample that is classified wrong cannot be certified.")
+
+    @property
+    def open_rows(self) -> Tensor:
+        """Samples that are attacked, (N,) bool."""
+        if self.certified is None:
+            return self.clean_correct
+        return self.clean_correct & (~self.certified | (self.data.ids % AUDIT == 0))
 
 
 @dataclass(frozen=True)
@@ -78,16 +94,32 @@ def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambd
     known = {outcome.position: outcome for outcome in journal.outcomes(job.key)}
     if job.keep_adversarials:  # an earlier run may have kept none: those samples are searched again
         known = {p: outcome for p, outcome in known.items() if outcome.x_adv is not None or not outcome.broken}
-    open_rows = job.clean_correct.clone()
+    open_rows = job.open_rows.clone()
     open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
     positions = open_rows.nonzero().squeeze(1)
-    settled, wrong = len(job.data) - len(positions), int((~job.clean_correct).sum())
+    settled, skipped = len(job.data) - len(positions), int((~job.open_rows).sum())
+    _contradict(job, list(known.values()))
     on_rows(settled)
     for batch in _search(job, positions, lambda done: on_rows(settled + done)):
+        _contradict(job, batch.outcomes)
         journal.add(job.key, batch.outcomes, batch.seconds)
         known |= {outcome.position: outcome for outcome in batch.outcomes}
-        on_rows(len(known) + wrong)
+        on_rows(len(known) + skipped)
     return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key))
+
+
+def _contradict(job: Job, outcomes: list[Outcome]) -> None:
+    """Raise if one of ``outcomes`` is broken although it is certified."""
+    if job.certified is None:
+        return
+    for outcome in outcomes:
+        if outcome.broken and bool(job.certified[outcome.position]):
+            raise ContradictionError(
+                f"Sample {int(job.data.ids[outcome.position])} is certified, and {job.attack.name} broke it (distance "
+                f"{outcome.distance:.6g}, {job.threat.norm.name} {job.threat.eps:g}; the judge has confirmed it). Either the "
+                "bound is unsound or the network that was proved is not the one that was attacked: no number of this run "
+                "can be trusted until that is found. Please report it with the command."
+            )
 
 
 @dataclass(frozen=True)
@@ -151,11 +183,12 @@ def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
     broken = np.zeros(n, dtype=np.bool_)
     distance = np.where(clean, np.float32("nan"), np.float32(0)).astype(np.float32)
     forward, backward = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int32)
+    certified = None if job.certified is None else job.certified.numpy()
     for position, outcome in known.items():
         broken[position] = outcome.broken
         distance[position] = np.nan if outcome.distance is None else outcome.distance
         forward[position], backward[position] = outcome.forward, outcome.backward
-    return CellArrays(clean, broken, distance, forward, backward, sum(outcome.unconfirmed for outcome in known.values()))
+    return CellArrays(clean, broken, distance, forward, backward, sum(o.unconfirmed for o in known.values()), certified)
 
 
 def _adversarials(job: Job, known: dict[int, Outcome]) -> Tensor | None:

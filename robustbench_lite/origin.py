@@ -16,8 +16,7 @@ from robustbench_lite import registry
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UsageError, WeightsError
-from robustbench_lite.evaluation import model_id
-from robustbench_lite.inputs import Subject
+from robustbench_lite.inputs import Subject, model_id
 from robustbench_lite.records.cell import Identity, PluginId
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, reference_model, reference_networks

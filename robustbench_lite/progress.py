@@ -16,8 +16,8 @@ class Progress(NamedTuple):
     """Samples' worth of work done in it."""
     of: int
     label: str
-    fit: bool = False
-    """The rows are steps of a fit, which comes before the search."""
+    before: str = ""
+    """What the rows are steps of, if it comes before the search: ``fit`` or ``certify``."""
 
 
 class Teller(NamedTuple):
@@ -34,7 +34,7 @@ class Teller(NamedTuple):
         if self.listener is not None:
             self.listener(Progress(self.cell, self.cells, rows, self.of, self.label))
 
-    def steps(self, step: int, of: int) -> None:
-        """So many steps of a fit."""
+    def steps(self, step: float, of: int, before: str = "fit") -> None:
+        """So many steps of what comes before the search."""
         if self.listener is not None:
-            self.listener(Progress(self.cell, self.cells, step, of, f"{self.label}: fit", fit=True))
+            self.listener(Progress(self.cell, self.cells, step, of, f"{self.label}: {before}", before))

@@ -94,6 +94,21 @@ class Cell:
         return self._measured.median_distance
 
     @property
+    def certified(self) -> NDArray[np.bool_] | None:
+        """Proved robust, (N,); ``None`` where nothing was to be certified."""
+        return self._measured.certified
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """certified <= true <= attacked: below ``robust_accuracy``, with the true robust accuracy in between."""
+        return self._measured.certified_accuracy
+
+    @property
+    def certified_interval(self) -> Interval | None:
+        """The 95 % Wilson interval of the certified accuracy."""
+        return self._measured.certified_interval
+
+    @property
     def seconds(self) -> float | None:
         return self.record.provenance.seconds if self.record else None
 
@@ -110,7 +125,8 @@ class Cell:
             "split": self.identity.data.split, "norm": self.identity.threat.norm, "eps": self.identity.threat.eps,
             "goal": self.identity.threat.goal, "n": self.n,
             "clean_accuracy": None, "robust_accuracy": None, "robust_interval": None, "median_distance": None,
-            "forward_queries_mean": None, "backward_queries_mean": None,
+            "forward_queries_mean": None, "backward_queries_mean": None, "certifier": None, "certified_accuracy": None,
+            "certified_interval": None,
         }  # fmt: skip
         if self.arrays is not None:
             forward, backward = self.arrays.mean_queries()
@@ -118,6 +134,11 @@ class Cell:
                 "clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy,
                 "robust_interval": list(self.interval), "median_distance": self.median_distance,
                 "forward_queries_mean": forward, "backward_queries_mean": backward,
+            }  # fmt: skip
+        if self.arrays is not None and self.arrays.certified_interval is not None and self.identity.certifier is not None:
+            row |= {
+                "certifier": self.identity.certifier.name, "certified_accuracy": self.arrays.certified_accuracy,
+                "certified_interval": list(self.arrays.certified_interval),
             }  # fmt: skip
         flags = list(self.record.provenance.flags) if self.record else []
         return row | {

@@ -23,6 +23,7 @@ from robustbench_lite.bounds.operations import (
 )
 from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines
+from robustbench_lite.bounds.relaxed import relaxed
 from robustbench_lite.bounds.windows import Rows, Window
 
 
@@ -110,6 +111,10 @@ class Backward:
                     self.constant, self.negative = self.constant + ends.lower, self.negative + ends.negative
                 case Activation() if stop is not None:
                     self._end(a, window, stop[index])
+                case Activation() if below is None and window is None and a.device.type == "cpu":
+                    behind = relaxed(a, lines[index], self.rows.segments)
+                    self.constant, self.negative = self.constant + behind.cost, self.negative + behind.negative
+                    self.start(node.inputs[0], behind.rows)
                 case Activation():
                     self._pay(a, lines[index].intercept, window)
                     own = None if below is None else below[index]

@@ -6,7 +6,7 @@ reported can notice; and every margin is lowered by what the network's own float
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,6 @@ class Certificate:
         return float(self.certified.double().mean())
 
 
-@torch.no_grad()
 def certify(
     model: nn.Module,
     x: Tensor,
@@ -61,9 +60,24 @@ def certify(
     method: str = "auto",
     box: bool = True,
     batch_size: int = 64,
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Certificate:
-    """Bound the margin of every sample from below.
+    """Bound the margin of every sample from below; see :func:`proofs`."""
+    return joined(list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size)))
+
+
+@torch.no_grad()
+def proofs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str | Norm = "linf",
+    eps: float | Tensor,
+    method: str = "auto",
+    box: bool = True,
+    batch_size: int = 64,
+) -> Iterator[Certificate]:
+    """The margins of ``batch_size`` samples after the other, bounded from below.
 
     Args:
         model: a network in eval mode, on the device that shall do the work; images (B, C, H, W) -> logits (B, K).
@@ -73,7 +87,6 @@ def certify(
             order of their cost, each only on what is still open.
         box: perturbed images stay within [0, 1]; without, the whole ball is covered.
         batch_size: samples at a time; no bound depends on it.
-        on_rows: hears how many samples are done.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -86,15 +99,10 @@ def certify(
         raise UsageError("eps must be a number of at least 0, or one for each sample.")
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     graphs = _Graphs(model, tuple(x.shape[1:]))
-    if method == "lipschitz":
-        return _by_lipschitz(graphs, x.to(device), y.to(device), chosen, radii.to(device), batch_size, on_rows)
-    run = _Run(graphs, chosen, method, box)
-    parts = []
+    batch = _by_lipschitz(graphs, chosen) if method == "lipschitz" else _Run(graphs, chosen, method, box).batch
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        parts.append(run.batch(x[part].to(device), y[part].to(device), radii[part].to(device)))
-        on_rows(min(start + batch_size, len(x)))
-    return _joined(parts)
+        yield batch(x[part].to(device), y[part].to(device), radii[part].to(device))
 
 
 class _Graphs:
@@ -164,9 +172,7 @@ class _Run:
         return ["dual", "crown", "alpha"] if self.method == "alpha" else [self.method]
 
 
-def _by_lipschitz(
-    graphs: _Graphs, x: Tensor, y: Tensor, norm: Norm, eps: Tensor, batch_size: int, on_rows: Callable[[int], None]
-) -> Certificate:
+def _by_lipschitz(graphs: _Graphs, norm: Norm) -> Callable[[Tensor, Tensor, Tensor], Certificate]:
     """margin > sqrt(2) L eps: the difference of two logits changes by at most sqrt(2) times what the logits do (L2)."""
     if norm.name != "l2":
         raise UsageError(
@@ -174,20 +180,20 @@ def _by_lipschitz(
         )
     graph = graphs(torch.float64)
     slope = 2**0.5 * lipschitz_constant(graph)
-    parts = []
-    for start in range(0, len(x), batch_size):
-        logits = graph.forward(x[start : start + batch_size])
-        label = y[start : start + batch_size].unsqueeze(1)
+
+    def batch(x: Tensor, y: Tensor, eps: Tensor) -> Certificate:
+        logits, label = graph.forward(x), y.unsqueeze(1)
         others = logits.scatter(1, label, -torch.inf).amax(1)
         clean = logits.gather(1, label).squeeze(1) - others - LOGIT_ROUNDING * logits.abs().amax(1).clamp_min(1.0)
-        margins = clean - slope * eps[start : start + batch_size]
+        margins = clean - slope * eps
         radius = (clean / slope if slope > 0 else torch.full_like(clean, torch.inf)).clamp_min(0)
-        parts.append(Certificate((margins > 0).cpu(), margins.cpu(), ("lipschitz",) * len(margins), radius.cpu()))
-        on_rows(min(start + batch_size, len(x)))
-    return _joined(parts)
+        return Certificate((margins > 0).cpu(), margins.cpu(), ("lipschitz",) * len(margins), radius.cpu())
+
+    return batch
 
 
-def _joined(parts: Sequence[Certificate]) -> Certificate:
+def joined(parts: Sequence[Certificate]) -> Certificate:
+    """The certificates of one batch after the other as one."""
     if not parts:
         raise UsageError("There is no sample to certify.")
     radii = [part.radius for part in parts if part.radius is not None]

@@ -62,8 +62,8 @@ def hidden_bounds(problem: Problem, method: Method) -> Bounds:
     read = {graph.nodes[index].inputs[0] for index in activations}
     lines: dict[int, Lines] = {}
     for index in range(max(activations, default=-1) + 1):
-        found[index] = _interval(problem, index, found, method)
-        if index in read and method.rows and not _exact(problem, index):
+        found[index] = node_interval(problem, index, found, method)
+        if index in read and method.rows and not is_exact(problem, index):
             found[index] = _tightened(problem, index, found[index], lines, method)
         operation = graph.nodes[index].operation
         if isinstance(operation, Activation) and method.rows:
@@ -80,7 +80,7 @@ def lines_of(problem: Problem, bounds: Bounds, relaxation: Relaxation) -> dict[i
     }
 
 
-def _interval(problem: Problem, index: int, found: Bounds, method: Method) -> Interval:
+def node_interval(problem: Problem, index: int, found: Bounds, method: Method) -> Interval:
     """The interval of node ``index`` from those of its inputs."""
     node = problem.graph.nodes[index]
     parts = [found[source] for source in node.inputs]
@@ -93,7 +93,7 @@ def _interval(problem: Problem, index: int, found: Bounds, method: Method) -> In
             return Interval(*(side.reshape(len(side), *node.shape) for side in parts[0]))
         case Sum(weights):
             centres = [w * (part.lower + part.upper) / 2 for w, part in zip(weights, parts, strict=True)]
-            radii = [abs(w) * (part.upper - part.lower) / 2 for w, part in zip(weights, parts, strict=True)]
+            radii = [w * (part.upper - part.lower) / 2 for w, part in zip(node.operation.sizes, parts, strict=True)]
             return _around(sum(centres[1:], centres[0]), sum(radii[1:], radii[0]))
         case Affine():
             lower, upper = parts[0]
@@ -105,7 +105,7 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
     return Interval(centre - radius, centre + radius)
 
 
-def _exact(problem: Problem, index: int) -> bool:
+def is_exact(problem: Problem, index: int) -> bool:
     """The interval of the node cannot be improved: one layer after a box whose sides move freely."""
     nodes = problem.graph.nodes
     if not problem.region.is_box:

@@ -32,8 +32,9 @@ def lipschitz_constant(graph: Graph) -> float:
                 known.append(1.0)
             case Activation() | Reshape():
                 known.append(before[0])
-            case Sum(weights):
-                known.append(sum(abs(weight) * part for weight, part in zip(weights, before, strict=True)))
+            case Sum():
+                sizes = [float(size) for size in node.operation.sizes]
+                known.append(sum(size * part for size, part in zip(sizes, before, strict=True)))
             case Affine():
                 known.append(before[0] * operator_norm(node, graph.nodes[node.inputs[0]].shape))
     return known[-1]

@@ -42,7 +42,12 @@ class Activation(Operation):
 class Sum(Operation):
     """A weighted sum of inputs of one shape."""
 
-    weights: tuple[float, ...]
+    weights: tuple[float | Tensor, ...]
+
+    @property
+    def sizes(self) -> list[float | Tensor]:
+        """The absolute weights."""
+        return [weight.abs() if isinstance(weight, Tensor) else abs(weight) for weight in self.weights]
 
 
 @dataclass(frozen=True)
@@ -146,15 +151,15 @@ class Convolution(Affine):
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         if self._fast is not None:
             return self._fast.input_gradient(a, torch.Size((len(a), *shape)))
-        # What a stride leaves over at the far edge, no output has seen: its coefficients are zero.
-        left = [
+        a = a.contiguous(memory_format=torch.channels_last)
+        # What a stride leaves over at the far edge: without it, the last inputs would be cut off with the padding.
+        left = tuple(
             size - ((out - 1) * stride - 2 * padding + reach)
             for size, out, stride, padding, reach in zip(
                 shape[-2:], a.shape[-2:], self.stride, self.padding, self.reach, strict=True
             )
-        ]
-        out = F.conv_transpose2d(a, self.weight, None, self.stride, self.padding, 0, self.groups, self.dilation)
-        return F.pad(out, (0, left[1], 0, left[0])) if any(left) else out
+        )
+        return F.conv_transpose2d(a, self.weight, None, self.stride, self.padding, left, self.groups, self.dilation)
 
     def transpose_window(self, a: Tensor) -> Tensor:
         """W^T a where ``a`` is a window of the output: the whole window of the input that it sees, padding included."""
@@ -175,9 +180,16 @@ class Convolution(Affine):
         short = any(k < s for k, s in zip(kernel, self.stride, strict=True))
         if self.weight.device.type != "cpu" or self.groups > 1 or self.dilation != (1, 1) or short:
             return None
+        live = self.weight.requires_grad
+        if live and inputs > FrozenStridedConv2d.FEW_CHANNELS:
+            return None  # its gradient is quicker the plain way
         layer = nn.Conv2d(inputs, outputs, (kernel[0], kernel[1]), self.stride, self.padding, bias=False, device="meta")
         layer.weight = nn.Parameter(self.weight, requires_grad=False)
-        return FrozenStridedConv2d(layer)
+        fast = FrozenStridedConv2d(layer)
+        if live:
+            fast.few = False  # a product's pieces, added up in place, make a slow gradient
+            fast.phases = fast.sorted_by_remainder(self.weight)
+        return fast
 
     @cached_property
     def _matrices(self) -> dict[Shape, Tensor]:

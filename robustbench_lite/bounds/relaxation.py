@@ -33,10 +33,10 @@ def chord(activation: Activation, z: Interval) -> Lines:
     """
     slope = activation.slope
     lower, upper = z.lower.clamp(max=0), z.upper.clamp_min(0)
-    width = upper - lower
-    # l = u = 0 would divide by zero; either line is exact there.
-    share = upper / width.clamp_min(torch.finfo(width.dtype).tiny)
     open_units = (z.lower < 0) & (z.upper > 0)
+    # Elsewhere the width may be 0, and a gradient of what is not chosen would still be no number.
+    width = torch.where(open_units, upper - lower, 1.0)
+    share = upper / width
     steep = torch.where(open_units, slope + (1 - slope) * share, torch.where(z.lower >= 0, 1.0, slope).to(width.dtype))
     intercept = torch.where(open_units, -lower * share * (1 - slope), 0.0)
     return Lines(steep, steep, intercept)

@@ -82,17 +82,17 @@ def interval_stage(work: Work, question: Question) -> Tensor:
 
 def crown_interval_stage(work: Work, question: Question) -> Tensor:
     """CROWN-IBP (Zhang et al. 2020, arXiv:1906.06316): hidden units by intervals, the margins by a backward pass."""
-    return _backward(work, question, work.bounds(INTERVALS), adaptive)
+    return rows_back(work, question, work.bounds(INTERVALS), adaptive)
 
 
 def dual_stage(work: Work, question: Question) -> Tensor:
     """The dual network of Wong and Kolter 2018 (arXiv:1711.00851), which is Fast-Lin: one slope for both lines."""
-    return _backward(work, question, work.bounds(CHORDS), chord)
+    return rows_back(work, question, work.bounds(CHORDS), chord)
 
 
 def crown_stage(work: Work, question: Question) -> Tensor:
     """CROWN (Zhang et al. 2018, arXiv:1811.00866): the lower slope is 0 or 1, whichever leaves the smaller area."""
-    return _backward(work, question, work.bounds(ADAPTIVE), adaptive)
+    return rows_back(work, question, work.bounds(ADAPTIVE), adaptive)
 
 
 def alpha_stage(work: Work, question: Question) -> Tensor:
@@ -169,7 +169,8 @@ class _Slopes:
             part.update({index: value[stay] for index, value in part.items()})
 
 
-def _backward(work: Work, question: Question, bounds: Bounds, relaxation: Relaxation) -> Tensor:
+def rows_back(work: Work, question: Question, bounds: Bounds, relaxation: Relaxation) -> Tensor:
+    """Bounds of the rows through the lines of all activations, whose inputs lie in ``bounds``."""
     return _in_chunks(work, question, lines_of(work.problem, bounds, relaxation), None)
 
 

@@ -39,9 +39,8 @@ _SAME = 1e-4
 """Largest difference, relative to the largest logit, between graph and network."""
 
 
-@torch.no_grad()
-def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64) -> Graph:
-    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode.
+def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False) -> Graph:
+    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode; ``live`` lets gradients through.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -56,10 +55,12 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64)
             f"{type(model).__name__} cannot be certified: its forward cannot be followed ({reason}). "
             "It must not branch on values."
         ) from error
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    graph = Graph(_Builder(root, probe, dtype).build(traced), dtype)
-    expected, found = model(probe), graph.forward(probe)
+    weights = (tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point())
+    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(next(weights, torch.zeros(())))
+    with torch.set_grad_enabled(live):
+        graph = Graph(_Builder(root, probe, dtype).build(traced), dtype)
+    with torch.no_grad():
+        expected, found = model(probe), graph.forward(probe)
     if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(1.0, float(expected.abs().max())):
         raise ModelError(
             f"{type(model).__name__} computes something else than its layers say (hooks, train mode or random layers?): "
@@ -119,7 +120,7 @@ class _Builder:
         x: _Value = args[0]
         match module:
             case ConvexAggregation():
-                return self._add(Sum(tuple(module.coefficients.tolist())), args, module(*(part.probe for part in args)))
+                return self._add(Sum(tuple(self._cast(module.coefficients))), args, module(*(part.probe for part in args)))
             case nn.Linear():
                 return self._linear(x, module.weight, module.bias)
             case nn.Conv2d() if module.padding_mode == "zeros":
@@ -271,7 +272,7 @@ class _Builder:
         return tensor
 
     def _cast(self, tensor: Any) -> Any:
-        return None if tensor is None else tensor.detach().to(self.dtype)
+        return None if tensor is None else (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
 
     def _unsupported(self, what: str) -> UnsupportedLayerError:
         name = str(self.call.target) if self.call.op == "call_module" else str(self.call.name)

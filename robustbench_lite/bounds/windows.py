@@ -84,22 +84,25 @@ class Rows:
 
     def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its window shows."""
-        if window is None and self.segments is not None:
+        if self._by_sample(window):
             return torch.cat([a[part] * values[sample] for sample, part in self.segments])
         return a * self._gathered(values, window)
 
     def dot(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """The sum of ``times`` over each row, (M,)."""
-        if window is None and self.segments is not None:
+        if self._by_sample(window):
             return torch.cat([a[part].flatten(1) @ values[sample].flatten() for sample, part in self.segments])
         return (a * self._gathered(values, window)).flatten(1).sum(1)
 
+    def _by_sample(self, window: Window | None) -> bool:
+        """A loop over samples is quicker than a copy of the sample for each row; not where gradients go back through slices."""
+        many = len(self.owner) >= _MANY * (self.span[1] - self.span[0])
+        return window is None and many and self.owner.device.type == "cpu" and not torch.is_grad_enabled()
+
     @cached_property
-    def segments(self) -> list[tuple[int, slice]] | None:
-        """(sample, its rows), where that is quicker than a copy of the sample for each row: many rows a sample, on a CPU."""
+    def segments(self) -> list[tuple[int, slice]]:
+        """Each sample with its rows."""
         samples = self.span[1] - self.span[0]
-        if self.owner.device.type != "cpu" or len(self.owner) < _MANY * samples:
-            return None
         ends = torch.bincount(self.owner - self.span[0], minlength=samples).cumsum(0).tolist()
         starts = [0, *ends]
         return [(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import attack, doctor, evaluate, listing, show, train, verify
+from robustbench_lite.cli import attack, certify, doctor, evaluate, listing, show, train, verify
 from robustbench_lite.errors import RobustBenchError
 
 INTERRUPTED = 130
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("verify")(verify.verify)
+app.command("certify")(certify.certify)
 app.command("train")(train.train)
 app.command("list")(listing.list_names)
 app.command("show")(show.show)

@@ -24,6 +24,8 @@ def evaluate(
     norm: Annotated[str, opt.NormName] = "linf",
     eps: Annotated[str | None, opt.Eps] = None,
     targeted: Annotated[str | None, opt.Goal] = None,
+    certify: Annotated[str, opt.Certify] = "own",
+    certify_seconds: Annotated[float, opt.CertifySeconds] = 300.0,
     model: Annotated[str | None, opt.Model] = None,
     weights: Annotated[Path | None, opt.Weights] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
@@ -63,7 +65,7 @@ def evaluate(
         settings = evaluation.Settings(
             seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
             fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
-            on_error="record", on_progress=on_progress,
+            on_error="record", on_progress=on_progress, certify=certify, certify_seconds=certify_seconds,
         )  # fmt: skip
         eps = eps or plan.usual_eps(norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)

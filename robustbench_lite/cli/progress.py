@@ -26,16 +26,16 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         everything = bar.add_task("all cells", total=None, visible=False, left="left")
         current = bar.add_task("loading", total=None, left="")
-        work: tuple[int, bool] | None = None
+        work: tuple[int, str] | None = None
 
         def tell(progress: Progress) -> None:
             nonlocal work
-            if (progress.cell, progress.fit) != work:
+            if (progress.cell, progress.before) != work:
                 # What an earlier run left done says nothing about the speed of this one: the clock starts here.
-                work = progress.cell, progress.fit
+                work = progress.cell, progress.before
                 bar.reset(current, description=progress.label, total=progress.of, completed=int(progress.rows), left="left")
             bar.update(current, completed=progress.rows)
-            done = progress.cell + (0 if progress.fit else progress.rows / progress.of)
+            done = progress.cell + (0 if progress.before else progress.rows / progress.of)
             bar.update(everything, visible=progress.cells > 1, total=progress.cells, completed=done)
 
         yield tell

@@ -31,7 +31,7 @@ def show(
     """
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     if what.endswith(".json") or Path(what).is_file():
-        return _show_record(Path(what))
+        return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
     for kind in kinds:
         if what in registry.names(kind) or ":" in what:
             return _show_plugin(kind, what)
@@ -93,16 +93,17 @@ def _show_record(path: Path) -> None:
 
     record, arrays = read_record(path)
     identity, made = record.identity, record.provenance
-    low, high = record.summary.robust_interval
     forward, backward = arrays.mean_queries()
     rows: Rows = [
         ("record", f"{path} (schema, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest), ("", ""),
         ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
         ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
-        ("robust accuracy", f"{record.summary.robust_accuracy:.2%}, 95 % interval [{low:.2%}, {high:.2%}]"),
+        ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
+        ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
         ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
         ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), ("", ""),
-        ("attack", identity.attack.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
+        ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
+        ("defense", identity.defense.label()), ("model", identity.model.name),
         ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
         ("goal", identity.threat.goal), ("data", f"{identity.data.name} {identity.data.split}"),
         ("data fingerprint", identity.data.fingerprint), ("seed", identity.seed),
@@ -112,6 +113,37 @@ def _show_record(path: Path) -> None:
         *(("note", flag) for flag in made.flags),
     ]  # fmt: skip
     _print(rows)
+
+
+def _is_certificate(path: Path) -> bool:
+    try:
+        return '"margins"' in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False  # said when it is read as a record
+
+
+def _show_certificate(path: Path) -> None:
+    from robustbench_lite.records.certificate import read_certificate
+
+    record, arrays = read_certificate(path)
+    identity, made, summary = record.identity, record.provenance, record.summary
+    stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
+    _print([
+        ("certificate", f"{path} (schema, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
+        ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
+        ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
+        ("certified accuracy", _share(summary.certified_accuracy, summary.certified_interval)),
+        ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())), ("", ""),
+        ("certifier", identity.certifier.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
+        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
+        ("data", f"{identity.data.name} {identity.data.split}"), ("data fingerprint", identity.data.fingerprint), ("", ""),
+        ("made", made.created), ("command", made.command), ("took", f"{made.seconds} s on {made.device}"),
+        ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
+    ])  # fmt: skip
+
+
+def _share(value: float | None, interval: tuple[float, float] | None) -> str:
+    return "-" if value is None or interval is None else f"{value:.2%}, 95 % interval [{interval[0]:.2%}, {interval[1]:.2%}]"
 
 
 def _eps(threat: Any) -> str:

@@ -10,6 +10,7 @@ from robustbench_lite.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from robustbench_lite.cli.plan import PlannedCell
+    from robustbench_lite.records.statistics import Interval
     from robustbench_lite.report import Cell, Report
 
 
@@ -62,8 +63,8 @@ def _table(report: Report, tablefmt: str = "simple") -> str:
     from tabulate import tabulate
 
     rows = [_row(cell) for cell in report.cells]
-    if all(row["median\ndistance"] == "" for row in rows):
-        rows = [{name: text for name, text in row.items() if name != "median\ndistance"} for row in rows]
+    empty = {name for name in ("median\ndistance", "certified accuracy\n[95 % interval]") if not any(r[name] for r in rows)}
+    rows = [{name: text for name, text in row.items() if name not in empty} for row in rows]
     if tablefmt == "github":
         rows = [{name.replace("\n", " "): text for name, text in row.items()} for row in rows]
     return tabulate(rows, headers="keys", tablefmt=tablefmt, disable_numparse=True, colglobalalign="left")
@@ -73,20 +74,25 @@ def _row(cell: Cell) -> dict[str, str]:
     """Column -> text of one cell."""
     row = {
         "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": threat(cell), "n": f"{cell.n:,}",
-        "clean\naccuracy": "", "robust accuracy\n[95 % interval]": "error", "median\ndistance": "",
-        "queries a sample\nforward + backward": "", "time": "",
+        "clean\naccuracy": "", "certified accuracy\n[95 % interval]": "", "robust accuracy\n[95 % interval]": "error",
+        "median\ndistance": "", "queries a sample\nforward + backward": "", "time": "",
     }  # fmt: skip
     if cell.arrays is None:
         return row
     forward, backward = cell.arrays.mean_queries()
-    low, high = cell.interval
     return row | {
         "clean\naccuracy": f"{cell.clean_accuracy:.1%}",
-        "robust accuracy\n[95 % interval]": f"{cell.robust_accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
+        "certified accuracy\n[95 % interval]": share(cell.certified_accuracy, cell.certified_interval),
+        "robust accuracy\n[95 % interval]": share(cell.robust_accuracy, cell.interval),
         "median\ndistance": _median(cell),
         "queries a sample\nforward + backward": f"{forward:,.1f} + {backward:,.1f}",
-        "time": "" if cell.seconds is None else _duration(cell.seconds),
+        "time": "" if cell.seconds is None else duration(cell.seconds),
     }
+
+
+def share(value: float | None, interval: Interval | None) -> str:
+    """``74.5% [71.8, 77.1]``; empty for ``None``."""
+    return "" if value is None or interval is None else f"{value:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def threat(cell: Cell) -> str:
@@ -108,7 +114,8 @@ def _data(cell: Cell) -> str:
     return f"{cell.identity.data.name} {cell.identity.data.split}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``1.3 s``, ``2:05 min`` or ``1:02:03 h``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import CellArrays, Outcomes, Strict, Summary
+from robustbench_lite.records.outcomes import CellArrays, Outcomes, Sparse, Strict, Summary
 
 PROTOCOL_VERSION = 1
 """Raised whenever the engine or the judge may give another verdict for the same cell."""
@@ -74,7 +74,7 @@ def ranges(ids: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [(int(run[0]), int(run[-1]) + 1) for run in np.split(ids, cuts)]
 
 
-class Identity(Strict):
+class Identity(Sparse):
     """Exactly what decides a cell's outcome."""
 
     protocol_version: int = PROTOCOL_VERSION
@@ -88,16 +88,12 @@ class Identity(Strict):
     fit_data: DataId | None = None
     """The images that a universal attack was fitted on."""
 
-    @model_serializer(mode="wrap")
-    def _without_what_was_not_fitted(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        if self.fit_data is None:
-            values.pop("fit_data", None)
-        return values
+    certifier: PluginId | None = None
+    """What samples were certified with before the attack, which leaves most of those alone."""
 
     def key(self) -> str:
         """32 hex digits; how eps was written does not matter, its value does."""
-        return _sha256(self.model_dump(mode="json", exclude={"threat": {"eps_written"}}))[:32]
+        return sha256_of(self.model_dump(mode="json", exclude={"threat": {"eps_written"}}))[:32]
 
 
 class Provenance(Strict):
@@ -168,6 +164,7 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
         "digest": (record.digest, _digest(record.identity, record.outcomes)),
         "summary": (record.summary, arrays.summary()),
         "broken samples": (bool((arrays.broken & ~arrays.clean_correct).any()), False),
+        "certified samples": (arrays.certified is not None and bool((arrays.certified & ~arrays.robust).any()), False),
     }
     for what, (stated, derived) in claims.items():
         if stated != derived:
@@ -176,8 +173,9 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
 
 
 def _digest(identity: Identity, outcomes: Outcomes) -> str:
-    return _sha256({"key": identity.key(), "outcomes": outcomes.model_dump(mode="json")})
+    return sha256_of({"key": identity.key(), "outcomes": outcomes.model_dump(mode="json")})
 
 
-def _sha256(value: Any) -> str:
+def sha256_of(value: Any) -> str:
+    """64 hex digits that follow from the JSON of ``value``."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -21,6 +21,10 @@ CREATE TABLE IF NOT EXISTS outcomes (
     distance REAL, forward INTEGER NOT NULL, backward INTEGER NOT NULL, x_adv BLOB, seal TEXT NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS proofs (
+    key TEXT NOT NULL, position INTEGER NOT NULL, margin REAL NOT NULL, stage TEXT NOT NULL, seal TEXT NOT NULL,
+    PRIMARY KEY (key, position)
+) WITHOUT ROWID;
 """
 
 
@@ -40,6 +44,18 @@ class Outcome(NamedTuple):
         """A checksum that ties the row to its cell."""
         content = repr((key, *self[:6])).encode() + (self.x_adv or b"")
         return hashlib.sha256(content).hexdigest()[:16]
+
+
+class Proof(NamedTuple):
+    """What is known of one sample of a certificate."""
+
+    position: int
+    margin: float
+    stage: str
+
+    def seal(self, key: str) -> str:
+        """A checksum that ties the row to its certificate."""
+        return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -69,10 +85,30 @@ class Journal:
         rows = [(key, *outcome, outcome.seal(key)) for outcome in batch]
         with self._guard(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._connection.execute(
-                "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + excluded.seconds",
-                (key, seconds),
+            self._spend(key, seconds)
+
+    def proofs(self, key: str) -> list[Proof]:
+        """What earlier runs of a certificate left, in order of position."""
+        with self._guard():
+            rows = self._connection.execute(
+                "SELECT position, margin, stage, seal FROM proofs WHERE key = ? ORDER BY position", (key,)
+            ).fetchall()
+        found = [Proof(*row[:3]) for row in rows]
+        for proof, row in zip(found, rows, strict=True):
+            if proof.seal(key) != row[3]:
+                raise RecordError(
+                    f"The journal {self.path} was changed: sample {row[0]} of certificate {key} does not agree with its seal. "
+                    "Run with --fresh to certify again."
+                )
+        return found
+
+    def add_proofs(self, key: str, batch: list[Proof], seconds: float) -> None:
+        """Add one batch of a certificate and the time it took, in one transaction."""
+        with self._guard(), self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO proofs VALUES (?, ?, ?, ?, ?)", [(key, *proof, proof.seal(key)) for proof in batch]
             )
+            self._spend(key, seconds)
 
     def seconds(self, key: str) -> float:
         """Time spent on the cell so far, over all runs."""
@@ -81,10 +117,17 @@ class Journal:
         return float(row[0]) if row else 0.0
 
     def forget(self, key: str) -> None:
-        """Drop a cell: its record is written, or it is to be measured afresh."""
+        """Drop a cell or a certificate: its record is written, or it is to be measured afresh."""
         with self._guard(), self._connection:
             self._connection.execute("DELETE FROM outcomes WHERE key = ?", (key,))
+            self._connection.execute("DELETE FROM proofs WHERE key = ?", (key,))
             self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
+
+    def _spend(self, key: str, seconds: float) -> None:
+        self._connection.execute(
+            "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + excluded.seconds",
+            (key, seconds),
+        )
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

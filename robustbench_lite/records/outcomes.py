@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.statistics import Interval, wilson
@@ -18,7 +19,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
 
 
-class Outcomes(Strict):
+class Sparse(Strict):
+    """Fields that default to ``None`` are left out while they are: what a record does not have is in no key and no digest."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {k: v for k, v in values.items() if v is not None or fields[k].is_required()}
+
+
+class Outcomes(Sparse):
     """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.arrays` for the encoding."""
 
     clean_correct: str
@@ -30,15 +41,19 @@ class Outcomes(Strict):
     backward_queries: str
     unconfirmed: int = 0
     """Successes that the search reported and the judge did not see again; they count as robust."""
+    certified: str | None = None
+    """Proved robust; only in cells with a certifier."""
 
 
-class Summary(Strict):
+class Summary(Sparse):
     """Derived from the outcomes and checked against them whenever a record is read."""
 
     n: int
     clean_accuracy: float
     robust_accuracy: float
     robust_interval: tuple[float, float]
+    certified_accuracy: float | None = None
+    certified_interval: tuple[float, float] | None = None
 
 
 class CellArrays:
@@ -52,9 +67,11 @@ class CellArrays:
         forward_queries: NDArray[np.int32],
         backward_queries: NDArray[np.int32],
         unconfirmed: int = 0,
+        certified: NDArray[np.bool_] | None = None,
     ) -> None:
         self.clean_correct, self.broken, self.distance = clean_correct, broken, distance
         self.forward_queries, self.backward_queries, self.unconfirmed = forward_queries, backward_queries, unconfirmed
+        self.certified = certified
 
     @property
     def n(self) -> int:
@@ -77,6 +94,16 @@ class CellArrays:
     def interval(self) -> Interval:
         """The 95 % Wilson interval of the robust accuracy."""
         return wilson(int(self.robust.sum()), self.n)
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """``None`` where nothing was to be certified."""
+        return None if self.certified is None else float(self.certified.mean()) if self.n else math.nan
+
+    @property
+    def certified_interval(self) -> Interval | None:
+        """The 95 % Wilson interval of the certified accuracy."""
+        return None if self.certified is None else wilson(int(self.certified.sum()), self.n)
 
     @property
     def median_distance(self) -> float | None:
@@ -102,6 +129,7 @@ class CellArrays:
             forward_queries=pack_numbers(self.forward_queries),
             backward_queries=pack_numbers(self.backward_queries),
             unconfirmed=self.unconfirmed,
+            certified=None if self.certified is None else pack_bits(self.certified),
         )
 
     @classmethod
@@ -113,6 +141,7 @@ class CellArrays:
             unpack_ints(outcomes.forward_queries, n),
             unpack_ints(outcomes.backward_queries, n),
             outcomes.unconfirmed,
+            None if outcomes.certified is None else unpack_bits(outcomes.certified, n),
         )
 
     def summary(self) -> Summary:
@@ -121,4 +150,6 @@ class CellArrays:
             clean_accuracy=self.clean_accuracy,
             robust_accuracy=self.robust_accuracy,
             robust_interval=self.interval,
+            certified_accuracy=self.certified_accuracy,
+            certified_interval=self.certified_interval,
         )

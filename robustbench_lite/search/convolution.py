@@ -42,7 +42,7 @@ class FrozenStridedConv2d(nn.Module):
         self.padding: Pair = (int(conv.padding[0]), int(conv.padding[1]))
         self.reach: Pair = (-(-conv.kernel_size[0] // self.stride[0]), -(-conv.kernel_size[1] // self.stride[1]))
         self.few = conv.in_channels <= self.FEW_CHANNELS
-        self.register_buffer("phases", self._sorted_by_remainder(), persistent=False)
+        self.register_buffer("phases", self.sorted_by_remainder(self.weight.detach()), persistent=False)
 
     phases: Tensor
     """The weights by remainder: (sh sw C, O, jh, jw) as kernels, or (jh jw sh sw C, O) as a matrix for few channels."""
@@ -80,10 +80,11 @@ class FrozenStridedConv2d(nn.Module):
                 out[:, :, row : row + high, column : column + wide] += parts[row, column]
         return out.reshape(sh, sw, -1, n, *groups).permute(3, 2, 4, 0, 5, 1).reshape(n, -1, sh * groups[0], sw * groups[1])
 
-    def _sorted_by_remainder(self) -> Tensor:
+    def sorted_by_remainder(self, weight: Tensor) -> Tensor:
+        """``phases`` of a weight of this layer's shape."""
         (sh, sw), (jh, jw) = self.stride, self.reach
-        out_channels, channels, kh, kw = self.weight.shape
-        padded = F.pad(self.weight.detach(), (0, sw * jw - kw, 0, sh * jh - kh))
+        out_channels, channels, kh, kw = weight.shape
+        padded = F.pad(weight, (0, sw * jw - kw, 0, sh * jh - kh))
         taps = padded.reshape(out_channels, channels, jh, sh, jw, sw)
         if self.few:
             return taps.permute(2, 4, 3, 5, 1, 0).reshape(-1, out_channels).contiguous()

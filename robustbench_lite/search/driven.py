@@ -198,7 +198,7 @@ class DrivenEngine:
         """Count a request, unless it goes beyond the budget."""
         points = len(request.x) * self.passes.forwards_per_point
         forward, backward = (points, 0) if request.weights is None else (0, points)
-        if request.weights is not None and self.passes.model.traits.surrogate is not None:
+        if request.weights is not None and self.passes.surrogate is not None:
             forward = points  # the surrogate's own passes are not free
         if self.query_budget is not None and row.forward + row.backward + forward + backward > self.query_budget:
             return False

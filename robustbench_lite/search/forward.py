@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
 
@@ -41,15 +41,24 @@ class Points(NamedTuple):
 
 
 class Passes:
-    """Runs a model on batches of at most ``batch_size`` points. Parameters gather no gradients and nothing is recorded."""
+    """Runs a model on batches of at most ``batch_size`` points. Parameters gather no gradients and nothing is recorded.
 
-    def __init__(self, model: DefendedModel, batch_size: int, seed: int = 0) -> None:
-        self.model, self.batch_size, self.seed = model, batch_size, seed
+    Logits have K columns here: where the model abstains, the abstention counts for the true class (``defended.credited``).
+    An attacker that is not ``adaptive`` follows the gradient of the module itself, of one draw, and of its K classes alone.
+    """
+
+    def __init__(self, model: DefendedModel, batch_size: int, seed: int = 0, *, adaptive: bool = True) -> None:
+        self.model, self.batch_size, self.seed, self.adaptive = model, batch_size, seed, adaptive
 
     @property
     def forwards_per_point(self) -> int:
         """Model calls that one point costs: the draws of a random model are all counted."""
-        return self.model.traits.draws if self.model.traits.random else 1
+        return self.model.traits.draws if self.model.traits.random and self.adaptive else 1
+
+    @property
+    def surrogate(self) -> nn.Module | None:
+        """What gradients are taken of instead of the model."""
+        return self.model.traits.surrogate if self.adaptive else None
 
     def logits(self, points: Points, draws: int | None = None) -> Tensor:
         """(N, K) logits, averaged over the draws of a random model."""
@@ -60,41 +69,55 @@ class Passes:
 
     def votes(self, points: Points, count: int) -> Iterator[Tensor]:
         """The (N, K) logits of ``count`` separate draws of a random model, for at most ``batch_size`` points."""
+        for ballot in self.ballots(points, count):
+            yield self._credited(ballot, points.y)
+
+    def ballots(self, points: Points, count: int) -> Iterator[Tensor]:
+        """``votes`` as the model gives them: (N, K + 1) where it abstains."""
         padded = points.padded()
         for draw in range(count):
             yield self._logits(padded, draw)[: len(points.x)]
 
     def gradient(self, points: Points, loss: Loss) -> tuple[Tensor, Tensor]:
         """(N, K) logits and (N, C, H, W) gradient of the per-sample loss, for at most ``batch_size`` points."""
-        padded, draws = points.padded(), self.forwards_per_point
-        surrogate = self.model.traits.surrogate
+        padded, draws, surrogate = points.padded(), self.forwards_per_point, self.surrogate
         sums: list[Tensor] = []
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
             with torch.enable_grad():
-                logits = surrogate(x) if surrogate is not None else self._call(padded._replace(x=x), draw)
-                (gradient,) = torch.autograd.grad(loss(logits, padded.y, padded.target).sum(), x)
+                logits = self._call(surrogate or self.model.module, padded._replace(x=x), draw)
+                seen = self._seen(logits, padded.y)
+                (gradient,) = torch.autograd.grad(loss(seen, padded.y, padded.target).sum(), x)
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
             sums = [sums[0] + logits, sums[1] + gradient] if sums else [logits, gradient]
         logits, gradient = (part / draws if draws > 1 else part for part in sums)
-        return logits[: len(points.x)], gradient[: len(points.x)]
+        return self._credited(logits, padded.y)[: len(points.x)], gradient[: len(points.x)]
 
     def _mean_logits(self, points: Points, draws: int) -> Tensor:
         padded = points.padded()
         total = self._logits(padded, 0)
         for draw in range(1, draws):
             total = total + self._logits(padded, draw)
-        return (total / draws if draws > 1 else total)[: len(points.x)]
+        return self._credited(total / draws if draws > 1 else total, padded.y)[: len(points.x)]
+
+    def _credited(self, logits: Tensor, y: Tensor) -> Tensor:
+        return credited(logits, y) if self.model.traits.abstains else logits
+
+    def _seen(self, logits: Tensor, y: Tensor) -> Tensor:
+        """What the attacker takes gradients of."""
+        if self.model.traits.abstains and not self.adaptive:
+            return logits[:, :-1]
+        return self._credited(logits, y)
 
     @torch.no_grad()
     def _logits(self, points: Points, draw: int) -> Tensor:
-        return self._call(points, draw)
+        return self._call(self.model.module, points, draw)
 
-    def _call(self, points: Points, draw: int) -> Tensor:
-        module, x = self.model.module, points.x
+    def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
+        x = points.x
         if not self.model.traits.random:
             return module(x)  # type: ignore[no-any-return]
-        if getattr(module, "takes_rng", False):
+        if takes_rng(module):
             # A random defense of ours draws per sample: its verdicts do not depend on the batch either.
             rng = SampleRng.create(self.seed, "model", points.sample, points.draw + draw)
             return module(x, rng)  # type: ignore[no-any-return]

@@ -79,7 +79,7 @@ class Oracle:
         else:
             gradient = valid if query.gradient_rows is None else valid & query.gradient_rows.unsqueeze(1)
         per_point = self.passes.forwards_per_point
-        extra = per_point if self.passes.model.traits.surrogate is not None else 0  # the surrogate's own passes are not free
+        extra = per_point if self.passes.surrogate is not None else 0  # the surrogate's own passes are not free
         forward = valid.sum(1) * per_point + gradient.sum(1) * extra
         return Cost(forward, gradient.sum(1) * per_point, valid, gradient)
 

@@ -60,6 +60,11 @@ class SampleRng(Rows):
         key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"))
         return cls(key, index, torch.zeros_like(index) if restart is None else restart)
 
+    def nested(self) -> SampleRng:
+        """Streams of their own for what lies within: a random module inside of another, say."""
+        digest = hashlib.sha256(f"{self.key[0]}/{self.key[1]}/nested".encode()).digest()
+        return self.replace(key=(int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")))
+
     def bits(self, draw: int | Tensor, count: int) -> Tensor:
         """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row (B,)."""
         blocks = torch.arange((count + 3) // 4, device=self.index.device).unsqueeze(0)  # (1, blocks)

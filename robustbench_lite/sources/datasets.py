@@ -92,6 +92,7 @@ def load_dataset(
     limit: int | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
+    bundled: bool = False,
 ) -> Dataset:
     """Read a data set.
 
@@ -103,6 +104,7 @@ def load_dataset(
         data_dir: where torchvision keeps its files; default ``$RBL_DATA_DIR``, else the user's cache. ``fashion_mnist`` with
             neither given is the bundled slice, ``test[:1000]`` or ``train[:1000]``.
         download: let torchvision fetch what is not there.
+        bundled: the slice of ``fashion_mnist`` that comes with the package, wherever other copies lie.
 
     Raises:
         DataError: nothing there, damaged, or not images in [0, 1] with labels; the message says what to put where.
@@ -112,7 +114,9 @@ def load_dataset(
         raise UnknownNameError("split", split, ("train", "test"))
     root = data_root(data_dir)
     given = data_dir or os.environ.get("RBL_DATA_DIR")
-    bundled = spec == "fashion_mnist" and not given and not download
+    if bundled and spec != "fashion_mnist":
+        raise DataError(f"No images of {spec} come with the package, only a slice of fashion_mnist.")
+    bundled = bundled or (spec == "fashion_mnist" and not given and not download)
     if bundled and limit is not None and limit > 1000:
         raise DataError(
             f"limit is {limit}, and the bundled slice of fashion_mnist has 1,000 images. "

@@ -55,10 +55,20 @@ class Card(BaseModel):
 
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
+    return _tensors_hash(module.state_dict())
+
+
+def weights_file_hash(path: Path) -> str:
+    """The ``weights_hash`` of a network that is filled from ``path``, without building it."""
+    return _tensors_hash(_read(path))
+
+
+def _tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        content = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8)
+        digest.update(content.numpy().tobytes())
     return digest.hexdigest()
 
 

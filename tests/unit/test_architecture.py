@@ -14,9 +14,10 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
-    {"errors"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"defense"}, {"sources"},
-    {"bounds"}, {"checkpoint"}, {"training"}, {"records"}, {"diagnosis", "measure", "report", "inputs", "progress"},
-    {"fitting"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"cli"},
+    {"errors"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
+    {"defense"}, {"checkpoint"}, {"training"}, {"records"}, {"diagnosis", "measure", "report", "inputs", "progress"},
+    {"fitting", "certification"}, {"cells"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"},
+    {"examination", "verification"}, {"cli"},
 ]  # fmt: skip
 
 

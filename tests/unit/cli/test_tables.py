@@ -60,7 +60,7 @@ def test_what_holds_for_all_cells_is_said_once() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1:01 min"), (3700, "1:01:40 h")])
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert tables._duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 def test_an_unknown_format_is_refused() -> None:

@@ -1,0 +1,77 @@
+"""Rows go back through an activation, sample by sample: a block of rows stays in the caches of a CPU, forth and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.bounds.relaxation import Lines
+
+
+class Relaxed(NamedTuple):
+    """Rows over the input of an activation, and what its intercepts cost them and their negatives, (M,) each."""
+
+    rows: Tensor
+    cost: Tensor
+    negative: Tensor
+
+
+def relaxed(a: Tensor, lines: Lines, segments: Sequence[tuple[int, slice]]) -> Relaxed:
+    """Rows ``a`` (M, *shape) over the output of an activation, in ``segments`` of one sample each, through its ``lines``.
+
+    Negative coefficients meet the upper lines, with their intercepts; the others the lower lines.
+    """
+    last = a.dim() == 4 and not a.is_contiguous()
+    flat, below, above, intercept = (_flat(part, last) for part in (a, lines.below, lines.above, lines.intercept))
+    out, cost, negative = _Relaxed.apply(flat, above if lines.parallel else below, above, intercept, segments)
+    if last:
+        channels, high, wide = a.shape[1:]
+        return Relaxed(out.reshape(-1, high, wide, channels).permute(0, 3, 1, 2), cost, negative)
+    return Relaxed(out.reshape(a.shape), cost, negative)
+
+
+def _flat(values: Tensor, channels_last: bool) -> Tensor:
+    return (values.permute(0, 2, 3, 1) if channels_last else values).flatten(1)
+
+
+class _Relaxed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, below: Tensor, above: Tensor, intercept: Tensor, segments: Sequence[tuple[int, slice]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.parallel, ctx.segments = below is above, segments
+        ctx.save_for_backward(a, below, above, intercept)
+        out, cost, total = torch.empty_like(a), a.new_empty(len(a)), a.new_empty(len(a))
+        for sample, part in segments:
+            here = a[part]
+            down = here.clamp(max=0)
+            torch.mv(down, intercept[sample], out=cost[part])
+            torch.mv(here, intercept[sample], out=total[part])
+            if ctx.parallel:
+                torch.mul(here, above[sample], out=out[part])
+            else:
+                torch.addcmul(down * above[sample], here - down, below[sample], out=out[part])
+        return out, cost, cost - total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_cost: Tensor, grad_negative: Tensor) -> tuple[Tensor | None, ...]:
+        a, below, above, intercept = ctx.saved_tensors
+        to_a, to_below, to_above, to_intercept = (torch.zeros_like(part) for part in (a, below, above, intercept))
+        both = grad_cost + grad_negative
+        for sample, part in ctx.segments:
+            here, back = a[part], grad[part]
+            down = here.clamp(max=0)
+            to_intercept[sample] = both[part] @ down - grad_negative[part] @ here
+            free = (here < 0) * both[part].unsqueeze(1) - grad_negative[part].unsqueeze(1)
+            if ctx.parallel:
+                to_above[sample] = (back * here).sum(0)
+                torch.addcmul(back * above[sample], free, intercept[sample], out=to_a[part])
+            else:
+                to_above[sample], to_below[sample] = (back * down).sum(0), (back * (here - down)).sum(0)
+                slope = torch.where(here < 0, above[sample], below[sample])
+                torch.addcmul(back * slope, free, intercept[sample], out=to_a[part])
+        return to_a, None if ctx.parallel else to_below, to_above, to_intercept, None

@@ -1,0 +1,115 @@
+"""One cell from its job to its record: measured where nothing is there yet, read back where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_lite import inputs
+from robustbench_lite.errors import CellError, ContradictionError, ModelError, RecordError
+from robustbench_lite.fitting import fitted, needs_fit
+from robustbench_lite.inputs import Subject
+from robustbench_lite.measure import Job, Measured, measure
+from robustbench_lite.progress import Teller
+from robustbench_lite.records.cell import Identity, make_record, read_record, write_record
+from robustbench_lite.records.journal import Journal
+from robustbench_lite.records.npz import read_images, write_images
+from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.provenance import provenance
+from robustbench_lite.report import Cell
+from robustbench_lite.search.attack import UniversalAttack
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.sources.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where cells are kept, and what becomes of those that are there already or fail."""
+
+    folder: Path | None
+    journal: Journal
+    fresh: bool
+    on_error: Literal["raise", "record"]
+
+
+def cell_of(
+    subject: Subject, identity: Identity, job: Job, at: Workplace, tell: Teller, fit_data: Dataset | None, flags: Sequence[str]
+) -> Cell:
+    """The cell of ``job``: read from its record when there is one, else measured and written down with ``flags``."""
+    path = None if at.folder is None else at.folder / "cells" / f"{job.key}.json"
+    images = None if path is None else path.with_suffix(".npz")
+    fit = None if at.folder is None or not needs_fit(job.attack) else at.folder / "fits" / f"{job.key}.safetensors"
+    needed = [file for file in (images, fit) if file is not None] if job.keep_adversarials else []
+    status = "partial" if job.data.partial else "complete"
+    cell = Cell(
+        identity=identity, model=subject.name, defense=subject.label, attack=inputs.short_label("attack", job.attack),
+        status=status, n=len(job.data), path=path, forwards_per_point=Passes(job.model, 1).forwards_per_point,
+    )  # fmt: skip
+    if at.fresh:
+        at.journal.forget(job.key)
+        if fit is not None:
+            fit.unlink(missing_ok=True)
+    elif path is not None and path.exists() and all(file.exists() for file in needed):
+        record, arrays = read_record(path)
+        tell.rows(len(job.data))
+        if needed:
+            cell = dataclasses.replace(cell, perturbation=_perturbation(fitted(job, fit_data, fit)))
+        x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
+        return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
+    try:
+        attack, started = job.attack, time.perf_counter()
+        job = fitted(job, fit_data, fit, tell.steps)
+        if needs_fit(attack):
+            at.journal.add(job.key, [], time.perf_counter() - started)
+        measured = measure(job, at.journal, tell.rows)
+    except (CellError, ModelError) as error:
+        if at.on_error == "raise" or isinstance(error, ContradictionError):
+            raise
+        return dataclasses.replace(cell, status="error", error=str(error), path=None)
+    record = make_record(
+        identity,
+        measured.arrays,
+        provenance(
+            seconds=measured.seconds, device=str(job.device), batch_size=job.batch_size, partial=job.data.partial,
+            flags=[*flags, *_flags(job, measured)],
+        ),
+    )  # fmt: skip
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        if measured.x_adv is not None and images is not None:
+            write_images(images, measured.arrays.broken, measured.x_adv.numpy())
+        write_record(record, path)
+        at.journal.forget(job.key)
+    cell = dataclasses.replace(cell, perturbation=_perturbation(job))
+    return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
+
+
+def _perturbation(job: Job) -> Tensor | None:
+    """What the attack of ``job`` was fitted to, on the CPU."""
+    fit = job.attack.perturbation if isinstance(job.attack, UniversalAttack) else None
+    return None if fit is None else fit.cpu()
+
+
+def _flags(job: Job, measured: Measured) -> list[str]:
+    """What a reader must know before trusting the number."""
+    flags = []
+    if job.model.traits.random:
+        flags.append(f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes")
+    if measured.arrays.unconfirmed:
+        flags.append(f"{measured.arrays.unconfirmed} successes of the search did not hold before the judge and count as robust")
+    return flags
+
+
+def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
+    x_adv, kept = job.data.x.clone(), read_images(path, arrays.broken)
+    if kept.shape[1:] != x_adv.shape[1:]:
+        raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
+    x_adv[torch.from_numpy(arrays.broken)] = torch.from_numpy(kept)
+    return x_adv

@@ -1,0 +1,255 @@
+"""The certified side: which samples are proved robust. Written down as it comes, and continued where an earlier run stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite import inputs
+from robustbench_lite.bounds import certify as bounds
+from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
+from robustbench_lite.diagnosis import Outputs, copied, diagnose, prepare
+from robustbench_lite.errors import UnsupportedLayerError, UsageError
+from robustbench_lite.inputs import Subject
+from robustbench_lite.measure import clean_logits
+from robustbench_lite.progress import Progress, Teller
+from robustbench_lite.records.certificate import (
+    CertificateArrays,
+    CertificateIdentity,
+    CertificateRecord,
+    make_certificate,
+    read_certificate,
+    write_certificate,
+)
+from robustbench_lite.records.files import require_writable
+from robustbench_lite.records.journal import Journal, Proof, open_journal
+from robustbench_lite.records.provenance import provenance
+from robustbench_lite.registry import parse_number
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import Norm, ThreatModel
+
+logger = logging.getLogger(__name__)
+
+OWN, OFF = "own", "off"
+"""``own``: what the defense brings, if it brings something."""
+
+
+def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tuple[int, ...]) -> Certifier | None:
+    """What samples of ``shape`` (C, H, W) are certified with: ``own``, ``off``, or a method for any network that it knows.
+
+    Raises:
+        UnsupportedLayerError: the method was asked for by name, and the network has a layer that it does not know.
+    """
+    if asked == OFF or (asked == OWN and threat.eps is None):
+        return None
+    if threat.eps is None:
+        raise UsageError(f"A certificate ({asked}) is for a ball and needs its radius: give eps, for example --eps 0.1.")
+    certifier = subject.defense.certifier(threat) if asked == OWN else BoundCertifier(method=asked)
+    if certifier is None:
+        return None
+    try:
+        certifier.check(deployed(subject), shape)
+    except UnsupportedLayerError as error:
+        if asked != OWN:
+            raise
+        logger.warning("%s is not certified: %s", subject.label, error)
+        return None
+    return certifier
+
+
+def deployed(subject: Subject) -> nn.Module:
+    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode."""
+    return subject.defense.wrap(copied(subject.module)).module.eval()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is to be proved: a certifier at work on one network. ``correct`` has one entry a sample of ``data``."""
+
+    identity: CertificateIdentity
+    certifier: Certifier
+    model: nn.Module
+    threat: ThreatModel
+    data: Dataset
+    correct: Tensor
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        certifier: Certifier,
+        threat: ThreatModel,
+        data: Dataset,
+        correct: Tensor,
+        device: torch.device,
+        outputs: Outputs = "logits",
+        eps_written: str | None = None,
+    ) -> Claim:
+        identity = CertificateIdentity(
+            model=inputs.model_id(subject, outputs), defense=inputs.plugin_id("defense", subject.defense),
+            certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat, eps_written),
+            data=inputs.data_id(data),
+        )  # fmt: skip
+        return cls(identity, certifier, deployed(subject).to(device), threat, data, correct, device)
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What came of a claim."""
+
+    arrays: CertificateArrays
+    tried: int
+    """Correctly classified samples that were worked on before the time was up."""
+    of: int
+    seconds: float
+    record: CertificateRecord | None = None
+    """Sealed once every sample was tried."""
+    path: Path | None = None
+    cached: bool = False
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) bool."""
+        return torch.from_numpy(self.arrays.certified)
+
+
+def proved(
+    claim: Claim,
+    journal: Journal,
+    folder: Path | None,
+    *,
+    fresh: bool = False,
+    seconds: float | None = None,
+    on_rows: Callable[[float], None] = lambda rows: None,
+) -> Proved:
+    """Certify what is missing of ``claim``, for up to ``seconds``.
+
+    The finished certificate lies in ``folder``, where a later call finds it.
+    """
+    key = claim.identity.key()
+    path = None if folder is None else folder / "certificates" / f"{key}.json"
+    if fresh:
+        journal.forget(key)
+    elif path is not None and path.exists():
+        record, arrays = read_certificate(path)
+        on_rows(len(claim.data))
+        of = int(claim.correct.sum())
+        return Proved(arrays, of, of, record.provenance.seconds, record, path, cached=True)
+    known = _work(claim, key, journal, seconds, on_rows)
+    arrays, of, spent = _arrays(claim, known), int(claim.correct.sum()), journal.seconds(key)
+    if len(known) < of:
+        return Proved(arrays, len(known), of, spent)
+    origin = provenance(seconds=spent, device=str(claim.device), batch_size=0, partial=claim.data.partial)
+    record = make_certificate(claim.identity, arrays, origin)
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        write_certificate(record, path)
+        journal.forget(key)
+    return Proved(arrays, of, of, spent, record, path)
+
+
+def _work(
+    claim: Claim, key: str, journal: Journal, seconds: float | None, on_rows: Callable[[float], None]
+) -> dict[int, Proof]:
+    """The proofs of earlier runs and of this one, by position."""
+    known = {proof.position: proof for proof in journal.proofs(key)}
+    missing = claim.correct.clone()
+    missing[torch.tensor(list(known), dtype=torch.int64)] = False
+    positions, wrong = missing.nonzero().squeeze(1), int((~claim.correct).sum())
+    on_rows(wrong + len(known))
+    if not len(positions):
+        return known
+    x, y = claim.data.x[positions].to(claim.device), claim.data.y[positions].to(claim.device)
+    started = now = time.perf_counter()
+    rows = iter(positions.tolist())
+    for part in claim.certifier.prove(claim.model, x, y, claim.threat):
+        proofs = [Proof(next(rows), m, s) for m, s in zip(part.margins.tolist(), part.stage, strict=True)]
+        spent, now = now, time.perf_counter()
+        journal.add_proofs(key, proofs, now - spent)
+        known |= {proof.position: proof for proof in proofs}
+        on_rows(wrong + len(known))
+        if seconds is not None and now - started > seconds:
+            break
+    return known
+
+
+def _arrays(claim: Claim, known: dict[int, Proof]) -> CertificateArrays:
+    n = len(claim.data)
+    margins, stage = np.full(n, -np.inf), [""] * n
+    for position, proof in known.items():
+        margins[position], stage[position] = proof.margin, proof.stage
+    return CertificateArrays(claim.correct.numpy(), margins > 0, margins.astype(np.float32), tuple(stage))
+
+
+def certify(
+    model: nn.Module,
+    data: tuple[Any, Any] | Dataset | None = None,
+    *,
+    norm: str | Norm = "linf",
+    eps: float | str | Tensor,
+    method: str = "auto",
+    box: bool = True,
+    device: str = "auto",
+    batch_size: int = 64,
+) -> bounds.Certificate:
+    """Prove for which samples no perturbation changes the class.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in eval mode, of layers that have bounds: linear, convolution,
+            average pooling, ReLU, leaky ReLU, batch norm, sums of branches. It is copied, never changed.
+        data: images (N, C, H, W) and labels (N,); ``None`` takes the bundled Fashion-MNIST images.
+        norm: ``linf`` or ``l2``.
+        eps: radius in input units, a number, text such as ``"8/255"``, or one number a sample (N,).
+        method: ``ibp``, ``crown-ibp``, ``dual`` (Wong and Kolter 2018, arXiv:1711.00851), ``crown``, ``alpha``, ``auto`` (all
+            of these, each only for what the cheaper ones leave open) or ``lipschitz`` (L2).
+        box: perturbed images stay within [0, 1]; ``False`` gives the plain ball of the published tables.
+
+    Returns:
+        ``.certified`` (N,) bool, ``.margins`` (N,) lower bounds of the margin, ``.stage`` (N,) the method that each came from.
+
+    Raises:
+        UnsupportedLayerError: names the layer that no bound is known for.
+    """
+    dataset, where = inputs.dataset_from(data), inputs.pick_device(device)
+    radius = eps if isinstance(eps, Tensor) else parse_number(eps)
+    network = copied(model).to(where)
+    return bounds.certify(network, dataset.x, dataset.y, norm=norm, eps=radius, method=method, box=box, batch_size=batch_size)
+
+
+def certify_all(
+    subjects: Sequence[Subject],
+    data: Dataset,
+    threat: ThreatModel,
+    certifier: Certifier,
+    *,
+    output: Path | None = None,
+    eps_written: str | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Proved]:
+    """The certificate of every subject, from its record where there is one."""
+    where = inputs.pick_device(device)
+    if output is not None:
+        require_writable(output, 5_000_000)
+    batch_size = inputs.pick_batch_size("auto", data, where)
+    for subject in subjects:
+        certifier.check(deployed(subject), tuple(data.x.shape[1:]))
+    models = [diagnose(prepare(s.module, s.defense, where), data.x, data.y, data.classes) for s in subjects]
+    found = []
+    with open_journal(None if output is None else output / "journal.sqlite") as journal:
+        for number, (subject, model) in enumerate(zip(subjects, models, strict=True)):
+            tell = Teller(on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}")
+            _, correct = clean_logits(model, data, batch_size, where, 0)
+            claim = Claim.of(subject, certifier, threat, data, correct, where, eps_written=eps_written)
+            found.append(proved(claim, journal, output, fresh=fresh, on_rows=tell.rows))
+    return found

@@ -1,0 +1,147 @@
+"""A certificate on file: which samples are proved robust, by which method, under which threat. Sealed as a cell is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from robustbench_lite.errors import RecordError
+from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.cell import PROTOCOL_VERSION, DataId, ModelId, PluginId, Provenance, ThreatId, sha256_of
+from robustbench_lite.records.files import write_text
+from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.statistics import Interval, wilson
+
+
+class CertificateIdentity(Strict):
+    """Exactly what decides a certificate."""
+
+    protocol_version: int = PROTOCOL_VERSION
+    model: ModelId
+    defense: PluginId
+    certifier: PluginId
+    threat: ThreatId
+    data: DataId
+
+    def key(self) -> str:
+        """32 hex digits."""
+        return sha256_of({"certificate": self.model_dump(mode="json", exclude={"threat": {"eps_written"}})})[:32]
+
+
+class CertificateOutcomes(Strict):
+    """One entry a sample, in the order of the ids."""
+
+    clean_correct: str
+    certified: str
+    margins: str
+    """float32; -inf where the clean image is wrong. Not in the digest: its last bits may differ between machines."""
+    stages: list[str]
+    stage: str
+    """int32, an index into ``stages``; -1 where nothing was tried."""
+
+
+class CertificateSummary(Strict):
+    n: int
+    clean_accuracy: float
+    certified_accuracy: float
+    certified_interval: tuple[float, float]
+
+
+class CertificateRecord(Strict):
+    """The JSON file of a finished certificate."""
+
+    schema_version: int = 1
+    key: str
+    digest: str
+    summary: CertificateSummary
+    identity: CertificateIdentity
+    outcomes: CertificateOutcomes
+    provenance: Provenance
+
+
+class CertificateArrays(NamedTuple):
+    """The outcomes as arrays of N samples."""
+
+    clean_correct: NDArray[np.bool_]
+    certified: NDArray[np.bool_]
+    margins: NDArray[np.float32]
+    stage: tuple[str, ...]
+    """What the margin came from; empty where nothing was tried."""
+
+    @property
+    def certified_accuracy(self) -> float:
+        return float(self.certified.mean())
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % Wilson interval of the certified accuracy."""
+        return wilson(int(self.certified.sum()), len(self.certified))
+
+    def summary(self) -> CertificateSummary:
+        return CertificateSummary(
+            n=len(self.certified), clean_accuracy=float(self.clean_correct.mean()),
+            certified_accuracy=self.certified_accuracy, certified_interval=self.interval,
+        )  # fmt: skip
+
+
+def make_certificate(identity: CertificateIdentity, arrays: CertificateArrays, provenance: Provenance) -> CertificateRecord:
+    """Join identity and outcomes, and seal them with the digest."""
+    stages = sorted({name for name in arrays.stage if name})
+    numbers = np.array([stages.index(name) if name else -1 for name in arrays.stage], dtype=np.int32)
+    outcomes = CertificateOutcomes(
+        clean_correct=pack_bits(arrays.clean_correct), certified=pack_bits(arrays.certified),
+        margins=pack_numbers(arrays.margins), stages=stages, stage=pack_numbers(numbers),
+    )  # fmt: skip
+    return CertificateRecord(
+        key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(), identity=identity,
+        outcomes=outcomes, provenance=provenance,
+    )  # fmt: skip
+
+
+def write_certificate(record: CertificateRecord, path: Path) -> None:
+    """Write ``path`` whole or not at all."""
+    write_text(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+
+
+def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
+    """Read and check: schema, key, digest, summary, and that what is certified is classified correctly."""
+    advice = "Delete the file (or run with --fresh) and certify again."
+    try:
+        record = CertificateRecord.model_validate_json(path.read_bytes())
+        arrays = _unpacked(record)
+    except OSError as error:
+        raise RecordError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecordError(f"The certificate {path} cannot be read: {first['loc']} {first['msg']}. {advice}") from error
+    except (RecordError, IndexError) as error:
+        raise RecordError(f"The certificate {path} is damaged: {error} {advice}") from error
+    agree = {
+        "key": record.key == record.identity.key(),
+        "digest": record.digest == _digest(record.identity, record.outcomes),
+        "summary": record.summary == arrays.summary(),
+        "certified samples": not (arrays.certified & ~arrays.clean_correct).any(),
+        "margins": bool((arrays.margins[arrays.certified] > 0).all()),
+    }
+    for what, holds in agree.items():
+        if not holds:
+            raise RecordError(f"The certificate {path} was changed: its {what} does not agree with its contents. {advice}")
+    return record, arrays
+
+
+def _unpacked(record: CertificateRecord) -> CertificateArrays:
+    n, outcomes = len(record.identity.data.ids()), record.outcomes
+    stage = unpack_ints(outcomes.stage, n).tolist()
+    return CertificateArrays(
+        unpack_bits(outcomes.clean_correct, n), unpack_bits(outcomes.certified, n), unpack_floats(outcomes.margins, n),
+        tuple(outcomes.stages[i] if i >= 0 else "" for i in stage),
+    )  # fmt: skip
+
+
+def _digest(identity: CertificateIdentity, outcomes: CertificateOutcomes) -> str:
+    return sha256_of({"key": identity.key(), "clean_correct": outcomes.clean_correct, "certified": outcomes.certified})

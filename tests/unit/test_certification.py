@@ -1,0 +1,166 @@
+"""The certified side: proofs are kept, a cell is bracketed by them, and a contradiction stops the run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustbench_lite as rbl
+from robustbench_lite import measure
+from robustbench_lite.attacks import PGD
+from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
+from robustbench_lite.bounds.certify import Certificate
+from robustbench_lite.certification import certify_all
+from robustbench_lite.defense import Defense
+from robustbench_lite.errors import ContradictionError, RecordError, UnsupportedLayerError, UsageError
+from robustbench_lite.inputs import Subject, subject_from
+from robustbench_lite.records.certificate import read_certificate
+from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.threat import ThreatModel
+
+EPS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(Certifier):
+    """Unsound: it calls every sample certified."""
+
+    name: ClassVar[str] = "everything"
+
+    def prove(self, model, x, y, threat) -> Iterator[Certificate]:
+        for row in x:
+            yield Certificate(torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.float64), ("everything",))
+            assert row.dim() == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsound(Defense):
+    name: ClassVar[str] = "unsound"
+
+    def certifier(self, threat):
+        return Everything()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("fashion_mnist", limit=48)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return rbl.reference_model("fashion_mnist", "adversarial_training").module
+
+
+def test_a_cell_with_a_certificate_says_certified_is_at_most_robust_and_asks_less(network, data):
+    options = {"norm": "linf", "eps": EPS}
+    attacked = rbl.evaluate(network, data, "pgd", **options).cells[0]
+    both = rbl.evaluate(network, data, "pgd", **options, certify="dual").cells[0]
+    assert attacked.certified is None
+    assert attacked.certified_accuracy is None
+    assert (both.robust == attacked.robust).all()
+    assert (both.certified <= both.robust).all()
+    assert 0.2 < both.certified_accuracy < both.robust_accuracy
+    skipped = both.certified & (np.arange(48) % measure.AUDIT != 0)
+    assert skipped.any()
+    assert not both.forward_queries[skipped].any()
+    assert (both.forward_queries[~skipped] == attacked.forward_queries[~skipped]).all()
+    assert both.key != attacked.key
+
+
+def test_what_is_certified_is_what_the_bounds_say(network, data):
+    found = rbl.certify(network, (data.x, data.y), norm="linf", eps="0.1", method="dual")
+    cell = rbl.evaluate(network, data, "fgsm", norm="linf", eps=EPS, certify="dual").cells[0]
+    assert (found.certified.numpy() == cell.certified).all()
+    assert ((found.margins > 0) == found.certified).all()
+    assert set(found.stage) == {"dual"}
+
+
+def test_a_sample_that_is_certified_and_broken_stops_the_run_and_is_named(network, data):
+    with pytest.raises(ContradictionError, match=r"Sample \d+ is certified, and pgd broke it"):
+        rbl.evaluate(network, data, "pgd", defenses=Unsound(), norm="linf", eps=0.4, on_error="record")
+
+
+def test_a_lying_attack_is_found_out_by_a_sound_bound(network, data, monkeypatch):
+    honest = measure._judged
+
+    def lying(job, judge, waiting):
+        return [outcome._replace(broken=True, distance=0.05) for outcome in honest(job, judge, waiting)]
+
+    monkeypatch.setattr(measure, "_judged", lying)
+    with pytest.raises(ContradictionError, match="is certified"):
+        rbl.evaluate(network, data, PGD(steps=2), norm="linf", eps=EPS, certify="dual", on_error="record")
+
+
+def subjects(network):
+    defense = subject_from("none", network, "net", None).defense
+    return [Subject("net", network, defense, "none")]
+
+
+def test_an_interrupted_certificate_continues_and_ends_the_same(network, data, tmp_path):
+    threat, certifier = ThreatModel.parse("linf", EPS), BoundCertifier(method="dual")
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.rows > 24:
+            raise Killed
+
+    with pytest.raises(Killed):
+        certify_all(subjects(network), data, threat, certifier, output=tmp_path, on_progress=kill)
+    heard = []
+    found = certify_all(
+        subjects(network), data, threat, certifier, output=tmp_path, on_progress=lambda p: heard.append(p.rows)
+    )[0]
+    assert heard[0] >= 16  # what the first run has proved is there
+    whole = certify_all(subjects(network), data, threat, certifier)[0]
+    assert found.record.digest == whole.record.digest
+    assert found.path.exists()
+    again = certify_all(subjects(network), data, threat, certifier, output=tmp_path)[0]
+    assert again.cached
+    assert again.arrays.stage == whole.arrays.stage
+    assert (again.arrays.certified == whole.arrays.certified).all()
+
+
+@pytest.mark.parametrize("what", ["certified", "margins", "clean_correct", "eps"])
+def test_a_changed_certificate_is_refused(network, data, tmp_path, what):
+    threat = ThreatModel.parse("linf", EPS)
+    path = certify_all(subjects(network), data, threat, BoundCertifier(method="ibp"), output=tmp_path)[0].path
+    text = path.read_text(encoding="utf-8")
+    record, arrays = read_certificate(path)
+    if what == "eps":
+        text = text.replace('"eps": 0.1', '"eps": 0.2')
+    else:
+        old = getattr(record.outcomes, what)
+        text = text.replace(old, ("B" if old[0] == "A" else "A") + old[1:]) if what != "margins" else text.replace(old, "AAAA")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecordError, match="--fresh"):
+        read_certificate(path)
+    assert len(arrays.certified) == 48
+
+
+def test_time_that_runs_out_is_flagged_and_what_was_not_tried_is_not_certified(network, data):
+    cell = rbl.evaluate(network, data, "fgsm", norm="linf", eps=EPS, certify="dual", certify_seconds=0).cells[0]
+    assert any("ran out of time" in flag for flag in cell.record.provenance.flags)
+    assert not cell.certified[24:].any()
+
+
+def test_the_certificate_that_a_defense_brings_is_taken_where_it_applies(data):
+    cells = rbl.evaluate(data=data, attacks="fgsm", defenses="parseval", norm="l2", eps=0.01).cells
+    assert cells[0].identity.certifier.name == "lipschitz"
+    assert cells[0].certified_accuracy > 0.5
+    assert rbl.evaluate(data=data, attacks="fgsm", defenses="parseval", eps=EPS).cells[0].identity.certifier is None
+
+
+def test_a_network_without_bounds_is_attacked_all_the_same_unless_a_certificate_was_asked_for(data):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Sigmoid()).eval()
+    cell = rbl.evaluate(model, data, "fgsm", defenses="parseval", norm="l2", eps=0.01).cells[0]
+    assert cell.certified is None
+    with pytest.raises(UnsupportedLayerError, match="Sigmoid"):
+        rbl.evaluate(model, data, "fgsm", norm="linf", eps=0.01, certify="auto")
+    with pytest.raises(UsageError, match="radius"):
+        rbl.evaluate(model, data, "boundary", norm="l2", certify="auto")
