@@ -24,7 +24,7 @@ from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.report import Cell
-from robustbench_lite.search.attack import UniversalAttack
+from robustbench_lite.search.attack import FittedAttack
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.sources.datasets import Dataset
 
@@ -48,9 +48,10 @@ def cell_of(
     fit = None if at.folder is None or not needs_fit(job.attack) else at.folder / "fits" / f"{job.key}.safetensors"
     needed = [file for file in (images, fit) if file is not None] if job.keep_adversarials else []
     status = "partial" if job.data.partial else "complete"
+    attack_label = inputs.short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
     cell = Cell(
-        identity=identity, model=subject.name, defense=subject.label, attack=inputs.short_label("attack", job.attack),
-        status=status, n=len(job.data), path=path, forwards_per_point=Passes(job.model, 1).forwards_per_point,
+        identity=identity, model=subject.name, defense=subject.label, attack=attack_label, status=status, n=len(job.data),
+        path=path, forwards_per_point=Passes(job.model, 1, adaptive=job.adaptive).forwards_per_point,
     )  # fmt: skip
     if at.fresh:
         at.journal.forget(job.key)
@@ -60,7 +61,7 @@ def cell_of(
         record, arrays = read_record(path)
         tell.rows(len(job.data))
         if needed:
-            cell = dataclasses.replace(cell, perturbation=_perturbation(fitted(job, fit_data, fit)))
+            cell = dataclasses.replace(cell, fitted=_fitted(fitted(job, fit_data, fit)))
         x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
         return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     try:
@@ -87,20 +88,24 @@ def cell_of(
             write_images(images, measured.arrays.broken, measured.x_adv.numpy())
         write_record(record, path)
         at.journal.forget(job.key)
-    cell = dataclasses.replace(cell, perturbation=_perturbation(job))
+    cell = dataclasses.replace(cell, fitted=_fitted(job))
     return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
 
 
-def _perturbation(job: Job) -> Tensor | None:
+def _fitted(job: Job) -> Tensor | None:
     """What the attack of ``job`` was fitted to, on the CPU."""
-    fit = job.attack.perturbation if isinstance(job.attack, UniversalAttack) else None
+    fit = job.attack.fitted if isinstance(job.attack, FittedAttack) else None
     return None if fit is None else fit.cpu()
 
 
 def _flags(job: Job, measured: Measured) -> list[str]:
     """What a reader must know before trusting the number."""
     flags = []
-    if job.model.traits.random:
+    if not job.adaptive:
+        flags.append(
+            "not adaptive: the attacker takes one gradient of the module as it is and knows of no detector; the judge does"
+        )
+    elif job.model.traits.random:
         flags.append(f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes")
     if measured.arrays.unconfirmed:
         flags.append(f"{measured.arrays.unconfirmed} successes of the search did not hold before the judge and count as robust")

@@ -51,6 +51,18 @@ class Defense(ABC):
     def after_step(self, model: nn.Module) -> None:  # noqa: B027 -- "no change" is the default
         """After each optimiser step, in place: a projection or retraction."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Something is still to be set from clean training images before it can be deployed: a threshold, say."""
+        return False
+
+    def calibrated(self, model: nn.Module, images: Tensor) -> Defense:
+        """This defense with that set, as a hyper-parameter, so that records hold it.
+
+        ``model`` is the network that it will stand before, in eval mode; ``images`` (N, C, H, W) are on its device.
+        """
+        return self
+
     def wrap(self, model: nn.Module) -> DefendedModel:
         """The network as it is deployed, with what it declares."""
         return DefendedModel(model, Traits())

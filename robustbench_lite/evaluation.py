@@ -17,7 +17,7 @@ from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, pr
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, diagnose, prepare
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.fitting import check_fit_data, needs_fit
+from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
 from robustbench_lite.progress import Progress, Teller
@@ -25,7 +25,8 @@ from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.report import Cell, Report
-from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.search.defended import Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
@@ -45,6 +46,8 @@ class Settings:
     outputs: Outputs = "logits"
     on_error: Literal["raise", "record"] = "raise"
     on_progress: Callable[[Progress], None] | None = None
+    plain: bool = False
+    """Beside every attack on a defense that declares something, measure one that ignores it (``Identity.adaptive``)."""
     certify: str = OWN
     """What samples are certified with before they are attacked: ``own`` (what the defense brings), ``off``, or a method."""
     certify_seconds: float | None = 300.0
@@ -89,8 +92,8 @@ def evaluate(
             the whole would give it. Default 0 .. N - 1.
         name: what the model is called in tables and records.
         settings: fields of :class:`Settings`: ``seed``, ``batch_size``, ``device``, ``query_budget``, ``keep_adversarials``,
-            ``output`` (folder for journal and records; ``None`` writes nothing), ``fresh``, ``outputs``, ``certify``,
-            ``certify_seconds``, ``on_error``, ``on_progress``.
+            ``output`` (folder for journal and records; ``None`` writes nothing), ``fresh``, ``outputs``, ``plain``,
+            ``certify``, ``certify_seconds``, ``on_error``, ``on_progress``.
 
     Raises:
         UsageError: anything about the input that is wrong, before any work is done.
@@ -109,8 +112,10 @@ def evaluate(
     images = None if fit_data is None else inputs.dataset_from(fit_data)
     if images is not None and not isinstance(fit_data, Dataset):
         images = dataclasses.replace(images, split="fit")
-    if data is None and images is None and any(map(needs_fit, chosen)):
+    wanted = any(map(needs_fit, chosen)) or any(subject.defense.calibrates for subject in subjects)
+    if data is None and images is None and wanted:
         images = load_dataset(dataset.name, split="train")
+    subjects = [calibrated(subject, images, dataset, options.device, options.outputs) for subject in subjects]
     eps_written = None if eps is None else str(eps)
     return run(subjects, dataset, chosen, threat, options, eps_written=eps_written, fit_data=images)
 
@@ -140,26 +145,37 @@ def run(
     # Every network is checked before the first of them is attacked.
     prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
     prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
+    crossed = [_attackers(attacks, model.traits, options.plain) for model in prepared]
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, options.fresh, options.on_error)
-        for subject, model in zip(subjects, prepared, strict=True):
+        for subject, model, attackers in zip(subjects, prepared, crossed, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
-            tell = Teller(options.on_progress, len(cells), len(subjects) * len(attacks), len(data), subject.label)
+            tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
             certificate = _certified(subject, threat, data, correct, options, device, at, tell)
-            for attack in attacks:
-                identity = identify(subject, attack, threat, data, options, eps_written, fit_data)
+            for attack, adaptive in attackers:
+                identity = identify(subject, attack, threat, data, options, eps_written, fit_data, adaptive=adaptive)
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device,
-                    query_budget=options.query_budget, keep_adversarials=options.keep_adversarials,
+                    query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
                     certified=None if certificate is None else certificate.certified,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)
                 cells.append(cell_of(subject, identity, job, at, tell, fit_data, _unfinished(certificate)))
     return Report(cells)
+
+
+def _attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:
+    """Every attack as it is, adaptive, and, if ``plain``, where that is another one, ignoring ``traits``."""
+    chosen = []
+    for attack in attacks:
+        chosen.append((attack, True))
+        if plain and traits.plain_differs(attack.access == Access.GRADIENT):
+            chosen.append((attack, False))
+    return chosen
 
 
 def _certified(
@@ -201,6 +217,8 @@ def identify(
     options: Settings,
     eps_written: str | None = None,
     fit_data: Dataset | None = None,
+    *,
+    adaptive: bool = True,
 ) -> Identity:
     """Everything that decides the outcome of a cell."""
     certifier = certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:]))
@@ -214,6 +232,7 @@ def identify(
         query_budget=options.query_budget,
         fit_data=inputs.data_id(fit_data) if fit_data is not None and needs_fit(attack) else None,
         certifier=None if certifier is None else inputs.certifier_id(certifier),
+        adaptive=None if adaptive else False,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import registry
 from robustbench_lite.bounds.certifier import Certifier
+from robustbench_lite.composition import Composition, defense_from, trained_part, with_trained_part
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UnknownNameError, UsageError
@@ -57,20 +58,25 @@ def attack_from(value: str | Attack) -> Attack:
 
 def subject_from(value: str | Defense, model: nn.Module | None, name: str | None, data: Dataset) -> Subject:
     """A defense around ``model``, or around the bundled network that was trained with it."""
-    defense = registry.create("defense", value) if isinstance(value, str) else value
+    defense = defense_from(value) if isinstance(value, str) else value
     if not isinstance(defense, Defense):
         raise UsageError(f"{value!r} is no defense: give a spec such as 'parseval' or a Defense object.")
     label = short_label("defense", defense)
     if model is not None:
         return Subject(name or type(model).__name__, model, defense, label)
-    reference = reference_model(data.name, registered_name("defense", defense))
-    trained_with = defense if reference.card is None else registry.create("defense", reference.card.defense)
-    if defense not in (trained_with, type(defense)()):
+    wanted = trained_part(defense)
+    reference = reference_model(data.name, "none" if wanted is None else registered_name("defense", wanted))
+    if wanted is None:
+        return Subject(name or reference.name, reference.module, defense, label)
+    trained_with = wanted if reference.card is None else registry.create("defense", reference.card.defense)
+    if wanted not in (trained_with, type(wanted)()):
+        label = short_label("defense", wanted)
         raise UsageError(
             f"The bundled {reference.name} was trained with {short_label('defense', trained_with)!r}, not with {label!r}: "
             f"leave the hyper-parameters out, or train your own with `rbl train --defense '{label}' --dataset {data.name}`."
         )
-    return Subject(name or reference.name, reference.module, trained_with, short_label("defense", trained_with))
+    defense = with_trained_part(defense, trained_with)
+    return Subject(name or reference.name, reference.module, defense, short_label("defense", defense))
 
 
 def dataset_from(data: Any, ids: Any = None) -> Dataset:
@@ -137,6 +143,8 @@ def pick_batch_size(asked: int | Literal["auto"], data: Dataset, device: torch.d
 
 def registered_name(kind: registry.Kind, plugin: Any) -> str:
     """The name under which the plug-in is registered, or ``source:name``, else ``module:Class``."""
+    if isinstance(plugin, Composition):
+        return "+".join(registered_name(kind, part) for part in plugin.parts)
     if registry.of_source(kind, plugin.name):
         return str(plugin.name)
     path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
@@ -160,6 +168,9 @@ def model_id(subject: Subject, outputs: Outputs) -> ModelId:
 
 def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:
     """What identifies an attack or a defense in a cell's key."""
+    if isinstance(plugin, Composition):
+        parts = [plugin_id(kind, part) for part in plugin.parts]
+        return PluginId(name=registered_name(kind, plugin), version=type(plugin).version, parameters={}, parts=parts)
     values = {k: v if isinstance(v, int | float | str | None) else repr(v) for k, v in registry.parameters(plugin).items()}
     return PluginId(name=registered_name(kind, plugin), version=type(plugin).version, parameters=values)
 
@@ -176,6 +187,9 @@ def data_id(data: Dataset) -> DataId:
 
 def short_label(kind: registry.Kind, plugin: Any) -> str:
     """The name with the hyper-parameters that are not at their default: ``pgd steps=10``."""
+    if isinstance(plugin, Composition):
+        labels = [short_label(kind, part) for part in plugin.parts]
+        return (" + " if any(" " in label for label in labels) else "+").join(labels)
     fields = registry.hyperparameters(plugin)
     changed = [f"{f.name}={getattr(plugin, f.name)}" for f in fields if getattr(plugin, f.name) != f.default]
     return " ".join([registered_name(kind, plugin), *changed])

@@ -46,6 +46,8 @@ class Job:
     device: torch.device
     query_budget: int | None = None
     keep_adversarials: bool = False
+    adaptive: bool = True
+    """False for an attacker that ignores what the model declares; the judge never does."""
     certified: Tensor | None = None
     """Proved robust, (N,) bool: such samples are not attacked but for some that check the proofs."""
 
@@ -82,11 +84,11 @@ def clean_logits(
         y = data.y[part].to(device)
         none = torch.full_like(y, -1)
         points = Points(data.x[part].to(device), y, none, data.ids[part].to(device), torch.zeros_like(y))
-        ballots = list(passes.votes(points, votes))
+        ballots = list(passes.ballots(points, votes))  # an abstention on a clean image is wrong
         right = torch.stack([margin(ballot, y, none) > 0 for ballot in ballots]).sum(0) * 2 > votes
         logits.append(torch.stack(ballots).mean(0).cpu())
         correct.append(right.cpu())
-    return torch.cat(logits), torch.cat(correct)
+    return torch.cat(logits)[:, : -1 if model.traits.abstains else None], torch.cat(correct)
 
 
 def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambda rows: None) -> Measured:
@@ -130,7 +132,7 @@ class _Batch:
 
 def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
     """Search the samples at ``positions``, in batches that the judge has seen."""
-    passes = Passes(job.model, job.batch_size, job.seed)
+    passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive)
     engine = _engine(job, passes)
     judge = Judge(passes, job.threat, job.attack.name, job.device)
     task = Task(job.data.x, job.data.y, job.target, job.data.ids, positions)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from robustbench_lite import registry
+from robustbench_lite.composition import Composition
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UsageError, WeightsError
@@ -79,6 +80,8 @@ def images_of(
 
 
 def _defense(named: PluginId, allow_code: bool) -> Defense:
+    if named.parts is not None:
+        return Composition(parts=tuple(_defense(part, allow_code) for part in named.parts))
     if named.name not in registry.names("defense") and not allow_code:
         raise UsageError(f"The defense {named.name!r} is not registered here. If you trust its code, add --allow-code.")
     kind = registry.load("defense", named.name)

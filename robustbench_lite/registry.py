@@ -57,6 +57,36 @@ class Spec:
         return cls(words[0], params)
 
 
+def split(kind: Kind, text: str) -> list[Spec]:
+    """The specs that ``+`` joins, in ``a+b key=value`` or ``a key=value + b``.
+
+    Inside of a value a ``+`` joins nothing, but for ``a key=value+b`` where ``b`` is a registered name.
+
+    >>> [spec.name for spec in split("defense", "parseval + feature_squeezing bits=3+none")]
+    ['parseval', 'feature_squeezing', 'none']
+    """
+    if "+" not in text:
+        return [Spec.parse(text)]
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"Cannot read {text!r}: {error}. Write 'name key=value ... + name ...'.") from error
+    parts: list[list[str]] = [[]]
+    for word in words:
+        first, *more = word.split("+") if "=" not in word else _cut(kind, word)
+        parts[-1] += [first] if first else []
+        parts += [[name] if name else [] for name in more]
+    if not all(parts):
+        raise UsageError(f"A name is missing beside a '+' in {text!r}. Write 'name key=value ... + name ...'.")
+    return [Spec.parse(shlex.join(part)) for part in parts]
+
+
+def _cut(kind: Kind, word: str) -> list[str]:
+    """``key=value+name+name`` in pieces, as far from the right as there are registered names."""
+    value, plus, name = word.rpartition("+")
+    return [*_cut(kind, value), name] if plus and name in names(kind) else [word]
+
+
 class Source(Protocol):
     """What the entry point of a source leads to, usually a module; importing it and listing must not import what it wraps."""
 

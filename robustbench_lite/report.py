@@ -38,8 +38,8 @@ class Cell:
     """Where the record was written, if it was."""
     x_adv: Tensor | None = None
     """(N, C, H, W) with ``keep_adversarials``; the clean image where none was found."""
-    perturbation: Tensor | None = None
-    """What a universal attack was fitted to."""
+    fitted: Tensor | None = None
+    """What the attack made of training images, if it is fitted: the perturbation of a universal one."""
     forwards_per_point: int = 1
     """Model calls that one point costs: the draws of a random model."""
     cached: bool = False
@@ -123,7 +123,7 @@ class Cell:
         row: dict[str, Any] = {
             "model": self.model, "defense": self.defense, "attack": self.attack, "dataset": self.identity.data.name,
             "split": self.identity.data.split, "norm": self.identity.threat.norm, "eps": self.identity.threat.eps,
-            "goal": self.identity.threat.goal, "n": self.n,
+            "goal": self.identity.threat.goal, "n": self.n, "adaptive": self.identity.adaptive is None,
             "clean_accuracy": None, "robust_accuracy": None, "robust_interval": None, "median_distance": None,
             "forward_queries_mean": None, "backward_queries_mean": None, "certifier": None, "certified_accuracy": None,
             "certified_interval": None,
@@ -148,6 +148,10 @@ class Cell:
         }  # fmt: skip
 
 
+PLAIN_GAP = 0.05
+"""An attacker that ignores a defense's declaration may lag behind the adaptive one by this much before the cell is flagged."""
+
+
 @dataclass(frozen=True)
 class Report:
     """All cells of one evaluation, defenses outside, attacks inside."""
@@ -156,13 +160,32 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"cells": [...]}``, ready for JSON."""
-        return {"cells": [cell.to_dict() for cell in self.cells]}
+        return {"cells": [self._row(cell) for cell in self.cells]}
+
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        row = cell.to_dict()
+        return row | {"flags": [*row["flags"], *filter(None, [self.masking(cell)])]}
 
     def to_frame(self) -> pd.DataFrame:
         """A pandas data frame, one row a cell."""
         import pandas as pd
 
-        return pd.DataFrame([cell.to_dict() for cell in self.cells])
+        return pd.DataFrame([self._row(cell) for cell in self.cells])
+
+    def masking(self, cell: Cell) -> str | None:
+        """For a cell that is not adaptive: how far its number is from that of the adaptive attacker, if that is far."""
+        if cell.identity.adaptive is None or cell.arrays is None:
+            return None
+        twin = cell.identity.model_copy(update={"adaptive": None}).key()
+        for other in self.cells:
+            if other.key == twin and other.arrays is not None:
+                gap = cell.robust_accuracy - other.robust_accuracy
+                numbers = f"{cell.robust_accuracy:.1%} robust under it, {other.robust_accuracy:.1%} under the adaptive one"
+                if gap > PLAIN_GAP:
+                    return f"{100 * gap:.1f} points of the plain number are masked gradients or a blocking detector: {numbers}"
+                if gap < -PLAIN_GAP:
+                    return f"the plain attack is the stronger one, so the defense's surrogate misleads: {numbers}"
+        return None
 
     @property
     def failed(self) -> list[Cell]:

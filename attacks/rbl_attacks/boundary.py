@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from rbl_attacks.boundary_start import BoundaryState, bank, noise, other_images, shares
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Query
+from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
@@ -20,23 +23,8 @@ SPHERE_WINDOW, JOINT_WINDOW = 20, 30
 """Moves between two changes of a step size. The paper counts 100 orthogonal moves; 20 settle five times sooner."""
 
 
-@dataclass(frozen=True)
-class BoundaryState(State):
-    x: Tensor
-    current: Tensor  # where the row stands: in noise, on the way to the boundary, on the walk
-    points: Tensor  # (B, P + 1, C, H, W), what is asked next: P proposals, and the orthogonal move of the last one alone
-    stage: Tensor  # (B,) 0 looks for noise that succeeds, 1 to ``bisections`` narrow it down to the boundary, then it walks
-    low: Tensor  # (B,) largest share of the way from the image to ``current`` that is known to fail
-    asked: Tensor  # (B,) queries so far
-    tried: Tensor  # (B,) proposals so far
-    orthogonal: Tensor  # (B,) delta of the paper; ``towards`` is its epsilon
-    towards: Tensor
-    counts: Tensor  # (B, 4) trials and successes of orthogonal moves, then of whole proposals, since the step last changed
-    rng: SampleRng
-
-
 @dataclass(frozen=True, kw_only=True)
-class Boundary(Attack):
+class Boundary(FittedAttack):
     """Walk along the decision boundary towards the image, seeing labels only.
 
     Deviations, each for a nearer point at the same number of queries: several proposals from one point, of which the nearest
@@ -47,7 +35,8 @@ class Boundary(Attack):
         steps: proposals that a row tries, ``proposals`` from one point; with the tested orthogonal moves 1.1 queries a step.
         proposals: points tried from one place.
         bisections: queries that narrow the first success down to the boundary, each by a factor of ``proposals`` + 2.
-        start_draws: draws of noise after which a row counts as not attackable.
+        start: ``noise``, or ``images``: training images of other classes, which the attack is then fitted on.
+        start_draws: queries for a start after which a row counts as not attackable.
     """
 
     name: ClassVar[str] = "boundary"
@@ -60,11 +49,21 @@ class Boundary(Attack):
     steps: int = 25_000
     proposals: int = 6
     bisections: int = 3
+    start: Literal["noise", "images"] = "noise"
     start_draws: int = 20
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.proposals, self.start_draws) < 1 or self.bisections < 0:
-            raise UsageError("boundary needs steps, proposals and start_draws of at least 1, and no negative bisections.")
+        too_few = min(self.steps, self.proposals, self.start_draws, self.bisections + 1) < 1
+        if too_few or self.start not in ("noise", "images"):
+            needs = "steps, proposals and start_draws of at least 1, no negative bisections, and start=noise or start=images"
+            raise UsageError(f"boundary needs {needs}.")
+
+    @property
+    def fits(self) -> bool:
+        return self.start == "images"
+
+    def fit(self, passes: Passes, images: Points, threat: ThreatModel, seed: int, start: Fit | None = None) -> Iterator[Fit]:
+        yield Fit(1, 1, bank(passes, images, seed), {})
 
     @property
     def walking(self) -> int:
@@ -81,7 +80,7 @@ class Boundary(Attack):
         zeros = torch.zeros_like(y)
         zero, counts = torch.zeros(len(x), device=x.device), torch.zeros(len(x), 4, device=x.device)
         state = BoundaryState(
-            finished=zeros.bool(), x=x, current=x, points=x.unsqueeze(1).repeat(1, self.proposals + 1, 1, 1, 1),
+            finished=zeros.bool(), x=x, y=y, current=x, points=x.unsqueeze(1).repeat(1, self.proposals + 1, 1, 1, 1),
             stage=zeros, low=zero, asked=zeros, tried=zeros, orthogonal=zero + FIRST_STEP,
             towards=zero + FIRST_STEP, counts=counts, rng=rng,
         )  # fmt: skip
@@ -102,7 +101,7 @@ class Boundary(Attack):
         row = torch.arange(len(nearest), device=nearest.device)
         moved = candidate[row, nearest] & (~walking | (length[row, nearest] < (state.current - state.x).flatten(1).norm(dim=1)))
         # Shares of the way grow with their number, so the one before the nearest success failed.
-        share = self._shares(state)  # (B, P + 2), from low to just below 1
+        share = shares(state.low, self.proposals + 2)  # (B, P + 2), from low to just below 1
         low = torch.where(moved, share[row, nearest] / share[row, nearest + 1], share[:, -1]) * (state.stage > 0)
         state = state.replace(
             current=torch.where(moved.reshape(-1, 1, 1, 1), state.points[row, nearest], state.current), low=low,
@@ -110,9 +109,8 @@ class Boundary(Attack):
             tried=state.tried + walking * self.proposals,
         )  # fmt: skip
         state = self._adapt(state, answer.success, walking, tests)
-        done = (
-            (state.tried >= self.steps) | (state.towards < CONVERGED) | ((state.stage == 0) & (state.asked >= self.start_draws))
-        )
+        lost = (state.stage == 0) & (state.asked >= self.start_draws)
+        done = (state.tried >= self.steps) | (state.towards < CONVERGED) | lost
         return self._start(self._propose(state).replace(finished=state.finished | done))
 
     def _tests_orthogonal(self, state: BoundaryState) -> Tensor:
@@ -123,10 +121,9 @@ class Boundary(Attack):
         """Lengthen steps that succeed often, shorten those that rarely do (section 2.4)."""
         wins = walking * success[:, :-1].sum(1)
         counts = state.counts + torch.stack([tests * 1, tests & success[:, -1], walking * self.proposals, wins], 1)
-        # A rate is nan where nothing was tried, and no comparison holds.
         orthogonal, ready = counts[:, 1] / counts[:, 0], counts[:, 0] >= SPHERE_WINDOW
         both = FACTOR ** ((ready & (orthogonal > 0.35)).float() - (ready & (orthogonal < 0.15)).float())
-        joint, full = counts[:, 3] / counts[:, 2], counts[:, 2] >= JOINT_WINDOW
+        joint, full = counts[:, 3] / counts[:, 2], counts[:, 2] >= JOINT_WINDOW  # nan where nothing was tried: nothing holds
         source = FACTOR ** ((full & (joint > 0.15)).float() - (full & (joint < 0.05)).float())
         counts = counts * ~torch.stack([ready, ready, full, full], 1)
         return state.replace(orthogonal=state.orthogonal * both, towards=state.towards * both * source, counts=counts)
@@ -148,22 +145,18 @@ class Boundary(Attack):
         whole = torch.lerp(x.expand_as(sphere), sphere, keep[..., None, None, None])
         return state.replace(points=torch.cat([whole, sphere[:, -1:]], 1))
 
-    def _shares(self, state: BoundaryState) -> Tensor:
-        """Equal parts of the way from the last failure to ``current``, (B, P + 2), the failure first."""
-        part = torch.arange(self.proposals + 2, device=state.x.device) / (self.proposals + 2)
-        return state.low.unsqueeze(1) + (1 - state.low.unsqueeze(1)) * part
-
     def _start(self, state: BoundaryState) -> BoundaryState:
-        """Exchange the points of rows that do not walk yet: fresh noise of several grains, or blends of what succeeded."""
+        """Exchange the points of rows that do not walk yet: places to start from, or blends with what succeeded."""
         rows = (state.stage < self.walking).nonzero().squeeze(1)
         if not len(rows):
             return state
-        part = state.select(rows)
-        noise = part.rng.uniform(-1 - part.asked, (self.proposals + 1, *part.x.shape[1:]))  # (M, P + 1, C, H, W)
-        for number in range(noise.shape[1]):  # grains of 1, 1, 2, 2, 4, 4, ... pixels
-            down, across = (torch.arange(n, device=noise.device) >> number // 2 for n in part.x.shape[2:])
-            noise[:, number] = noise[:, number][..., down.unsqueeze(1), across]
-        share = self._shares(part)[:, 1:, None, None, None]
-        blends = part.x.unsqueeze(1) + share * (part.current - part.x).unsqueeze(1)
-        points = torch.where((part.stage == 0).reshape(-1, 1, 1, 1, 1), noise, blends)
+        part, count = state.select(rows), self.proposals + 1
+        if self.start == "noise":
+            starts = noise(part.rng, -1 - part.asked, count, part.x.shape[1:])  # (M, P + 1, C, H, W)
+        else:
+            starts = other_images(part.rng, -1 - part.asked, count, part.y, self.fitted)
+        blends = torch.lerp(
+            part.x.unsqueeze(1), part.current.unsqueeze(1), shares(part.low, count + 1)[:, 1:, None, None, None]
+        )
+        points = torch.where((part.stage == 0).reshape(-1, 1, 1, 1, 1), starts, blends)
         return state.replace(points=state.points.index_copy(0, rows, points))

@@ -155,9 +155,9 @@ class Patch(UniversalAttack):
 
     def _placed(self, state: PatchState) -> PatchState:
         """Each row with the fitted patch at its next placement."""
-        if self.perturbation is None:
+        if self.fitted is None:
             raise UsageError("patch is not fitted yet: evaluate() fits it to training images; elsewhere use universal=false.")
-        texture = self.perturbation.to(state.x.device).expand(len(state.x), -1, -1, -1)
+        texture = self.fitted.to(state.x.device).expand(len(state.x), -1, -1, -1)
         colours, covered = state.geometry.place(texture, state.geometry.draw(state.rng, state.step))
         return state.replace(points=torch.where(covered, colours, state.x), step=state.step + 1)
 

@@ -52,7 +52,7 @@ def fitted(
     start: Fit, geometry: Geometry, passes: Passes, images: Points, rng: SampleRng, batch: int, learning_rate: float
 ) -> Iterator[Fit]:
     """Go on from ``start`` with a patch for all ``images``, each at a fresh placement whenever its turn comes."""
-    texture = Texture(start.perturbation, **start.tensors)
+    texture = Texture(start.result, **start.tensors)
     for step, rows in batches(rng, batch, start.step, start.of):
         part, placement = images.take(rows), geometry.draw(rng.select(rows), step)
         with torch.enable_grad():

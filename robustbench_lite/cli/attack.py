@@ -106,10 +106,11 @@ def attack(
         subjects = plan.subjects(chosen_defense, data, network, _unheard)
         work = plan.Plan(subjects, data, attacks, threat, eps)
         work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
+        work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
             report = evaluation.run(*work[:4], settings, eps_written=eps, fit_data=work.fit_data)
-            crafted = replay.gather(report.cells[0], subjects[0], data, threat, settings)
+            crafted = replay.gather(report.cells[0], work.subjects[0], data, threat, settings)
             shown = _write(crafted, save, examples, data.class_name)
             success = _write_perturbation(attacks[0], report.cells[0], save)
     if dry_run:
@@ -153,10 +154,10 @@ def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | N
 
     for name in (PATCH, PATCH_PICTURE):
         (folder / name).unlink(missing_ok=True)
-    if not isinstance(attack, UniversalAttack) or cell.perturbation is None:
+    if not isinstance(attack, UniversalAttack) or cell.fitted is None:
         return None
-    picture = attack.picture(cell.perturbation)
-    write_npz(folder / PATCH, perturbation=cell.perturbation.numpy(), picture=picture.numpy())
+    picture = attack.picture(cell.fitted)
+    write_npz(folder / PATCH, perturbation=cell.fitted.numpy(), picture=picture.numpy())
     pictures.write_picture(picture, folder / PATCH_PICTURE)
     right, broken = cell.clean_correct, cell.clean_correct & ~cell.robust
     first = broken & (cell.forward_queries == cell.forwards_per_point)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -24,8 +22,10 @@ if TYPE_CHECKING:
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "foolbox", "typer")
 #: SHA-256 over shape, images and labels of the bundled slices, as Dataset.fingerprint computes it.
 _BUNDLED_FINGERPRINTS = {
-    "test": "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe",
-    "train": "f4cfee99b67a56edd52bcb2d8b64c3a9749834276274fb80568a03f7ad09bd93",
+    ("fashion_mnist", "test"): "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe",
+    ("fashion_mnist", "train"): "f4cfee99b67a56edd52bcb2d8b64c3a9749834276274fb80568a03f7ad09bd93",
+    ("mnist", "test"): "e24c34f3baf6eebe9758e497a389a5823d263071d860fc3e075f66ac204e1d06",
+    ("mnist", "train"): "23e1139081413af03baafcee839914933f1d0f7f2c6de930f776054ef428f1b3",
 }
 
 
@@ -99,20 +99,19 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    for split, fingerprint in _BUNDLED_FINGERPRINTS.items():
-        data = _bundled_images(split)
+    for (name, split), fingerprint in _BUNDLED_FINGERPRINTS.items():
+        data = _bundled_images(name, split)
         intact = data.fingerprint == fingerprint
         fix = None if intact else "The bundled images were changed: pip install --force-reinstall --no-deps robustbench_lite."
         images = f"{len(data):,} bundled {split} images of {data.name}"
         yield Finding("data", f"{images}, {'hash agrees' if intact else 'hash differs'}", fix)
 
 
-def _bundled_images(split: str) -> Dataset:
+def _bundled_images(name: str, split: str) -> Dataset:
     """The bundled slice itself, even where $RBL_DATA_DIR points to the whole data set."""
-    from robustbench_lite.sources.datasets import BUNDLED, load_dataset
+    from robustbench_lite.sources.datasets import load_dataset
 
-    data = load_dataset(f"npz:{files('robustbench_lite') / 'data' / BUNDLED[split]}")
-    return dataclasses.replace(data, name="fashion_mnist")
+    return load_dataset(name, split=split, bundled=True)  # type: ignore[arg-type]
 
 
 def _networks() -> Iterator[Finding]:
@@ -152,7 +151,7 @@ def _self_test() -> Iterator[Finding]:
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        images = _bundled_images("test").first(64)
+        images = _bundled_images("fashion_mnist", "test").first(64)
         cell = rbl.evaluate(data=images, attacks="pgd steps=10", eps=0.1, output=Path(folder)).cells[0]
         if cell.path is not None:
             read_record(cell.path)

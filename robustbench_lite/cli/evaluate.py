@@ -24,6 +24,7 @@ def evaluate(
     norm: Annotated[str, opt.NormName] = "linf",
     eps: Annotated[str | None, opt.Eps] = None,
     targeted: Annotated[str | None, opt.Goal] = None,
+    plain: Annotated[bool, opt.Plain] = False,
     certify: Annotated[str, opt.Certify] = "own",
     certify_seconds: Annotated[float, opt.CertifySeconds] = 300.0,
     model: Annotated[str | None, opt.Model] = None,
@@ -65,7 +66,7 @@ def evaluate(
         settings = evaluation.Settings(
             seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
             fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
-            on_error="record", on_progress=on_progress, certify=certify, certify_seconds=certify_seconds,
+            on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
         )  # fmt: skip
         eps = eps or plan.usual_eps(norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
@@ -74,6 +75,7 @@ def evaluate(
         network = plan.network_from(model, weights, allow_code)
         work = plan.Plan(plan.subjects(defense, data, network, left_out.append), data, attacks, threat, eps)
         work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
+        work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             report = evaluation.run(*work[:4], settings, eps_written=work.eps_written, fit_data=work.fit_data)
     if not quiet:

@@ -21,7 +21,7 @@ Row = dict[str, str]
 #: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
 _DATASETS = {
     "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
-    "mnist": "28 x 28 grey, 10 classes",
+    "mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
     "cifar10": "32 x 32 colour, 10 classes",
     "cifar10-jpeg": "JPEG copies of CIFAR-10: never report them as CIFAR-10",
     "npz:FILE": "your own: arrays x and y, float in [0, 1] or uint8",

@@ -41,6 +41,7 @@ Seed = _option(_RUN, "--seed", metavar="N", text="All random numbers follow from
 BatchSize = _option(_RUN, "--batch-size", metavar="N", text="Images a model call, or auto; no verdict depends on it.")
 Device = _option(_RUN, "--device", metavar="NAME", text="auto, cpu, cuda or mps.")
 Budget = _option(_RUN, "--query-budget", metavar="N", text="Most model calls a sample, forward and backward.")
+Plain = _option(_WHAT, "--plain", text="Also attack as if the defense declared nothing, and flag the gap.")
 Fresh = _option(_RUN, "--fresh", text="Measure again what is recorded.")
 DryRun = _option(_RUN, "--dry-run", text="Say what would be measured, and stop.")
 Output = _option(_OUT, "--output", metavar="DIR", text="Folder for journal and records.")

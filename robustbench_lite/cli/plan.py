@@ -10,7 +10,7 @@ from robustbench_lite import inputs, registry
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import Settings, identify
-from robustbench_lite.fitting import check_fit_data, needs_fit
+from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.search.attack import Attack
@@ -88,6 +88,15 @@ def attacks(specs: Sequence[str], threat: ThreatModel, note: Note) -> list[Attac
     return list(dict.fromkeys(chosen))
 
 
+def calibrate(plan: Plan, dataset: str, data_dir: Path | None, download: bool, settings: Settings) -> Plan:
+    """``plan`` with what its defenses set from the training images of ``dataset``."""
+    if not any(subject.defense.calibrates for subject in plan.subjects):
+        return plan
+    images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
+    subjects = [calibrated(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
+    return plan._replace(subjects=subjects)
+
+
 def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | None, download: bool, note: Note) -> Plan:
     """``plan`` with the training images of ``dataset``, if an attack is fitted on some.
 
@@ -157,9 +166,10 @@ def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> lis
     """Defenses that can stand before the network at hand."""
     chosen = []
     for name in registry.names("defense"):
-        if network is None and f"{data.name}-{name}" not in reference_networks():
+        trains = registry.load("defense", name).trains
+        if network is None and f"{data.name}-{name if trains else 'none'}" not in reference_networks():
             note(f"{name} is left out: no bundled network was trained on {data.name} with it.")
-        elif network is not None and registry.load("defense", name).trains:
+        elif network is not None and trains:
             note(f"{name} is left out: it acts in training, and the network comes trained.")
         else:
             chosen.append(name)

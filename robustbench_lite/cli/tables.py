@@ -47,6 +47,8 @@ def notes(report: Report) -> list[str]:
             lines.setdefault("Read from an earlier run's record; --fresh measures again.", []).append(label)
         for flag in cell.record.provenance.flags if cell.record else ():
             lines.setdefault(f"{flag[0].upper()}{flag[1:]}.", []).append(label)
+        if (masking := report.masking(cell)) is not None:
+            lines.setdefault(f"{masking[0].upper()}{masking[1:]}.", []).append(label)
     all_cells = len(report.cells)
     return [line if len(cells) == all_cells else f"{', '.join(cells)}: {line}" for line, cells in lines.items()]
 

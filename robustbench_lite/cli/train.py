@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_lite.cli.progress import progress_bar
-from robustbench_lite.errors import DataError
+from robustbench_lite.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
@@ -53,6 +53,11 @@ def train(
     from robustbench_lite.threat import ThreatModel
 
     recipe = training.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    if len(registry.split("defense", defense)) > 1:
+        raise UsageError(
+            f"A network is trained with one defense, not with {defense!r}: train with the part that acts in training, and "
+            "compose when you evaluate."
+        )
     chosen, judge = registry.create("defense", defense), registry.create("attack", attack)
     threat, where = ThreatModel.parse(norm, eps), pick_device(device)
     check_fit(judge, threat)

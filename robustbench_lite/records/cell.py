@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +30,19 @@ class ModelId(Strict):
     architecture_sha256: str
 
 
-class PluginId(Strict):
+class PluginId(Sparse):
     """An attack or a defense: registered name (or import path), version, all hyper-parameters."""
 
     name: str
     version: int
     parameters: dict[str, Any]
+    parts: list[PluginId] | None = None
+    """Of a composition, from the inside out."""
 
     def label(self) -> str:
         """``pgd steps=40 ...`` as a user could type it."""
+        if self.parts is not None:
+            return " + ".join(part.label() for part in self.parts)
         return " ".join([self.name, *(f"{k}={v}" for k, v in self.parameters.items())])
 
 
@@ -55,6 +59,12 @@ class DataId(Strict):
     fingerprint: str
     id_ranges: list[tuple[int, int]]
     """Data-set indices of the samples, in order, as half-open ranges."""
+
+    @property
+    def count(self) -> int:
+        """How many samples there are; -1 for ranges that are none. Makes no list of them."""
+        sizes = [high - low for low, high in self.id_ranges]
+        return sum(sizes) if min(sizes, default=1) > 0 else -1
 
     def ids(self) -> NDArray[np.int64]:
         """(N,) data-set indices."""
@@ -90,6 +100,8 @@ class Identity(Sparse):
 
     certifier: PluginId | None = None
     """What samples were certified with before the attack, which leaves most of those alone."""
+    adaptive: Literal[False] | None = None
+    """False for an attacker that ignores what the model declares (``Traits``); left out otherwise."""
 
     def key(self) -> str:
         """32 hex digits; how eps was written does not matter, its value does."""
@@ -156,7 +168,7 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
         field = ".".join(map(str, first["loc"]))
         raise RecordError(f"The record {where} cannot be read: {field} {first['msg']}. {advice}") from error
     try:
-        arrays = CellArrays.unpack(record.outcomes, len(record.identity.data.ids()))
+        arrays = CellArrays.unpack(record.outcomes, record.identity.data.count)
     except RecordError as error:
         raise RecordError(f"The record {where} is damaged: {error} {advice}") from error
     claims: Mapping[str, tuple[object, object]] = {

@@ -135,7 +135,7 @@ def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
 
 
 def _unpacked(record: CertificateRecord) -> CertificateArrays:
-    n, outcomes = len(record.identity.data.ids()), record.outcomes
+    n, outcomes = record.identity.data.count, record.outcomes
     stage = unpack_ints(outcomes.stage, n).tolist()
     return CertificateArrays(
         unpack_bits(outcomes.clean_correct, n), unpack_bits(outcomes.certified, n), unpack_floats(outcomes.margins, n),

@@ -148,27 +148,25 @@ class Attack(ABC):
 
 @dataclass(frozen=True)
 class Fit:
-    """Where the fit of a universal perturbation stands: everything that its next step needs."""
+    """Where a fit stands: everything that its next step needs."""
 
     step: int
     """Steps taken, of ``of``."""
     of: int
-    perturbation: Tensor
+    result: Tensor
     """What it has come to so far."""
     tensors: Mapping[str, Tensor]
     """What the next step needs besides, such as the moments of Adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniversalAttack(Attack):
-    """Base of attacks with one perturbation for all images, which is fitted on training images before the search.
+class FittedAttack(Attack):
+    """Base of attacks that make something of training images before the search.
 
-    Whoever runs the attack calls ``fit`` and puts the last ``perturbation`` into a copy of it; ``init`` to ``tell`` apply that.
+    Whoever runs the attack calls ``fit`` and puts the last ``result`` into a copy of it; ``init`` to ``tell`` use that.
     """
 
-    draws: int = 1
-    """Tries that an image gets with the fitted perturbation, one query each."""
-    perturbation: Tensor | None = field(default=None, repr=False, compare=False, metadata={"hyperparameter": False})
+    fitted: Tensor | None = field(default=None, repr=False, compare=False, metadata={"hyperparameter": False})
 
     @property
     def fits(self) -> bool:
@@ -177,11 +175,19 @@ class UniversalAttack(Attack):
 
     @abstractmethod
     def fit(self, passes: Passes, images: Points, threat: ThreatModel, seed: int, start: Fit | None = None) -> Iterator[Fit]:
-        """Fit the perturbation, going on from ``start``; yields after every step.
+        """Fit, going on from ``start``; yields after every step.
 
         ``images`` are clean training images that the model classifies correctly, with their classes, the class to reach (-1:
         none) and their data-set indices. The result depends on them, the seed and the hyper-parameters alone.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalAttack(FittedAttack):
+    """Base of attacks with one perturbation for all images, which is what they are fitted to."""
+
+    draws: int = 1
+    """Tries that an image gets with the fitted perturbation, one query each."""
 
     def picture(self, perturbation: Tensor) -> Tensor:
         """What to show of it: (C, H, W) in [0, 1], or one channel more, which says how opaque it is."""

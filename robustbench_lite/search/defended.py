@@ -25,6 +25,10 @@ class Traits:
     votes: int = 1
     abstains: bool = False
 
+    def plain_differs(self, gradients: bool) -> bool:
+        """Whether an attacker that ignores all this is another one; ``gradients``: one that follows them."""
+        return self.random or (gradients and (self.surrogate is not None or self.abstains))
+
 
 @dataclass(frozen=True)
 class DefendedModel:

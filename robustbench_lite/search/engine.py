@@ -64,6 +64,8 @@ class Slots(Rows):
     best_size: Tensor
     forward: Tensor
     backward: Tensor
+    wins: Tensor
+    """Votes of a random model for ``best``."""
     done: Tensor
     fault: Tensor
     """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was not finite."""
@@ -137,7 +139,7 @@ class Engine:
         inf = torch.full(y.shape, float("inf"), device=self.device)
         return Slots(
             position=position.to(self.device), index=index, restart=zeros, x=x, y=y, target=target, best=x.clone(),
-            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), done=zeros.bool(), fault=-inf,
+            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), wins=zeros.clone(), done=zeros.bool(), fault=-inf,
             state=self._init(x, y, index, zeros),
         )  # fmt: skip
 
@@ -182,14 +184,39 @@ class Engine:
         nearest_size, nearest = size.masked_fill(~hits | ~(excess <= 0), float("inf")).min(1)
         nearer = nearest_size < slots.best_size[index]
         points = points[torch.arange(len(index), device=self.device), nearest]  # (M, C, H, W)
+        sure = torch.ones_like(nearer)
+        if self.oracle.holds_votes:
+            slots, nearer, sure = self._vote(slots, index, points, nearest_size, cost)
+            nearest_size = nearest_size.masked_fill(~nearer, float("inf"))
         best = torch.where(nearer.reshape(-1, 1, 1, 1), points, slots.best[index])
         fault = slots.fault
         if self.attack.kind == "fixed_eps":
             worst = excess.masked_fill(~hits, float("-inf")).amax(1)
             fault = fault.index_copy(0, index, torch.maximum(fault[index], worst))
-        best_size = slots.best_size.index_copy(0, index, torch.minimum(nearest_size, slots.best_size[index]))
-        done = slots.done | best_size.isfinite() if self.first_success_ends else slots.done
+        best_size = slots.best_size.index_copy(0, index, torch.where(nearer, nearest_size, slots.best_size[index]))
+        ends = nearer & sure if self.first_success_ends else torch.zeros_like(nearer)
+        done = slots.done.index_copy(0, index, slots.done[index] | ends)
         return slots.replace(best=slots.best.index_copy(0, index, best), best_size=best_size, fault=fault, done=done)
+
+    def _vote(self, slots: Slots, index: Tensor, points: Tensor, size: Tensor, cost: Cost) -> tuple[Slots, Tensor, Tensor]:
+        """A random model votes on ``points`` (M, C, H, W), whose logits may have been lucky, and the judge will draw anew.
+
+        Returns the slots that have paid for it, which points are the best so far, and which of them end the search in a ball:
+        those that three of four votes are for. A slim majority is kept, and the search goes on.
+        """
+        model = self.oracle.passes.model.traits
+        used = (slots.forward + cost.forward)[index]
+        asked = size.isfinite() if self.first_success_ends else size < slots.best_size[index]
+        if self.query_budget is not None:
+            asked = asked & (used + (slots.backward + cost.backward)[index] + model.votes <= self.query_budget)
+        rows = Points(points, slots.y[index], slots.target[index], slots.index[index], used)
+        wins = self.oracle.vote(rows) * asked
+        best = wins * 2 > model.votes
+        if self.first_success_ends:
+            best &= wins > slots.wins[index]
+        wins = torch.where(best, wins, slots.wins[index])
+        forward = slots.forward.index_add(0, index, asked * model.votes)
+        return slots.replace(forward=forward, wins=slots.wins.index_copy(0, index, wins)), best, wins * 4 >= model.votes * 3
 
     def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
         if not self.free_looks:

@@ -109,6 +109,16 @@ class Oracle:
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
 
+    @property
+    def holds_votes(self) -> bool:
+        """A success at a random model has to hold in a vote before it counts."""
+        return self.passes.model.traits.random and self.passes.adaptive
+
+    def vote(self, rows: Points) -> Tensor:
+        """How many of the model's votes, drawn anew, reach the goal at each of the rows' points, (M,) int64."""
+        ballots = self.passes.votes(rows, self.passes.model.traits.votes)
+        return torch.stack([margin(logits, rows.y, rows.target) < 0 for logits in ballots]).sum(0)
+
     def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         if with_gradient and query.loss is not None:
             return self.passes.gradient(points, query.loss)

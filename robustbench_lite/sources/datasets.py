@@ -18,8 +18,9 @@ from torch import Tensor
 from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
 
 Split = Literal["train", "test"]
-BUNDLED = {"test": "fashion_mnist_test_1000.npz", "train": "fashion_mnist_train_1000.npz"}
-"""The first 1,000 images of each split of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence, Zalando SE)."""
+BUNDLED = ("fashion_mnist", "mnist")
+"""Their first 1,000 images of each split come with the package: Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence,
+Zalando SE) and MNIST (LeCun et al. 1998; CC BY-SA 3.0, Yann LeCun and Corinna Cortes)."""
 _TORCHVISION = {"cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 _LAYOUT = {
     "cifar10": "cifar-10-batches-py/data_batch_1 ... data_batch_5, test_batch, batches.meta",
@@ -101,10 +102,10 @@ def load_dataset(
             ``npz:FILE`` (arrays x, y, or x_train, y_train, x_test, y_test; float in [0, 1] or uint8; NCHW, NHWC or
             NHW) or ``folder:DIR`` (a sub-folder a class, in DIR or in DIR/train and DIR/test).
         limit: keep the first ``limit`` samples; a shorter set is ``partial``.
-        data_dir: where torchvision keeps its files; default ``$RBL_DATA_DIR``, else the user's cache. ``fashion_mnist`` with
-            neither given is the bundled slice, ``test[:1000]`` or ``train[:1000]``.
+        data_dir: where torchvision keeps its files; default ``$RBL_DATA_DIR``, else the user's cache. ``fashion_mnist`` and
+            ``mnist`` with neither given are the bundled slices, ``test[:1000]`` or ``train[:1000]``.
         download: let torchvision fetch what is not there.
-        bundled: the slice of ``fashion_mnist`` that comes with the package, wherever other copies lie.
+        bundled: the slice that comes with the package, wherever other copies lie.
 
     Raises:
         DataError: nothing there, damaged, or not images in [0, 1] with labels; the message says what to put where.
@@ -114,16 +115,16 @@ def load_dataset(
         raise UnknownNameError("split", split, ("train", "test"))
     root = data_root(data_dir)
     given = data_dir or os.environ.get("RBL_DATA_DIR")
-    if bundled and spec != "fashion_mnist":
-        raise DataError(f"No images of {spec} come with the package, only a slice of fashion_mnist.")
-    bundled = bundled or (spec == "fashion_mnist" and not given and not download)
+    if bundled and spec not in BUNDLED:
+        raise DataError(f"No images of {spec} come with the package, only those of {' and '.join(BUNDLED)}.")
+    bundled = bundled or (spec in BUNDLED and not given and not download)
     if bundled and limit is not None and limit > 1000:
         raise DataError(
-            f"limit is {limit}, and the bundled slice of fashion_mnist has 1,000 images. "
+            f"limit is {limit}, and the bundled slice of {spec} has 1,000 images. "
             "For all of them add --download, or --data-dir with a folder that has them."
         )
     if bundled:
-        data = _from_npz(Path(str(files("robustbench_lite") / "data" / BUNDLED[split])), "fashion_mnist", split)
+        data = _from_npz(bundled_file(spec, split), spec, split)
         data = replace(data, split=f"{split}[:1000]", classes=10)
     elif spec.startswith("npz:"):
         data = _from_npz(Path(spec.removeprefix("npz:")).expanduser(), spec, split)
@@ -136,6 +137,11 @@ def load_dataset(
     else:
         raise UnknownNameError("data set", spec, NAMES)
     return data if limit is None else data.first(limit)
+
+
+def bundled_file(name: str, split: str) -> Path:
+    """Where the slice of a bundled data set lies."""
+    return Path(str(files("robustbench_lite") / "data" / f"{name}_{split}_1000.npz"))
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:

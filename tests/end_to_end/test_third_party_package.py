@@ -1,4 +1,4 @@
-"""The package of docs/how_to/write_an_attack.md is installed as its reader would, and used by name."""
+"""The packages of docs/how_to/write_an_attack.md and write_a_defense.md are installed as by their readers, and run by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "write_an_attack.md"
+PAGES = Path(__file__).parents[2] / "docs" / "how_to"
 
 
 def run(*command: str, folder: Path, path: Path) -> str:
@@ -22,12 +22,11 @@ def run(*command: str, folder: Path, path: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the package of the page lies installed."""
-    folder = tmp_path_factory.mktemp("package")
-    blocks = dict(re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
-    assert set(blocks) == {"random_search.py", "pyproject.toml"}
+def install(page: str, module: str, folder: Path) -> Path:
+    """Where the package of a page lies installed."""
+    text = (PAGES / page).read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
+    assert set(blocks) == {module, "pyproject.toml"}
     assert sum(len(block.splitlines()) for block in blocks.values()) < 60
     for name, block in blocks.items():
         (folder / name).write_text(block, encoding="utf-8")
@@ -35,6 +34,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     run(*pip, "--target", str(folder / "site"), ".", folder=folder, path=folder)
     return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install("write_an_attack.md", "random_search.py", tmp_path_factory.mktemp("attack"))
+
+
+@pytest.fixture(scope="module")
+def defense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install("write_a_defense.md", "dither.py", tmp_path_factory.mktemp("defense"))
 
 
 def test_it_is_listed_beside_the_built_in_attacks(installed: Path, tmp_path: Path) -> None:
@@ -47,3 +56,19 @@ def test_it_runs_by_name(installed: Path, tmp_path: Path) -> None:
     (cell,) = json.loads(printed)["cells"]
     assert cell["attack"] == "random_search steps=5"
     assert 1 <= cell["forward_queries_mean"] <= 5
+
+
+def test_the_defense_is_listed_beside_the_built_in_ones(defense: Path, tmp_path: Path) -> None:
+    assert "dither" in run("rbl", "list", "defenses", folder=tmp_path, path=defense)
+
+
+def test_the_defense_is_attacked_adaptively_and_composed_by_name(defense: Path, tmp_path: Path) -> None:
+    arguments = ["-a", "pgd steps=5", "-d", "dither levels=3", "-d", "parseval + dither", "--plain", "--limit", "40"]
+    printed = run("rbl", "evaluate", *arguments, "--format", "json", "-q", folder=tmp_path, path=defense)
+    cells = json.loads(printed)["cells"]
+    assert [cell["defense"].split()[0] for cell in cells] == ["dither", "dither", "parseval+dither", "parseval+dither"]
+    assert [cell["adaptive"] for cell in cells] == [True, False, True, False]
+    adaptive, plain = cells[:2]
+    assert plain["robust_accuracy"] > adaptive["robust_accuracy"] + 0.3
+    assert any("masked gradients" in flag for flag in plain["flags"])
+    assert adaptive["forward_queries_mean"] > 2 * plain["forward_queries_mean"]  # draws, and passes of the surrogate

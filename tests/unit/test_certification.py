@@ -164,3 +164,10 @@ def test_a_network_without_bounds_is_attacked_all_the_same_unless_a_certificate_
         rbl.evaluate(model, data, "fgsm", norm="linf", eps=0.01, certify="auto")
     with pytest.raises(UsageError, match="radius"):
         rbl.evaluate(model, data, "boundary", norm="l2", certify="auto")
+
+
+def test_a_network_of_the_dual_training_is_certified_before_it_is_attacked():
+    cell = rbl.evaluate(data=load_dataset("mnist", limit=40), attacks="pgd steps=5", defenses="dual_network", eps=0.1).cells[0]
+    assert cell.identity.certifier.name == "auto"
+    assert 0.8 < cell.certified_accuracy <= cell.robust_accuracy
+    assert cell.forward_queries[cell.certified].mean() < 2

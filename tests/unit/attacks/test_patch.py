@@ -165,11 +165,11 @@ ATTACK = Patch(steps=60, fit_batch=40, draws=1)
 
 
 def test_model_batches_of_any_size_fit_the_same_patch(net):
-    whole = fit(net, ATTACK)[-1].perturbation
-    assert torch.equal(fit(net, ATTACK)[-1].perturbation, whole)
-    assert not torch.equal(fit(net, ATTACK, seed=1)[-1].perturbation, whole)
+    whole = fit(net, ATTACK)[-1].result
+    assert torch.equal(fit(net, ATTACK)[-1].result, whole)
+    assert not torch.equal(fit(net, ATTACK, seed=1)[-1].result, whole)
     for batch_size in (7, 16, 250):
-        torch.testing.assert_close(fit(net, ATTACK, batch_size)[-1].perturbation, whole, atol=1e-4, rtol=0)
+        torch.testing.assert_close(fit(net, ATTACK, batch_size)[-1].result, whole, atol=1e-4, rtol=0)
 
 
 def test_a_fit_goes_on_from_any_step_to_the_same_patch(net):
@@ -177,7 +177,7 @@ def test_a_fit_goes_on_from_any_step_to_the_same_patch(net):
     assert [state.step for state in states] == list(range(1, 61))
     again = fit(net, ATTACK, start=states[22])
     assert again[0].step == 24
-    assert torch.equal(again[-1].perturbation, states[-1].perturbation)
+    assert torch.equal(again[-1].result, states[-1].result)
 
 
 @pytest.mark.parametrize("goal", [None, "class:1"])
@@ -185,10 +185,10 @@ def test_a_fitted_patch_breaks_more_held_out_images_than_a_random_one(net, goal)
     x, y = images(net, SHAPE, 300, seed=3)
     target = -1 if goal is None else 1
     x, y = x[y != target], y[y != target]
-    fitted = fit(net, ATTACK, goal=goal)[-1].perturbation
+    fitted = fit(net, ATTACK, goal=goal)[-1].result
     random = torch.rand(fitted.shape, generator=torch.Generator().manual_seed(4))
     rate = [
-        search(dataclasses.replace(ATTACK, perturbation=patch), net, x, y, PIXELS, target).float().mean()
+        search(dataclasses.replace(ATTACK, fitted=patch), net, x, y, PIXELS, target).float().mean()
         for patch in (fitted, random)
     ]
     assert rate[0] > rate[1] + 0.1
@@ -196,7 +196,7 @@ def test_a_fitted_patch_breaks_more_held_out_images_than_a_random_one(net, goal)
 
 def test_more_draws_break_more_images_and_cost_one_query_each(net):
     x, y = images(net, SHAPE, 100, seed=3)
-    fitted = dataclasses.replace(ATTACK, perturbation=fit(net, ATTACK)[-1].perturbation)
+    fitted = dataclasses.replace(ATTACK, fitted=fit(net, ATTACK)[-1].result)
     once = search(fitted, net, x, y, PIXELS)
     any_of_8 = search(dataclasses.replace(fitted, draws=8), net, x, y, PIXELS)
     assert any_of_8[once].all()
@@ -212,10 +212,10 @@ def evaluate(net, fit_rows=100, **options):
 def test_an_evaluation_fits_once_and_says_on_what(net, tmp_path):
     cell = evaluate(net, output=tmp_path)
     assert cell.attack == "patch draws=1 steps=60 fit_batch=40"
-    assert cell.perturbation is not None
+    assert cell.fitted is not None
     assert cell.identity.fit_data is not None
     assert (tmp_path / "fits" / f"{cell.key}.safetensors").exists()
-    assert "perturbation" not in cell.identity.attack.parameters
+    assert "fitted" not in cell.identity.attack.parameters
     assert evaluate(net, output=tmp_path).cached
     assert evaluate(net, fit_rows=99, output=tmp_path).key != cell.key
     assert evaluate(net, batch_size=16).record.digest == cell.record.digest
@@ -240,7 +240,7 @@ def test_a_killed_fit_goes_on_where_it_was(net, tmp_path, monkeypatch):
     resumed = evaluate(net, output=tmp_path / "killed")
     assert steps == list(range(1, 61))
     assert resumed.record.digest == whole.record.digest
-    assert torch.equal(resumed.perturbation, whole.perturbation)
+    assert torch.equal(resumed.fitted, whole.fitted)
 
 
 def test_a_fit_that_was_changed_is_refused(net, tmp_path):
@@ -258,7 +258,7 @@ def test_progress_tells_of_the_fit_before_the_search(net, monkeypatch):
     monkeypatch.setattr(fitting, "_TELL_SECONDS", 0.0)
     heard = []
     evaluate(net, on_progress=heard.append)
-    kinds = [progress.fit for progress in heard]
+    kinds = [progress.before for progress in heard]
     assert kinds == sorted(kinds, reverse=True)
     assert (heard[0].rows, heard[0].of, heard[0].label[-5:]) == (1, 60, ": fit")
     assert not kinds[-1]
@@ -274,7 +274,7 @@ def test_progress_tells_of_the_fit_before_the_search(net, monkeypatch):
         ({"attacks": "patch area=0.001"}, "eps allows 1 to 12"),
         ({"attacks": "patch shape=star"}, "shape"),
         ({"attacks": "patch scale_min=0.5 scale_max=0.2"}, "scale_min"),
-        ({"attacks": "patch perturbation=1"}, "No parameter"),
+        ({"attacks": "patch fitted=1"}, "No parameter"),
         ({"fit_data": (torch.zeros(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64))}, "of the same kind"),
         ({"eps": None}, "radius"),
     ],
@@ -300,7 +300,7 @@ def test_images_that_are_wrong_already_teach_nothing(net):
     x, y = images(net, SHAPE, 80, seed=2)
     wrong = torch.cat([x, images(net, SHAPE, 30, seed=5)[0]])
     labels = torch.cat([y, (net(wrong[80:]).argmax(1) + 1) % 4])
-    assert torch.equal(evaluate(net, fit_data=(wrong, labels)).perturbation, evaluate(net, fit_data=(x, y)).perturbation)
+    assert torch.equal(evaluate(net, fit_data=(wrong, labels)).fitted, evaluate(net, fit_data=(x, y)).fitted)
     with pytest.raises(UsageError, match="classifies none correctly"):
         evaluate(net, fit_data=(x, (y + 1) % 4))
 

@@ -112,6 +112,8 @@ def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, o
         (("outcomes", "distance"), "not base64"),
         (("identity", "surprise"), 1),
         (("identity", "data", "id_ranges"), [[0, 10]]),
+        (("identity", "data", "id_ranges"), [[0, 10**15]]),
+        (("identity", "data", "id_ranges"), [[11, 0]]),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], value: object) -> None:

@@ -199,3 +199,24 @@ def test_logits_times_a_thousand_do_not_raise_robust_accuracy():
     quiet, loud = search(attack, what), search(attack, what, Loud())
     assert quiet.found.any()
     assert (loud.found >= quiet.found).all()
+
+
+class Noisy(Brightness):
+    """Its logits move by far more than a step of an attack does, with numbers that belong to the sample."""
+
+    takes_rng = True
+
+    def forward(self, x, rng):
+        return super().forward(x) + torch.cat([torch.zeros(len(x), 1), 0.05 * rng.normal(0, (1,))], 1)
+
+
+def test_a_lucky_draw_of_a_random_model_does_not_end_the_search_and_votes_are_paid_for():
+    attack = PGD(steps=20, step_size=0.005, random_start=False, loss="margin")
+    defended = DefendedModel(Noisy(), Traits(random=True, draws=1, votes=15))
+    result = search(attack, task([0.44] * 64), defended)
+    lead = result.x_adv.flatten(1).mean(1) * 2 - 1  # the mean margin; its standard deviation is 0.05
+    assert result.found.all()
+    assert (lead > 0).float().mean() > 0.9  # at a lucky draw it would be below 0 for most
+    assert (result.forward >= result.backward + 15).all()
+    budgeted = search(attack, task([0.44] * 64), defended, query_budget=30)
+    assert (budgeted.forward + budgeted.backward <= 30).all()

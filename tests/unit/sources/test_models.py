@@ -49,8 +49,8 @@ def test_cards_name_no_folder_of_the_machine_they_were_made_on() -> None:
 
 
 def test_a_network_that_is_not_bundled_says_how_to_train_it() -> None:
-    with pytest.raises(UsageError, match="rbl train --defense parseval --dataset mnist"):
-        reference_model("mnist", "parseval")
+    with pytest.raises(UsageError, match="rbl train --defense parseval --dataset cifar10"):
+        reference_model("cifar10", "parseval")
 
 
 def test_changed_weights_do_not_pass_for_the_ones_on_the_card(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Where a row of the Boundary attack stands, and where it starts: noise of several grains, or images of other classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import UsageError
+from robustbench_lite.search.attack import State
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.rng import SampleRng
+
+PER_CLASS = 20
+"""Images of a class to start from."""
+ABSENT = -1.0
+"""What fills the places of images that a class does not have."""
+
+
+@dataclass(frozen=True)
+class BoundaryState(State):
+    x: Tensor
+    y: Tensor
+    current: Tensor  # where the row stands: in noise, on the way to the boundary, on the walk
+    points: Tensor  # (B, P + 1, C, H, W), what is asked next: P proposals, and the orthogonal move of the last one alone
+    stage: Tensor  # (B,) 0 looks for noise that succeeds, 1 to ``bisections`` narrow it down to the boundary, then it walks
+    low: Tensor  # (B,) largest share of the way from the image to ``current`` that is known to fail
+    asked: Tensor  # (B,) queries so far
+    tried: Tensor  # (B,) proposals so far
+    orthogonal: Tensor  # (B,) delta of the paper; ``towards`` is its epsilon
+    towards: Tensor
+    counts: Tensor  # (B, 4) trials and successes of orthogonal moves, then of whole proposals, since the step last changed
+    rng: SampleRng
+
+
+def bank(passes: Passes, images: Points, seed: int) -> Tensor:
+    """Up to ``PER_CLASS`` of the training ``images`` of each class, (K, PER_CLASS, C, H, W); which, no order decides."""
+    classes = passes.logits(images.take(slice(0, 1))).shape[1]
+    found = images.x.new_full((classes, PER_CLASS, *images.x.shape[1:]), ABSENT)
+    number = SampleRng.create(seed, "fit/boundary", images.sample).uniform(0, (1,)).squeeze(1)
+    for label in range(classes):
+        rows = (images.y == label).nonzero().squeeze(1)
+        chosen = rows[number[rows].argsort(stable=True)[:PER_CLASS]]
+        found[label, : len(chosen)] = images.x[chosen]
+    return found
+
+
+def noise(rng: SampleRng, draw: Tensor, count: int, shape: torch.Size) -> Tensor:
+    """Uniform noise in grains of 1, 1, 2, 2, 4, 4, ... pixels, (M, count, C, H, W)."""
+    points = rng.uniform(draw, (count, *shape))
+    for number in range(count):
+        down, across = (torch.arange(n, device=points.device) >> number // 2 for n in shape[1:])
+        points[:, number] = points[:, number][..., down.unsqueeze(1), across]
+    return points
+
+
+def other_images(rng: SampleRng, draw: Tensor, count: int, y: Tensor, images: Tensor | None) -> Tensor:
+    """Images of a ``bank`` that are of another class than ``y`` (M,), (M, count, C, H, W)."""
+    if images is None:
+        raise UsageError("boundary start=images is not fitted yet: evaluate() does it; elsewhere use start=noise.")
+    images = images.to(y.device)
+    classes, per_class = images.shape[:2]
+    label = torch.arange(classes, device=y.device).repeat_interleave(per_class)
+    there = images.flatten(0, 1).flatten(1)[:, 0] != ABSENT  # (K PER_CLASS,)
+    usable = there & (label != y.unsqueeze(1))  # (M, K PER_CLASS)
+    rank = (rng.uniform(draw, (count,)) * usable.sum(1, keepdim=True)).floor()  # (M, count)
+    # The place at which so many usable ones have gone before.
+    place = (usable.cumsum(1).unsqueeze(1) > rank.unsqueeze(2)).to(torch.int8).argmax(2)
+    return images.flatten(0, 1)[place].clamp_min(0)
+
+
+def shares(low: Tensor, count: int) -> Tensor:
+    """Equal parts of the way from the last failure, at ``low`` (B,), to the first success at 1: (B, count)."""
+    part = torch.arange(count, device=low.device) / count
+    return low.unsqueeze(1) + (1 - low.unsqueeze(1)) * part

@@ -1,0 +1,65 @@
+"""Bounds to train with: the lower bounds of all margins of a batch, with gradients for the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_lite.bounds.layers import INTERVALS, Problem
+from robustbench_lite.bounds.projections import projected_bounds
+from robustbench_lite.bounds.region import region_of
+from robustbench_lite.bounds.relaxation import chord
+from robustbench_lite.bounds.stages import STAGES, Question, Work, rows_back
+from robustbench_lite.bounds.tracing import graph_of
+from robustbench_lite.threat.norms import Norm
+
+TRAINING_BOUNDS = ("ibp", "crown-ibp", "crown-ibp-chord", "dual")
+"""In the order of their cost; ``crown-ibp-chord`` is the dual network's last pass over hidden bounds by intervals."""
+
+
+def margin_bounds(
+    model: nn.Module, x: Tensor, y: Tensor, *, norm: Norm, eps: float, bound: str, box: bool = False, projections: int = 0,
+    settled: float = math.inf,
+) -> Tensor:  # fmt: skip
+    """Lower bounds of z_y - z_j over the ball around each image, (B, K); 0 for j = y.
+
+    Args:
+        model: a network that ``certify`` takes, in eval mode.
+        x: images (B, C, H, W), in the dtype that the bounds shall have; ``y``: labels (B,).
+        bound: one of ``TRAINING_BOUNDS``.
+        projections: for ``dual``: hidden bounds are estimated by so many random projections, which makes the result an
+            estimate too; 0 computes them.
+        settled: margins that intervals prove to be at least this keep that bound. What is left to a dearer one are the
+            other classes, of the images that have any.
+
+    Raises:
+        UnsupportedLayerError: names the layer that no bound is known for.
+    """
+    graph = graph_of(model, tuple(x.shape[1:]), x.dtype, live=True)
+    radii = torch.full((len(x),), eps, dtype=x.dtype, device=x.device)
+    work = Work(Problem(graph, region_of(x, norm, radii, box=box)))
+    others = ~F.one_hot(y, graph.classes).bool()  # (B, K)
+    owner, other = others.nonzero(as_tuple=True)
+    eye = torch.eye(graph.classes, dtype=x.dtype, device=x.device)
+    question = Question(owner, eye[y[owner]] - eye[other])
+    if settled == math.inf or bound == "ibp":
+        found = _bounds(work, question, bound, projections)
+    else:
+        found = STAGES["ibp"](work, question)
+        rows = (found < settled).nonzero().squeeze(1)
+        if len(rows):
+            kept, place = torch.unique_consecutive(owner[rows], return_inverse=True)
+            open_work, open_question = Work(work.problem.take(kept)), Question(place, question.rows[rows])
+            found = found.index_put((rows,), _bounds(open_work, open_question, bound, projections))
+    return torch.zeros_like(others, dtype=x.dtype).masked_scatter(others, found)
+
+
+def _bounds(work: Work, question: Question, bound: str, projections: int) -> Tensor:
+    if bound == "dual" and projections:
+        return rows_back(work, question, projected_bounds(work.problem, projections), chord)
+    if bound == "crown-ibp-chord":
+        return rows_back(work, question, work.bounds(INTERVALS), chord)
+    return STAGES[bound](work, question)

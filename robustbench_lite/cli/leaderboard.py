@@ -1,0 +1,194 @@
+"""``rbl leaderboard``: measure, build and check the boards of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustbench_lite.cli import options as opt
+from robustbench_lite.cli.progress import progress_bar
+from robustbench_lite.errors import CheckFailed, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from robustbench_lite.leaderboard.bench import Means
+    from robustbench_lite.leaderboard.results import Problem
+
+_A_CELL_FAILED = 3
+_QUERIES = 300_000
+
+app = typer.Typer(help="Boards that anyone can re-derive: plan, run, build, check, diff.", no_args_is_help=True)
+Boards = typer.Argument(metavar="[BOARD]...", show_default=False, help="Names of boards. Default: all.")
+Root = typer.Option("--root", metavar="DIR", help="The leaderboards folder.")
+ShardOption = typer.Option("--shard", metavar="i/N", help="Every N-th cell only, from the i-th on.")
+Names = Annotated[list[str] | None, Boards]
+Folder = Annotated[Path, Root]
+
+
+@app.command("plan")
+def plan(
+    boards: Names = None,
+    root: Folder = Path("leaderboards"),
+    shard: Annotated[str, ShardOption] = "1/1",
+    format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")] = "table",
+    shards: Annotated[int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")] = 8,
+) -> None:
+    """Say which cells are missing or out of date. Needs no data, and measures nothing."""
+    if format_name not in ("table", "json", "github-matrix"):
+        raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
+    from robustbench_lite.leaderboard import running
+    from robustbench_lite.leaderboard.build import load
+
+    loaded = load(root, boards or [])
+    planned = running.plan(loaded, root, running.Shard.parse(shard))
+    if format_name == "github-matrix":
+        print(json.dumps({"include": running.shards_of(planned, loaded, shards)}))
+    elif format_name == "json":
+        print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
+    elif not planned:
+        print("Every cell is measured.")
+    else:
+        from tabulate import tabulate
+
+        rows = [(cell.board, cell.label, f"{cell.n:,}", cell.state) for cell in planned]
+        print(tabulate(rows, headers=["board", "cell", "n", "state"], disable_numparse=True))
+
+
+@app.command("run")
+def run(
+    boards: Names = None,
+    root: Folder = Path("leaderboards"),
+    shard: Annotated[str, ShardOption] = "1/1",
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Cells side by side, a process each.")] = 1,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete records that no board asks for any more.")] = False,
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    device: Annotated[str, opt.Device] = "auto",
+    batch_size: Annotated[str, opt.BatchSize] = "auto",
+    allow_code: Annotated[bool, opt.AllowCode] = False,
+    quiet: Annotated[bool, opt.Quiet] = False,
+) -> None:
+    """Measure what is missing or out of date. Interrupted, the same command continues where it was."""
+    from robustbench_lite.leaderboard import running
+    from robustbench_lite.leaderboard.build import load
+
+    means = _means(data_dir, download, device, batch_size, allow_code)
+    loaded = load(root, boards or [])
+    planned = running.plan(loaded, root, running.Shard.parse(shard))
+    failed = 0
+    with progress_bar(quiet or jobs > 1) as on_progress:
+        for number, done in enumerate(running.run(planned, root, means, jobs, on_progress), 1):
+            failed += done.error is not None
+            if not quiet or done.error:
+                state = "done" if done.error is None else f"failed: {done.error}"
+                typer.echo(f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: {state}", err=True)
+    gone = running.prune(load(root, boards or []), root) if prune and not failed else []
+    if not quiet:
+        print(f"{len(planned) - failed} cells measured, {failed} failed{f', {len(gone)} files deleted' if gone else ''}.")
+    if failed:
+        raise typer.Exit(_A_CELL_FAILED)
+
+
+@app.command("build")
+def build(root: Folder = Path("leaderboards")) -> None:
+    """Render every table and the page from boards and records, the same bytes on any machine."""
+    from robustbench_lite.leaderboard.build import build as render
+    from robustbench_lite.leaderboard.build import write
+
+    built = render(root)
+    if built.problems:
+        _tell(built.problems)
+        raise CheckFailed(f"{len(built.problems)} records cannot be believed: nothing was written.")
+    changed = write(root, built.files)
+    print("\n".join(str(root / name) for name in changed) or "Everything is up to date.")
+
+
+@app.command("check")
+def check(
+    root: Folder = Path("leaderboards"),
+    rerun: Annotated[int, typer.Option(metavar="K", min=0, help="Measure K samples of each cell again.")] = 0,
+    queries: Annotated[
+        int, typer.Option("--rerun-queries", metavar="N", min=1, help="Most queries a board for that.")
+    ] = _QUERIES,
+    salt: Annotated[str, typer.Option(metavar="TEXT", help="Another text chooses other samples.")] = "",
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    device: Annotated[str, opt.Device] = "auto",
+    allow_code: Annotated[bool, opt.AllowCode] = False,
+) -> None:
+    """Check records, boards, tables and implementations against each other; exit 1 with what does not hold."""
+    from robustbench_lite.leaderboard.check import check as look
+
+    problems, built = look(root)
+    records = sum(found is not None for one in built.loaded for found in one.filled.found)
+    note = ""
+    if rerun:
+        from robustbench_lite.leaderboard.rerun import rerun as again
+
+        means = _means(data_dir, download, device, "auto", allow_code)
+        done = again(built.loaded, root, rerun, means, queries=queries, salt=salt, on_cell=_silent)
+        problems += done.problems
+        left = f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}" if done.left_out else ""
+        note = f" {done.samples} samples of {done.cells} cells were measured again{left}."
+    if problems:
+        _tell(problems)
+        raise CheckFailed(f"{len(problems)} problems.{note}")
+    print(f"{len(built.loaded)} boards, {records} cells, {len(built.files)} rendered files: all agree.{note}")
+
+
+@app.command("diff")
+def diff(
+    base: Annotated[str, typer.Argument(metavar="BASE", show_default=False, help="A git revision or a folder.")],
+    head: Annotated[
+        str | None, typer.Argument(metavar="HEAD", show_default=False, help="Another; default: the folder as it is.")
+    ] = None,
+    root: Folder = Path("leaderboards"),
+) -> None:
+    """Say what changed in the tables between two states of them."""
+    from robustbench_lite.leaderboard.comparison import changes, tables_at
+
+    with tables_at(base, root) as before, tables_at(head, root) as after:
+        print("\n".join(changes(before, after)) or "Nothing changed.")
+
+
+@app.command("lock")
+def lock(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False, help="With --same-verdicts: which.")
+    ] = None,
+    same_verdicts: Annotated[
+        bool, typer.Option("--same-verdicts", help="The changed source of NAME can change no verdict.")
+    ] = False,
+    root: Folder = Path("leaderboards"),
+) -> None:
+    """Lock the sources of the attacks and defenses that the boards name, after a version was raised."""
+    from robustbench_lite.leaderboard.board import load_boards
+    from robustbench_lite.leaderboard.lock import lock as write
+    from robustbench_lite.leaderboard.slots import expand
+
+    if bool(names) != same_verdicts:
+        raise UsageError("NAME and --same-verdicts go together: say of which attack or defense no verdict can change.")
+    slots = [slot for board in load_boards(root) for slot in expand(board, root)]
+    print("\n".join(write(root, slots, names or [])) or "Nothing to lock anew.")
+
+
+def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, allow_code: bool) -> Means:
+    from robustbench_lite.cli import plan as shared
+    from robustbench_lite.leaderboard.bench import Means
+
+    size = shared.batch_size(batch_size)
+    return Means(
+        data_dir=data_dir, download=download, device=device, batch_size=None if size == "auto" else size, allow_code=allow_code
+    )
+
+
+def _tell(problems: Iterable[Problem]) -> None:
+    for where, what, mend in problems:
+        print(f"{where}: {what}{f'{chr(10)}    to mend: {mend}' if mend else ''}")
+
+
+def _silent(label: str) -> None:
+    """Cells that are measured again take seconds."""

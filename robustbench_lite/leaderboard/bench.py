@@ -1,0 +1,183 @@
+"""What it takes to measure the cells of a board: its data, its networks, and the places where results are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustbench_lite import evaluation, inputs
+from robustbench_lite.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation import Settings, targets
+from robustbench_lite.fitting import calibrated, fitted, needs_fit
+from robustbench_lite.inputs import Subject
+from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.entrants import subject_of
+from robustbench_lite.leaderboard.gallery import Example, example, write_examples
+from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_folder
+from robustbench_lite.leaderboard.selection import chosen_samples
+from robustbench_lite.leaderboard.slots import Slot, expand, positions
+from robustbench_lite.measure import Job, clean_logits, measure
+from robustbench_lite.progress import Progress
+from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.journal import open_journal
+from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.sources.datasets import Dataset, load_dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """How cells are measured; none of it changes a verdict."""
+
+    data_dir: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    batch_size: int | None = None
+    allow_code: bool = False
+
+
+Verdicts = dict[int, tuple[bool, bool]]
+"""Data-set index -> correct on the clean image, broken by the attack."""
+
+
+class Bench:
+    """A board with what is needed to measure it; data and networks are read when they are first asked for."""
+
+    def __init__(self, board: Board, root: Path, means: Means) -> None:
+        self.board, self.root, self.means = board, root, means
+        self.folder = results_folder(board, root)
+        self._subjects: dict[int, Subject] = {}
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        """The cells of the board."""
+        return expand(self.board, self.root)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The samples of the board."""
+        wanted = self.board.data
+        data = self._load("train" if wanted.split == "train" else "test")
+        ids = wanted.sample_ids()
+        if int(ids.max()) >= len(data):
+            data.first(int(ids.max()) + 1)  # says how many there are
+        return _part(data, ids)
+
+    @cached_property
+    def fit_data(self) -> Dataset:
+        """The training images that universal attacks are fitted on."""
+        return self._load("train")
+
+    def _load(self, split: str) -> Dataset:
+        wanted, means = self.board.data, self.means
+        return load_dataset(
+            wanted.name, split=split, data_dir=means.data_dir, download=means.download, bundled=wanted.bundled,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def subject(self, row: int) -> Subject:
+        """The network of a row behind its defense."""
+        if row not in self._subjects:
+            entrant = self.board.rows[row]
+            subject = subject_of(entrant, self.board, self.root, allow_code=self.means.allow_code)
+            if subject.defense.calibrates:
+                subject = calibrated(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
+            self._subjects[row] = subject
+        return self._subjects[row]
+
+    def _settings(self, slot: Slot, **others: object) -> Settings:
+        means, size = self.means, self.means.batch_size
+        return Settings(
+            seed=self.board.seed, query_budget=slot.expected.query_budget, device=means.device, batch_size=size or "auto",
+            outputs=self.board.rows[slot.row].outputs, certify=self.board.certify, certify_seconds=None, **others,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def measure(self, slot: Slot, on_progress: Callable[[Progress], None] | None = None) -> Found:
+        """Measure the cell, or continue it, and write its record into the results of the board."""
+        data = _part(self.data, slot.expected.data.ids())
+        settings = self._settings(slot, output=self.folder, on_progress=on_progress)
+        report = evaluation.run(
+            [self.subject(slot.row)], data, [slot.attack], slot.threat, settings, eps_written=slot.eps_written,
+            fit_data=self.fit_data if needs_fit(slot.attack) else None,
+        )  # fmt: skip
+        path = report.cells[0].path
+        if path is None:
+            raise RuntimeError("evaluation.run was given a folder, and has written no record")
+        return Found(path, *read_record(path))
+
+    def show(self, slot: Slot, found: Found) -> None:
+        """Keep a few adversarial examples of a measured cell for the page."""
+        ids = found.record.identity.data.ids()[found.arrays.broken]
+        if not self.board.gallery or not len(ids):
+            return
+        chosen = chosen_samples(ids, found.record.digest, "gallery", self.board.gallery)
+        write_examples(self.folder / GALLERY / found.path.name, found, self._examples(slot, found, chosen))
+
+    def again(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> Verdicts:
+        """Measure the samples ``ids`` of a recorded cell once more, and nothing else of it."""
+        data = inputs.applicable(_part(self.data, ids), slot.threat)
+        if needs_fit(slot.attack):
+            arrays = self._from_fit(slot, found, data)[0]
+        else:
+            report = evaluation.run([self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot))
+            arrays = report.cells[0].arrays  # type: ignore[assignment]
+        verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
+        return dict(zip(data.ids.tolist(), verdicts, strict=True))
+
+    def _from_fit(
+        self, slot: Slot, found: Found, data: Dataset, *, keep: bool = False
+    ) -> tuple[CellArrays, torch.Tensor | None]:
+        """Some samples under an attack that was fitted when the cell was measured: with that fit, if it lies in the results."""
+        subject, settings = self.subject(slot.row), self._settings(slot)
+        device = inputs.pick_device(settings.device)
+        batch_size = inputs.pick_batch_size(settings.batch_size, data, device)
+        model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
+        logits, correct = clean_logits(model, data, batch_size, device, settings.seed)
+        job = Job(
+            key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=correct,
+            target=targets(slot.threat, logits, data, settings.seed), seed=settings.seed, batch_size=batch_size, device=device,
+            query_budget=settings.query_budget, keep_adversarials=keep,
+        )  # fmt: skip
+        with _copy_of(self.folder / FITS / f"{found.record.key}.safetensors") as fit, open_journal(None) as journal:
+            measured = measure(fitted(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
+        return measured.arrays, measured.x_adv
+
+    def _examples(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> list[Example]:
+        data = inputs.applicable(_part(self.data, ids), slot.threat)
+        arrays, x_adv = self._from_fit(slot, found, data, keep=True)
+        subject, settings = self.subject(slot.row), self._settings(slot)
+        module = prepare(subject.module, subject.defense, torch.device("cpu"), settings.outputs).module
+        examples = []
+        for row in np.flatnonzero(arrays.broken).tolist() if x_adv is not None else []:
+            pair = torch.stack([data.x[row], x_adv[row]])  # type: ignore[index]
+            before, after = (_class_name(data, int(label)) for label in module(pair).argmax(1))
+            examples.append(example(int(data.ids[row]), before, after, pair[0].numpy(), pair[1].numpy()))
+        return examples
+
+
+def _class_name(data: Dataset, label: int) -> str:
+    return "rejected" if data.classes is not None and label >= data.classes else data.class_name(label)
+
+
+def _part(data: Dataset, ids: NDArray[np.int64]) -> Dataset:
+    """The samples ``ids``, in that order."""
+    rows = torch.from_numpy(positions(ids, data.ids.numpy()))
+    return dataclasses.replace(data, x=data.x[rows], y=data.y[rows], ids=data.ids[rows])
+
+
+@contextlib.contextmanager
+def _copy_of(fit: Path) -> Iterator[Path]:
+    """A copy of a fit, if there is one: nothing is written into the results."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / fit.name
+        if fit.exists():
+            shutil.copyfile(fit, copy)
+        yield copy

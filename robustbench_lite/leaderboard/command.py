@@ -1,0 +1,41 @@
+"""The command that measures one cell again, from what its record says."""
+
+from __future__ import annotations
+
+import shlex
+
+from robustbench_lite.records.cell import PluginId, Record
+
+_BUNDLED_SPLIT = "[:1000]"
+
+
+def command_of(record: Record) -> str:
+    """A line for a shell; names of files that only the reader knows are in capitals."""
+    identity = record.identity
+    bundled = identity.data.split.endswith(_BUNDLED_SPLIT)
+    words = ["rbl", "evaluate", "--attack", _spec(identity.attack), "--norm", identity.threat.norm]
+    if identity.threat.eps is not None:
+        words += ["--eps", identity.threat.eps_written or repr(identity.threat.eps)]
+    if identity.threat.goal != "untargeted":
+        words += ["--targeted", identity.threat.goal]
+    parts = identity.defense.parts or [identity.defense]
+    here = [identity.model.name == f"{identity.data.name}-{part.name}" for part in parts]
+    words += [
+        "--defense",
+        " + ".join(part.name if own and bundled else _spec(part) for part, own in zip(parts, here, strict=True)),
+    ]
+    if not (bundled and (any(here) or identity.model.name == f"{identity.data.name}-none")):
+        words += ["--weights", f"{identity.model.name}.safetensors"]
+    words += ["--dataset", identity.data.name] + ([] if bundled else ["--data-dir", "DATA"])
+    ids = identity.data.id_ranges
+    if len(ids) == 1 and ids[0][0] == 0:
+        words += ["--limit", str(ids[0][1])]
+    words += ["--seed", str(identity.seed)]
+    if identity.query_budget is not None:
+        words += ["--query-budget", str(identity.query_budget)]
+    return shlex.join(words)
+
+
+def _spec(plugin: PluginId) -> str:
+    """The plug-in as an option takes it."""
+    return " ".join([plugin.name, *(f"{key}={shlex.quote(str(value))}" for key, value in sorted(plugin.parameters.items()))])

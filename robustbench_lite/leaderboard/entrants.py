@@ -1,0 +1,104 @@
+"""The rows of a board: what each network and defense is known by, and the network itself when it is to be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from robustbench_lite.composition import defense_from, trained_part, with_trained_part
+from robustbench_lite.defense import Defense
+from robustbench_lite.errors import UsageError
+from robustbench_lite.inputs import Subject, model_id, plugin_id, registered_name, short_label
+from robustbench_lite.leaderboard.board import Board, Entrant
+from robustbench_lite.records.cell import ModelId, PluginId
+from robustbench_lite.sources.models import LoadedModel, load_model, reference_model, reference_networks, trained_model
+from robustbench_lite.sources.weights import Card, load_card, weights_file_hash
+
+
+class Named(NamedTuple):
+    """What a record must say of a row; an empty hash is not known."""
+
+    model: ModelId
+    defense: PluginId
+    label: str
+    """The defense as a user would write it."""
+    missing: str = ""
+    """Why the network cannot be had, if so."""
+
+
+def named(entrant: Entrant, board: Board, root: Path) -> Named:
+    """What ``entrant`` is known by. Runs no code that it names."""
+    if entrant.weights is not None:
+        path = root / entrant.weights
+        if not path.exists():
+            return _unknown(entrant, path.stem, f"its weights, {entrant.weights}, are not there")
+        card = load_card(path.with_suffix(".json")) if entrant.model is None else None
+        defense = _asked(entrant, card)
+        model = ModelId(
+            name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
+        )
+        return Named(model, plugin_id("defense", defense), short_label("defense", defense))
+    if not is_bundled(entrant):
+        return _unknown(entrant, None)
+    name = entrant.model or _bundled_name(entrant, board)
+    if name not in reference_networks():
+        return _unknown(entrant, name, f"no network {name} is bundled")
+    subject = subject_of(entrant, board, root)
+    return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense), subject.label)
+
+
+def subject_of(entrant: Entrant, board: Board, root: Path, *, allow_code: bool = False) -> Subject:
+    """The network of ``entrant`` behind its defense. Code that it names is run only with ``allow_code``."""
+    if is_bundled(entrant):
+        network = _bundled(entrant, board)
+    elif entrant.model is not None:
+        where, colon, factory = entrant.model.partition(":")
+        own = f"{root / where}:{factory}" if colon and where.endswith(".py") else entrant.model
+        weights = None if entrant.weights is None else root / entrant.weights
+        network = load_model(own, weights, allow_code=allow_code)
+    else:
+        network = trained_model(root / str(entrant.weights), allow_code=allow_code)
+    defense = _asked(entrant, network.card)
+    return Subject(_name(entrant, network.name), network.module, defense, short_label("defense", defense))
+
+
+def is_bundled(entrant: Entrant) -> bool:
+    """The network comes with the package."""
+    return entrant.weights is None and (entrant.model is None or entrant.model in reference_networks())
+
+
+def _unknown(entrant: Entrant, name: str | None, missing: str = "") -> Named:
+    """A row whose weights nobody knows yet."""
+    defense = defense_from(entrant.defense or "none")
+    model = ModelId(name=_name(entrant, name), weights_sha256="", architecture_sha256="")
+    return Named(model, plugin_id("defense", defense), short_label("defense", defense), missing)
+
+
+def _bundled_name(entrant: Entrant, board: Board) -> str:
+    """The bundled network that was trained with the defense, or with the part of it that acts in training."""
+    wanted = trained_part(defense_from(entrant.defense or "none"))
+    return f"{board.data.name}-{'none' if wanted is None else registered_name('defense', wanted)}"
+
+
+def _bundled(entrant: Entrant, board: Board) -> LoadedModel:
+    dataset, _, defense = (entrant.model or _bundled_name(entrant, board)).rpartition("-")
+    return reference_model(dataset, defense)
+
+
+def _asked(entrant: Entrant, card: Card | None) -> Defense:
+    """The defense of the row; what acts in training has the hyper-parameters of the training where the row gives none."""
+    if entrant.defense is None:
+        return defense_from("none" if card is None else card.defense)
+    defense = defense_from(entrant.defense)
+    wanted = trained_part(defense)
+    if card is None or wanted is None or wanted != type(wanted)():
+        return defense
+    trained = defense_from(card.defense)
+    return with_trained_part(defense, trained) if isinstance(trained, type(wanted)) else defense
+
+
+def _name(entrant: Entrant, known: str | None) -> str:
+    name = entrant.name or known
+    if name is None:
+        raise UsageError(f'The row with the model {entrant.model!r} needs a name: add name = "..." to it.')
+    return name

@@ -1,0 +1,108 @@
+"""What a reader must know before trusting a row, each with its reason: notes of the records, and signs of masked gradients."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite import registry
+from robustbench_lite.leaderboard.ranking import mcnemar
+from robustbench_lite.leaderboard.results import Found
+from robustbench_lite.leaderboard.sheet import Column, Group, Sheet
+from robustbench_lite.leaderboard.slots import positions
+
+_GRADIENT = "GRADIENT"
+_ONE_STEP = "fgsm"
+_HUGE = {"linf": 0.5}
+"""Radii at which any image can be turned into grey: nothing but chance may be left."""
+
+
+def flags_of(sheet: Sheet, row: int) -> list[str]:
+    """One line each, sorted."""
+    flags = set()
+    for group in sheet.groups:
+        cells = sheet.column_cells(row, group)
+        for column, found in cells:
+            flags |= {f"{group.title}, {column.heading}: {note}" for note in found.record.provenance.flags}
+        flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
+        flags |= {f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)}
+    flags |= set(_over_radii(sheet, row))
+    return sorted(flags)
+
+
+def _masking(sheet: Sheet, cells: list[tuple[Column, Found]]) -> list[str]:
+    """An attack that sees less breaks more than one that sees all."""
+    reasons = []
+    strong = [
+        (column, found)
+        for column, found in cells
+        if _access(found) == _GRADIENT and found.record.identity.attack.name != _ONE_STEP
+    ]
+    weak = [(column, found) for column, found in cells if (column, found) not in strong]
+    for weaker, less in weak:
+        for stronger, more in strong:
+            first, second = _common(less, more)
+            if len(first) and first.sum() < second.sum() and mcnemar(first, second) < sheet.alpha:
+                what = (
+                    "one step breaks more than many"
+                    if less.record.identity.attack.name == _ONE_STEP
+                    else "black box beats gradients"
+                )
+                reasons.append(
+                    f"{what} ({weaker.heading} {first.mean():.1%}, {stronger.heading} {second.mean():.1%}): masked gradients?"
+                )
+    return reasons
+
+
+def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[tuple[Column, Found]]) -> list[str]:
+    proof = sheet.proofs.get((row, group.id))
+    if proof is None:
+        return []
+    proved = set(proof.ids[proof.certified].tolist())
+    reasons = []
+    for column, found in cells:
+        both = sorted(proved & set(found.record.identity.data.ids()[found.arrays.broken].tolist()))
+        if both:
+            reasons.append(f"sample {both[0]} is certified and broken by {column.heading}: a bound or an attack is wrong")
+    return reasons
+
+
+def _over_radii(sheet: Sheet, row: int) -> list[str]:
+    """Robust accuracy that rises with eps, or is above chance where nothing can be left."""
+    series: dict[tuple[str, str, int], dict[float, Found]] = {}
+    for at, found in sheet.records():
+        threat = found.record.identity.threat
+        if at == row and threat.eps is not None and threat.goal == "untargeted":
+            key = (threat.norm, found.record.identity.attack.label(), found.arrays.n)
+            series.setdefault(key, {})[threat.eps] = found
+    reasons = []
+    for (norm, attack, _), points in sorted(series.items()):
+        for low, high in pairwise(sorted(points)):
+            first, second = _common(points[high], points[low])
+            if first.sum() > second.sum() and mcnemar(first, second) < sheet.alpha:
+                reasons.append(f"{norm}: {attack} leaves more at eps {high:g} than at {low:g}: masked gradients?")
+        for eps, found in sorted(points.items()):
+            if eps >= _HUGE.get(norm, float("inf")) and found.arrays.interval.low > 1 / 10:
+                reasons.append(
+                    f"{norm}: {found.arrays.robust_accuracy:.1%} left at eps {eps:g} under {attack}: the attack is too weak"
+                )
+    return reasons
+
+
+def _access(found: Found) -> str | None:
+    name = found.record.identity.attack.name
+    if name not in registry.names("attack"):
+        return None
+    try:
+        return str(registry.load("attack", name).access.name)
+    except ImportError:
+        return None
+
+
+def _common(first: Found, second: Found) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The verdicts of two cells on the samples that both have."""
+    a, b = first.record.identity.data.ids(), second.record.identity.data.ids()
+    ids = np.intersect1d(a, b)
+    return first.arrays.robust[positions(ids, a)], second.arrays.robust[positions(ids, b)]

@@ -1,0 +1,146 @@
+"""Adversarial examples that a page shows: kept beside their records, drawn as PNG whose bytes are the same anywhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from robustbench_lite.errors import RecordError
+from robustbench_lite.leaderboard.results import Found
+from robustbench_lite.pictures import difference
+from robustbench_lite.records.files import write_text
+from robustbench_lite.records.outcomes import Strict
+
+FORMAT_VERSION = 1
+
+
+class Example(Strict):
+    """One adversarial example; arrays in base64."""
+
+    id: int
+    before: str
+    """Class that the network gives the clean image, and the adversarial."""
+    after: str
+    shape: tuple[int, int, int]
+    clean: str
+    """uint8."""
+    delta: str
+    """Adversarial minus clean, little-endian float16."""
+
+
+class Examples(Strict):
+    """The file of a cell."""
+
+    format_version: int = FORMAT_VERSION
+    key: str
+    digest: str
+    examples: list[Example] = Field(min_length=1)
+
+
+class Picture(NamedTuple):
+    """One example as the page shows it."""
+
+    caption: str
+    sample: int
+    before: str
+    after: str
+    width: int
+    height: int
+    images: list[tuple[str, str]]
+    """What it is, and a data URL: clean image, adversarial, difference."""
+
+
+def example(sample: int, before: str, after: str, x: NDArray[np.float32], x_adv: NDArray[np.float32]) -> Example:
+    """From images (C, H, W) in [0, 1]."""
+    channels, height, width = x.shape
+    return Example(
+        id=sample, before=before, after=after, shape=(channels, height, width),
+        clean=_base64((x * 255).round().astype(np.uint8).tobytes()), delta=_base64((x_adv - x).astype("<f2").tobytes()),
+    )  # fmt: skip
+
+
+def write_examples(path: Path, found: Found, examples: list[Example]) -> None:
+    """Write the file that belongs to the record ``found``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = Examples(key=found.record.key, digest=found.record.digest, examples=examples)
+    write_text(path, json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+
+
+def read_examples(path: Path, found: Found) -> Examples:
+    """Read the file of ``found``; a RecordError if it belongs to another record, or shows what that does not say."""
+    try:
+        content = Examples.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RecordError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    if (content.key, content.digest) != (found.record.key, found.record.digest):
+        raise RecordError(f"{path.name} is not of the record as it stands: its key or digest is another")
+    broken = set(found.record.identity.data.ids()[found.arrays.broken].tolist())
+    for shown in content.examples:
+        if shown.id not in broken:
+            raise RecordError(f"{path.name} shows sample {shown.id}, which the record does not call broken")
+        arrays(shown)
+    return content
+
+
+def arrays(shown: Example) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The clean image and the adversarial, (C, H, W)."""
+    try:
+        clean = np.frombuffer(base64.b64decode(shown.clean, validate=True), np.uint8).reshape(shown.shape)
+        delta = np.frombuffer(base64.b64decode(shown.delta, validate=True), "<f2").reshape(shown.shape)
+    except ValueError as error:
+        raise RecordError(f"the images of sample {shown.id} are damaged: {error}") from error
+    x = clean.astype(np.float32) / np.float32(255)
+    return x, np.clip(x + delta.astype(np.float32), 0, 1, dtype=np.float32)
+
+
+def pictures(caption: str, content: Examples) -> list[Picture]:
+    """What the page shows of one cell."""
+    shown = []
+    for one in content.examples:
+        x, x_adv = arrays(one)
+        magnified, factor = difference(x_adv, x)
+        images = [("clean image", x), ("adversarial", x_adv), (f"difference times {factor:.3g}", magnified)]
+        sources = [(kind, f"data:image/png;base64,{_base64(png(image))}") for kind, image in images]
+        shown.append(Picture(caption, one.id, one.before, one.after, one.shape[2], one.shape[1], sources))
+    return shown
+
+
+def png(image: NDArray[np.float32]) -> bytes:
+    """(C, H, W) in [0, 1], C = 1 or 3, as PNG.
+
+    Stored, not compressed: the bytes that a compressor gives depend on its version.
+    """
+    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    channels, height, width = pixels.shape
+    if channels not in (1, 3):
+        pixels, channels = pixels.mean(0, keepdims=True).round().astype(np.uint8), 1
+    lines = pixels.transpose(1, 2, 0).reshape(height, width * channels)
+    raw = b"".join(b"\0" + line.tobytes() for line in lines)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(raw)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _stored(raw: bytes) -> bytes:
+    """A zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4)."""
+    size = 0xFFFF
+    parts = [raw[start : start + size] for start in range(0, len(raw), size)] or [b""]
+    blocks = [
+        struct.pack("<BHH", number == len(parts) - 1, len(part), len(part) ^ 0xFFFF) + part for number, part in enumerate(parts)
+    ]
+    return b"\x78\x01" + b"".join(blocks) + struct.pack(">I", zlib.adler32(raw))
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")

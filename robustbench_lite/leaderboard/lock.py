@@ -1,0 +1,171 @@
+"""The lock on implementations: a changed attack or defense must not pass for the one that was measured."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustbench_lite import registry
+from robustbench_lite.errors import RecordError, UnknownNameError, UsageError
+from robustbench_lite.leaderboard.board import LOCK
+from robustbench_lite.leaderboard.results import Problem
+from robustbench_lite.leaderboard.slots import Slot
+from robustbench_lite.records.files import write_text
+
+Plugin = tuple[registry.Kind, str]
+
+
+class Locked(NamedTuple):
+    """An implementation as it was locked, or as it is."""
+
+    version: int
+    sha256: str
+
+
+def plugins_of(slots: Iterable[Slot]) -> list[Plugin]:
+    """Every registered attack and defense behind the cells, sorted."""
+    named: set[Plugin] = set()
+    for slot in slots:
+        named.add(("attack", slot.expected.attack.name))
+        named |= {("defense", part.name) for part in slot.expected.defense.parts or [slot.expected.defense]}
+    return sorted(plugin for plugin in named if plugin[1] in registry.names(plugin[0]))
+
+
+def current(plugin: Plugin) -> Locked:
+    """The version and the source hash of an installed plug-in."""
+    kind, name = plugin
+    return Locked(int(registry.load(kind, name).version), source_hash(registry.targets(kind)[name].partition(":")[0]))
+
+
+def source_hash(module: str) -> str:
+    """SHA-256 over the code of ``module`` and of what it imports from its own package; comments and docstrings do not count."""
+    digest = hashlib.sha256()
+    for name, path in sorted(_sources(module).items()):
+        digest.update(f"{name}\n{bare(path.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()
+
+
+def _sources(module: str) -> dict[str, Path]:
+    """``module`` and the modules of its package that it needs, with their files."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        package = module.partition(".")[0]
+        waiting += [other for other in _imports(path, name) if other.partition(".")[0] == package]
+    return found
+
+
+def _file_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _imports(path: Path, module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module.split(".")[: -node.level]) if node.level else ""
+            name = ".".join(filter(None, [base, node.module or ""]))
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def bare(source: str) -> str:
+    """``source`` without comments, docstrings and blank lines, the same text under any version of Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                    lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def read_lock(root: Path) -> dict[Plugin, Locked]:
+    """The lock file of a leaderboards folder; nothing where there is none."""
+    path = root / LOCK
+    if not path.exists():
+        return {}
+    try:
+        content: dict[registry.Kind, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            (kind, name): Locked(int(entry["version"]), str(entry["sha256"]))
+            for kind, entries in content.items()
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"The lock {path} is damaged: {error}. Restore it from version control.") from error
+
+
+def write_lock(root: Path, locks: dict[Plugin, Locked]) -> None:
+    """Write the lock file."""
+    content: dict[str, dict[str, dict[str, object]]] = {}
+    for (kind, name), locked in sorted(locks.items()):
+        content.setdefault(kind, {})[name] = {"version": locked.version, "sha256": locked.sha256}
+    write_text(root / LOCK, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def lock_problems(root: Path, slots: Iterable[Slot]) -> list[Problem]:
+    """Implementations that are not the locked ones."""
+    locks, problems = read_lock(root), []
+    for plugin in plugins_of(slots):
+        kind, name = plugin
+        there, here = locks.get(plugin), current(plugin)
+        if there == here:
+            continue
+        where = f"{kind} {name}"
+        if there is None or there.version != here.version:
+            state = "is not locked yet" if there is None else f"is version {here.version} now, the lock has {there.version}"
+            problems.append(Problem(where, state, f"rbl leaderboard run && rbl leaderboard lock --root {root}"))
+        else:
+            problems.append(Problem(
+                where, f"its source was changed, and it is still version {here.version}",
+                f"raise its version and measure again (rbl leaderboard run), or, if no verdict can change: "
+                f"rbl leaderboard lock {name} --same-verdicts --root {root}",
+            ))  # fmt: skip
+    return problems
+
+
+def lock(root: Path, slots: Iterable[Slot], same_verdicts: Iterable[str]) -> list[str]:
+    """Lock what the boards name; returns what was locked anew.
+
+    Raises:
+        UsageError: a source was changed without a new version, and ``same_verdicts`` does not name it.
+    """
+    locks, changed, allowed = read_lock(root), [], set(same_verdicts)
+    plugins = plugins_of(slots)
+    for name in allowed - {name for _, name in plugins}:
+        raise UnknownNameError("attack or defense of the boards", name, [name for _, name in plugins])
+    fresh = {plugin: current(plugin) for plugin in plugins}
+    for (kind, name), here in fresh.items():
+        there = locks.get((kind, name))
+        if there is not None and there.version == here.version and there != here and name not in allowed:
+            raise UsageError(
+                f"The source of the {kind} {name!r} was changed, and it is still version {here.version}. Raise the version if "
+                f"a verdict may change; else say so: rbl leaderboard lock {name} --same-verdicts."
+            )
+        if there != here:
+            changed.append(f"{kind} {name} version {here.version}")
+    write_lock(root, fresh)
+    return changed

@@ -1,0 +1,69 @@
+"""Where the Boundary attack starts."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import robustbench_lite as rbl
+from rbl_attacks.boundary import Boundary
+from rbl_attacks.boundary_start import ABSENT, PER_CLASS, bank, other_images
+from robustbench_lite.errors import UsageError
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.rng import SampleRng
+from tests.conftest import images, small_network
+
+SHAPE = (1, 6, 6)
+
+
+def points(x, y):
+    return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)), torch.zeros_like(y))
+
+
+def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
+    x, y = images(90), torch.arange(90) % 3
+    x[y == 2] = x[y == 2][:1]  # a class of one image, many times
+    stored = bank(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
+    assert stored.shape == (3, PER_CLASS, *SHAPE)
+    rng = SampleRng.create(0, "test", torch.arange(200))
+    wanted = torch.zeros(200, dtype=torch.int64)
+    starts = other_images(rng, wanted, 5, wanted, stored)  # for rows of class 0
+    flat = starts.flatten(0, 1)
+    of_class = [(flat.unsqueeze(1) == x[y == label].unsqueeze(0)).flatten(2).all(2).any(1).sum() for label in range(3)]
+    assert of_class[0] == 0
+    assert of_class[1] > 300
+    assert of_class[2] > 300
+
+
+def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out():
+    x, y, passes = images(80), torch.arange(80) % 2, Passes(DefendedModel(small_network()), 32)
+    stored, order = bank(passes, points(x, y), seed=0), torch.arange(80).flip(0)
+    again = bank(passes, points(x, y).take(order), seed=0)
+    assert torch.equal(stored, again)
+    assert not torch.equal(stored, bank(passes, points(x, y), seed=1))
+    assert (stored[2] == ABSENT).all()
+    starts = other_images(SampleRng.create(0, "test", torch.arange(50)), torch.zeros(50, dtype=torch.int64), 4, y[:50], stored)
+    assert starts.min() >= 0
+
+
+def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch):
+    x, y = batch
+    other = images(60, seed=5)
+    cell = rbl.evaluate(
+        network, batch, "boundary start=images steps=200", norm="l2", fit_data=(other, network(other).argmax(1))
+    ).cells[0]
+    assert cell.robust_accuracy == 0
+    assert cell.fitted is not None
+    assert cell.identity.fit_data is not None
+    noise = rbl.evaluate(network, batch, "boundary steps=200", norm="l2").cells[0]
+    assert noise.identity.fit_data is None
+    assert cell.median_distance < 2 * noise.median_distance
+    assert len(x) == len(y)
+
+
+def test_without_images_it_says_what_to_do(network, batch):
+    with pytest.raises(UsageError, match="fit_data"):
+        rbl.evaluate(network, batch, "boundary start=images", norm="l2")
+    with pytest.raises(UsageError, match="start=noise"):
+        dataclasses.replace(Boundary(), start="nowhere")

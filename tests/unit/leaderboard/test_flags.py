@@ -1,0 +1,52 @@
+"""Signs of masked gradients and contradictions are flagged with their reason, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robustbench_lite.leaderboard.flags import flags_of
+from robustbench_lite.leaderboard.sheet import Sheet
+from tests.unit.leaderboard.conftest import cell
+
+Make = Callable[..., Sheet]
+ALL, NONE, HALF = "1" * 40, "0" * 40, "10" * 20
+
+
+def test_a_black_box_attack_that_beats_gradients_is_flagged(sheet: Make) -> None:
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF), cell("d", "boundary", ALL, NONE)), 0)
+    assert "black box beats gradients" in flag
+
+
+def test_one_step_that_breaks_more_than_many_is_flagged(sheet: Make) -> None:
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF), cell("d", "fgsm", ALL, NONE)), 0)
+    assert "one step breaks more than many" in flag
+
+
+def test_a_stronger_gradient_attack_is_no_sign_of_anything(sheet: Make) -> None:
+    cells = [cell("d", "pgd", ALL, NONE), cell("d", "boundary", ALL, HALF), cell("d", "fgsm", ALL, ALL)]
+    assert flags_of(sheet(*cells), 0) == []
+
+
+def test_a_difference_of_a_few_samples_is_not_flagged(sheet: Make) -> None:
+    assert flags_of(sheet(cell("d", "pgd", ALL, "1" * 38 + "00"), cell("d", "fgsm", ALL, "1" * 36 + "0000")), 0) == []
+
+
+def test_robust_accuracy_that_rises_with_eps_is_flagged(sheet: Make) -> None:
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF, eps=0.1), cell("d", "pgd", ALL, ALL, eps=0.2)), 0)
+    assert "leaves more at eps 0.2 than at 0.1" in flag
+
+
+def test_anything_left_at_half_the_range_is_flagged(sheet: Make) -> None:
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF, eps=0.5)), 0)
+    assert "too weak" in flag
+
+
+def test_notes_of_a_record_are_handed_on(sheet: Make) -> None:
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF, flags=["random model"])), 0)
+    assert flag == "Linf 0.1, pgd: random model"
+
+
+def test_a_sample_that_is_certified_and_broken_is_flagged_by_its_number(sheet: Make) -> None:
+    proved = cell("d", "fgsm", ALL, ALL, certified=HALF)
+    flags = flags_of(sheet(proved, cell("d", "pgd", ALL, "01" * 20)), 0)
+    assert any("sample 0 is certified and broken by pgd" in flag for flag in flags)
