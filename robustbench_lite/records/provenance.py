@@ -30,8 +30,9 @@ def provenance(*, seconds: float, device: str, batch_size: int, partial: bool, f
 
 
 def _command() -> str:
-    """The command line, with the program by its name alone."""
-    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+    """The command line; the program, and whatever lies at an absolute path, by its name alone: records are passed on."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name or "python", *words])
 
 
 def _version(name: str) -> str:
