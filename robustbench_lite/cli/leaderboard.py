@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustbench_lite.leaderboard.results import Problem
 
 _A_CELL_FAILED = 3
-_QUERIES = 300_000
+_QUERIES = 10_000
 
 app = typer.Typer(help="Boards that anyone can re-derive: plan, run, build, check, diff.", no_args_is_help=True)
 Boards = typer.Argument(metavar="[BOARD]...", show_default=False, help="Names of boards. Default: all.")
