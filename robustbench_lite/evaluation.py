@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from robustbench_lite import inputs
+from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.cells import Workplace, cell_of
 from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
 from robustbench_lite.defense import Defense
@@ -145,17 +146,26 @@ def run(
     # Every network is checked before the first of them is attacked.
     prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
     prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
-    crossed = [_attackers(attacks, model.traits, options.plain) for model in prepared]
+    crossed = [attackers(attacks, model.traits, options.plain) for model in prepared]
+    certifiers = [certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:])) for subject in subjects]
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, options.fresh, options.on_error)
-        for subject, model, attackers in zip(subjects, prepared, crossed, strict=True):
+        for subject, model, faced, certifier in zip(subjects, prepared, crossed, certifiers, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
-            certificate = _certified(subject, threat, data, correct, options, device, at, tell)
-            for attack, adaptive in attackers:
-                identity = identify(subject, attack, threat, data, options, eps_written, fit_data, adaptive=adaptive)
+            certificate = None
+            if certifier is not None:
+                claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
+                certificate = proved(
+                    claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
+                    on_rows=partial(tell.steps, of=len(data), before="certify"),
+                )  # fmt: skip
+            for attack, adaptive in faced:
+                identity = identify(
+                    subject, attack, threat, data, options, eps_written, fit_data, certifier=certifier, adaptive=adaptive
+                )
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device,
@@ -168,7 +178,7 @@ def run(
     return Report(cells)
 
 
-def _attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:
+def attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:
     """Every attack as it is, adaptive, and, if ``plain``, where that is another one, ignoring ``traits``."""
     chosen = []
     for attack in attacks:
@@ -176,27 +186,6 @@ def _attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[t
         if plain and traits.plain_differs(attack.access == Access.GRADIENT):
             chosen.append((attack, False))
     return chosen
-
-
-def _certified(
-    subject: Subject,
-    threat: ThreatModel,
-    data: Dataset,
-    correct: Tensor,
-    options: Settings,
-    device: torch.device,
-    at: Workplace,
-    tell: Teller,
-) -> Proved | None:
-    """What is proved of a subject before it is attacked; ``None`` where there is nothing to prove it with."""
-    certifier = certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:]))
-    if certifier is None:
-        return None
-    claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
-    return proved(
-        claim, at.journal, at.folder, fresh=at.fresh, seconds=options.certify_seconds,
-        on_rows=lambda rows: tell.steps(rows, len(data), "certify"),
-    )  # fmt: skip
 
 
 def _unfinished(certificate: Proved | None) -> list[str]:
@@ -218,10 +207,10 @@ def identify(
     eps_written: str | None = None,
     fit_data: Dataset | None = None,
     *,
+    certifier: Certifier | None,
     adaptive: bool = True,
 ) -> Identity:
     """Everything that decides the outcome of a cell."""
-    certifier = certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:]))
     return Identity(
         model=inputs.model_id(subject, options.outputs),
         defense=inputs.plugin_id("defense", subject.defense),

@@ -16,7 +16,7 @@ from robustbench_lite.evaluation import Settings, run
 from robustbench_lite.inputs import Subject, short_label
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.datasets import NOTES, Dataset
 from robustbench_lite.sources.weights import Card, weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training import Recipe, describe
@@ -60,6 +60,7 @@ def examine(
         curve=curve,
         torch_version=torch.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        note=NOTES.get(data.name, ""),
         **asdict(recipe),
         **about,
     )

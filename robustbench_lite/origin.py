@@ -20,7 +20,8 @@ from robustbench_lite.errors import DataError, UsageError, WeightsError
 from robustbench_lite.inputs import Subject, model_id
 from robustbench_lite.records.cell import Identity, PluginId
 from robustbench_lite.sources.datasets import Dataset, load_dataset
-from robustbench_lite.sources.models import LoadedModel, reference_model, reference_networks
+from robustbench_lite.sources.models import LoadedModel, named_network
+from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.threat import ThreatModel
 
 
@@ -30,21 +31,20 @@ def threat_of(identity: Identity) -> ThreatModel:
 
 
 def subject_of(identity: Identity, network: LoadedModel | None, *, allow_code: bool = False) -> Subject:
-    """The network that was attacked, with its defense: ``network``, else the bundled one of that name.
+    """The network that was attacked, with its defense: ``network``, else the one at hand of that name.
 
     Raises:
         WeightsError: its weights are not those that were attacked; names both hashes.
-        UsageError: the network is not bundled and none was given, or the defense is not to be had.
+        UsageError: the network is not at hand and none was given, or the defense is not to be had.
     """
     wanted = identity.model
     if network is None:
-        if wanted.name not in reference_networks():
+        if wanted.name not in network_files():
             raise UsageError(
-                f"The network that was attacked, {wanted.name!r}, is not bundled: name it as `rbl evaluate` took it, with "
-                "--weights (and --model for your own)."
+                f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl evaluate` took it, with "
+                "--weights (and --model for your own), or the folder that it is in with --networks."
             )
-        dataset, _, defense = wanted.name.rpartition("-")
-        network = reference_model(dataset, defense)
+        network = named_network(wanted.name)
     subject = Subject(network.name, network.module, _defense(identity.defense, allow_code), identity.defense.name)
     found = model_id(subject, "logits")
     if found.weights_sha256 != wanted.weights_sha256:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +54,7 @@ def attack(
     targeted: Annotated[str | None, opt.Goal] = None,
     model: Annotated[str | None, opt.Model] = None,
     weights: Annotated[Path | None, opt.Weights] = None,
+    networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
     outputs: Annotated[str, opt.Outputs] = "logits",
     dataset: Annotated[str, opt.DataName] = "fashion_mnist",
@@ -85,8 +85,6 @@ def attack(
     chosen_defense = None if defense is None else _one("defense", defense, "none")
     if examples < 0:
         raise UsageError(f"--examples is {examples}; it must be at least 0.")
-    if quiet:
-        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
     with progress_bar(quiet) as on_progress:
         from robustbench_lite import evaluation, replay
         from robustbench_lite.cli import plan

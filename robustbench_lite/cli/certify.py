@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +25,7 @@ def certify(
     no_box: Annotated[bool, opt.NoBox] = False,
     model: Annotated[str | None, opt.Model] = None,
     weights: Annotated[Path | None, opt.Weights] = None,
+    networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
     dataset: Annotated[str, opt.DataName] = "fashion_mnist",
     data_dir: Annotated[Path | None, opt.DataDir] = None,
@@ -45,8 +45,6 @@ def certify(
     Without --model it takes the bundled network that was trained with the defense, and the bundled images.
     """
     tables.check_format(format_name, ("table", "json"))
-    if quiet:
-        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
         from robustbench_lite.bounds.certifier import BoundCertifier

@@ -115,17 +115,17 @@ def _bundled_images(name: str, split: str) -> Dataset:
 
 
 def _networks() -> Iterator[Finding]:
-    from robustbench_lite.sources.models import reference_model, reference_networks
+    from robustbench_lite.sources.models import named_network
+    from robustbench_lite.sources.zoo import bundled_networks, network_files
 
     fix = "pip install --force-reinstall --no-deps robustbench_lite"
     intact = []
-    for name in reference_networks():
-        dataset, _, defense = name.rpartition("-")
+    for name, path in network_files().items():
         try:
-            reference_model(dataset, defense)
+            named_network(name)
             intact.append(name)
         except RobustBenchError as error:
-            yield Finding("network", f"{name}: {error}", fix)
+            yield Finding("network", f"{name}: {error}", fix if path.parent == bundled_networks() else "Train it again.")
     if intact:
         yield Finding("networks", f"{', '.join(intact)}; hashes agree with their cards")
     else:

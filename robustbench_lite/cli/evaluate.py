@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,7 @@ def evaluate(
     certify_seconds: Annotated[float, opt.CertifySeconds] = 300.0,
     model: Annotated[str | None, opt.Model] = None,
     weights: Annotated[Path | None, opt.Weights] = None,
+    networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
     outputs: Annotated[str, opt.Outputs] = "logits",
     dataset: Annotated[str, opt.DataName] = "fashion_mnist",
@@ -54,8 +54,6 @@ def evaluate(
     Without --model it attacks the bundled network that was trained with the defense, on the bundled images.
     """
     tables.check_format(format_name)
-    if quiet:
-        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
         from robustbench_lite import evaluation

@@ -32,6 +32,7 @@ Folder = Annotated[Path, Root]
 def plan(
     boards: Names = None,
     root: Folder = Path("leaderboards"),
+    networks: Annotated[str | None, opt.Networks] = None,
     shard: Annotated[str, ShardOption] = "1/1",
     format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")] = "table",
     shards: Annotated[int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")] = 8,
@@ -61,6 +62,7 @@ def plan(
 def run(
     boards: Names = None,
     root: Folder = Path("leaderboards"),
+    networks: Annotated[str | None, opt.Networks] = None,
     shard: Annotated[str, ShardOption] = "1/1",
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Cells side by side, a process each.")] = 1,
     prune: Annotated[bool, typer.Option("--prune", help="Delete records that no board asks for any more.")] = False,
@@ -93,7 +95,7 @@ def run(
 
 
 @app.command("build")
-def build(root: Folder = Path("leaderboards")) -> None:
+def build(root: Folder = Path("leaderboards"), networks: Annotated[str | None, opt.Networks] = None) -> None:
     """Render every table and the page from boards and records, the same bytes on any machine."""
     from robustbench_lite.leaderboard.build import build as render
     from robustbench_lite.leaderboard.build import write
@@ -117,6 +119,7 @@ def check(
     data_dir: Annotated[Path | None, opt.DataDir] = None,
     download: Annotated[bool, opt.Download] = False,
     device: Annotated[str, opt.Device] = "auto",
+    networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
 ) -> None:
     """Check records, boards, tables and implementations against each other; exit 1 with what does not hold."""

@@ -8,14 +8,15 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from robustbench_lite import registry
+from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import UnknownNameError
+from robustbench_lite.sources.zoo import network_files
 
 Row = dict[str, str]
 #: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
@@ -38,8 +39,9 @@ _NORMS = {
 def list_names(
     kind: Annotated[str | None, typer.Argument(metavar="[attacks|defenses|datasets|models|norms]", show_default=False)] = None,
     format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
+    networks: Annotated[str | None, opt.Networks] = None,
 ) -> None:
-    """List attacks, defenses, data sets, bundled networks and norms."""
+    """List attacks, defenses, data sets, networks and norms."""
     if kind is not None and kind not in SECTIONS:
         raise UnknownNameError("section of the list", kind, SECTIONS)
     if format_name not in ("table", "json"):
@@ -108,14 +110,10 @@ def _paper(tree: ast.Module, class_name: str) -> str:
 
 
 def _models() -> list[Row]:
-    folder = files("robustbench_lite") / "data" / "networks"
-    if not folder.is_dir():
-        return []
-    names = sorted(path.name.removesuffix(".safetensors") for path in folder.iterdir() if path.name.endswith(".safetensors"))
-    return [{"name": name, "description": _card_line(folder / f"{name}.json")} for name in names]
+    return [{"name": n, "description": _card_line(path.with_suffix(".json"))} for n, path in network_files().items()]
 
 
-def _card_line(path: Any) -> str:
+def _card_line(path: Path) -> str:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         threat = f"{card['norm']} {card['eps']:g}"

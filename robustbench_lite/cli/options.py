@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 import typer
 
 from robustbench_lite.cli.config import read_config
+from robustbench_lite.sources.zoo import ENVIRONMENT
 
 
 def _option(panel: str, *flags: str, text: str, metavar: str = "") -> Any:
     """An option under the heading ``panel`` of the help."""
     return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel)
+
+
+def _add_networks(sources: str | None) -> str | None:
+    """Through the environment, so that worker processes have them too."""
+    if sources is not None:
+        os.environ[ENVIRONMENT] = sources
+    return sources
+
+
+def _hush(quiet: bool) -> bool:
+    """Nothing below an error is logged any more."""
+    if quiet:
+        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
+    return quiet
 
 
 _WHAT, _THREAT, _NET, _DATA, _RUN, _OUT = "What is crossed", "Threat model", "Your own network", "Data", "Run", "Output"
@@ -27,7 +44,7 @@ Method = _option(_THREAT, "--method", metavar="NAME", text="ibp, crown-ibp, dual
 NoBox = _option(_THREAT, "--no-box", text="The whole ball, without the image bounds, as in published tables.")
 Certify = _option(_THREAT, "--certify", metavar="NAME", text="own (the defense's certificate), off, or a method such as auto.")
 CertifySeconds = _option(_THREAT, "--certify-seconds", metavar="S", text="Most time for one network's certificate.")
-Model = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...' or file.py:factory.")
+Model = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...', file.py:factory or a NAME.")
 Weights = _option(_NET, "--weights", metavar="FILE", text="Its weights; alone: a network of `rbl train`, with its card.")
 AllowCode = _option(_NET, "--allow-code", text="Let --model run the code of a file.")
 Outputs = _option(_NET, "--outputs", metavar="KIND", text="What it returns: logits or probabilities.")
@@ -55,5 +72,12 @@ Keep = _option(_OUT, "--keep-adversarials", text="Write the adversarial images t
 Config = typer.Option(
     "--config", metavar="FILE", help="TOML with these names; the command line wins.", is_eager=True, callback=read_config
 )
+Networks = typer.Option(
+    "--networks",
+    metavar="DIR|hf:REPO",
+    help=f"More trained networks, by name: folders, Hugging Face repositories; with commas. Default: ${ENVIRONMENT}.",
+    rich_help_panel=_NET,
+    callback=_add_networks,
+)
 Verbose = typer.Option("--verbose", "-v", metavar="", help="Logs, warnings and tracebacks.")
-Quiet = typer.Option("--quiet", "-q", metavar="", help="No progress bar, no notes.")
+Quiet = typer.Option("--quiet", "-q", metavar="", help="No progress bar, no notes.", callback=_hush)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from robustbench_lite import inputs, registry
-from robustbench_lite.diagnosis import Outputs
+from robustbench_lite.certification import certifier_for
+from robustbench_lite.diagnosis import Outputs, copied
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
-from robustbench_lite.evaluation import Settings, identify
+from robustbench_lite.evaluation import Settings, attackers, identify
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, load_dataset
-from robustbench_lite.sources.models import LoadedModel, load_model, reference_networks, trained_model
+from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
+from robustbench_lite.sources.zoo import network_files, network_name
 from robustbench_lite.threat import ThreatModel, norm_by_name
 
 #: The radii that the papers report most, by norm and data set.
@@ -152,13 +154,19 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     cells = []
     with open_journal(journal_path if journal_path.exists() else None) as journal:
         for subject in plan.subjects:
-            for attack in plan.attacks:
-                key = identify(subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data).key()
+            certifier = certifier_for(settings.certify, subject, plan.threat, tuple(data.x.shape[1:]))
+            traits = subject.defense.wrap(copied(subject.module)).traits
+            for attack, adaptive in attackers(plan.attacks, traits, settings.plain):
+                key = identify(
+                    subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data,
+                    certifier=certifier, adaptive=adaptive,
+                ).key()  # fmt: skip
                 journaled = len(journal.outcomes(key))
                 state = f"{journaled:,} samples in the journal" if journaled else "to measure"
                 if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
                     state = "recorded"
-                cells.append(PlannedCell(key, subject.label, inputs.short_label("attack", attack), len(data), state))
+                label = inputs.short_label("attack", attack) + ("" if adaptive else " (plain)")
+                cells.append(PlannedCell(key, subject.label, label, len(data), state))
     return cells
 
 
@@ -167,7 +175,7 @@ def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> lis
     chosen = []
     for name in registry.names("defense"):
         trains = registry.load("defense", name).trains
-        if network is None and f"{data.name}-{name if trains else 'none'}" not in reference_networks():
+        if network is None and network_name(data.name, name if trains else "none") not in network_files():
             note(f"{name} is left out: no bundled network was trained on {data.name} with it.")
         elif network is not None and trains:
             note(f"{name} is left out: it acts in training, and the network comes trained.")

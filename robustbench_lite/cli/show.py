@@ -1,4 +1,4 @@
-"""``rbl show``: everything about one attack, defense, bundled network or record."""
+"""``rbl show``: everything about one attack, defense, network or record."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_lite import registry
+from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ _KEY = re.compile(r"[0-9a-f]{6,32}")
 def show(
     what: Annotated[str, typer.Argument(metavar="NAME|RECORD|KEY", show_default=False)],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")] = Path("rbl-results"),
+    networks: Annotated[str | None, opt.Networks] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
 ) -> None:
-    """Show an attack, a defense, a bundled network, or a record: a file, or the first digits of its key.
+    """Show an attack, a defense, a network, or a record: a file, or the first digits of its key.
 
     A record is checked as it is read: schema, key, digest and summary must agree with its contents.
     """
@@ -153,13 +155,14 @@ def _eps(threat: Any) -> str:
 
 
 def _show_network(name: str) -> None:
-    from robustbench_lite.sources.models import reference_model, reference_networks
+    from robustbench_lite.sources.models import named_network
+    from robustbench_lite.sources.zoo import network_files
 
-    if name not in reference_networks():
-        known = [*registry.names("attack"), *registry.names("defense"), *reference_networks()]
-        raise UnknownNameError("attack, defense, bundled network or record", name, known)
-    dataset, _, defense = name.rpartition("-")
-    model = reference_model(dataset, defense)
+    known = network_files()
+    if name not in known:
+        names = [*registry.names("attack"), *registry.names("defense"), *known]
+        raise UnknownNameError("attack, defense, network or record", name, names)
+    model = named_network(name)
     if model.card is not None:
         _print(_card(model.card))
 

@@ -38,9 +38,13 @@ def planned(cells: Sequence[PlannedCell], name: str) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader must know beside the numbers: one line each, without repeating a line that holds for all cells."""
+    from robustbench_lite.sources.datasets import NOTES
+
     lines: dict[str, list[str]] = {}
     for cell in report.cells:
         label = f"{cell.defense} x {cell.attack}"
+        if (note := NOTES.get(cell.identity.data.name)) is not None:
+            lines.setdefault(f"{cell.identity.data.name}: {note}.", []).append(label)
         if cell.status == "partial":
             lines.setdefault(f"Partial: the first {cell.n:,} samples of {_data(cell)} only.", []).append(label)
         if cell.cached:

@@ -48,7 +48,7 @@ def train(
     from robustbench_lite import registry, training
     from robustbench_lite.examination import examine
     from robustbench_lite.inputs import check_fit, pick_device
-    from robustbench_lite.sources import models
+    from robustbench_lite.sources import models, zoo
     from robustbench_lite.sources.datasets import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
 
@@ -68,7 +68,7 @@ def train(
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
     spec = models.network_spec(registry.Spec.parse(model or network), data)
     module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed)
-    name = "-".join([Path(dataset.partition(":")[2] or dataset).stem, chosen.name])
+    name = zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
@@ -126,5 +126,6 @@ def _print_table(card: Card, path: Path) -> None:
         [f"clean accuracy (n = {card.n_test:,})", f"{card.clean_accuracy:.2%}"],
         [f"under {card.attack}, {card.norm} {card.eps:g}", f"{card.robust_accuracy:.2%}"],
         ["weights", str(path)],
+        *([["note", card.note]] if card.note else []),
     ]
     print(tabulate(rows, tablefmt="plain"))

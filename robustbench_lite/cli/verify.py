@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,7 @@ def verify(
     file: Annotated[Path, File],
     model: Annotated[str | None, opt.Model] = None,
     weights: Annotated[Path | None, opt.Weights] = None,
+    networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.AllowCode] = False,
     outputs: Annotated[str, opt.Outputs] = "logits",
     dataset: Annotated[str | None, opt.SameData] = None,
@@ -45,8 +45,6 @@ def verify(
     A bundled network is found by its name. Your own is named as for `rbl evaluate`; its weights must be those attacked.
     """
     tables.check_format(format_name, ("table", "json"))
-    if quiet:
-        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
     with progress_bar(quiet) as on_progress:
         from robustbench_lite import adversarials, evaluation, origin, verification
         from robustbench_lite.cli import plan

@@ -11,8 +11,9 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.inputs import Subject, model_id, plugin_id, registered_name, short_label
 from robustbench_lite.leaderboard.board import Board, Entrant
 from robustbench_lite.records.cell import ModelId, PluginId
-from robustbench_lite.sources.models import LoadedModel, load_model, reference_model, reference_networks, trained_model
+from robustbench_lite.sources.models import load_model, named_network, trained_model
 from robustbench_lite.sources.weights import Card, load_card, weights_file_hash
+from robustbench_lite.sources.zoo import network_files, network_name
 
 
 class Named(NamedTuple):
@@ -41,7 +42,7 @@ def named(entrant: Entrant, board: Board, root: Path) -> Named:
     if not is_bundled(entrant):
         return _unknown(entrant, None)
     name = entrant.model or _bundled_name(entrant, board)
-    if name not in reference_networks():
+    if name not in network_files():
         return _unknown(entrant, name, f"no network {name} is bundled")
     subject = subject_of(entrant, board, root)
     return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense), subject.label)
@@ -50,7 +51,7 @@ def named(entrant: Entrant, board: Board, root: Path) -> Named:
 def subject_of(entrant: Entrant, board: Board, root: Path, *, allow_code: bool = False) -> Subject:
     """The network of ``entrant`` behind its defense. Code that it names is run only with ``allow_code``."""
     if is_bundled(entrant):
-        network = _bundled(entrant, board)
+        network = named_network(entrant.model or _bundled_name(entrant, board))
     elif entrant.model is not None:
         where, colon, factory = entrant.model.partition(":")
         own = f"{root / where}:{factory}" if colon and where.endswith(".py") else entrant.model
@@ -64,7 +65,7 @@ def subject_of(entrant: Entrant, board: Board, root: Path, *, allow_code: bool =
 
 def is_bundled(entrant: Entrant) -> bool:
     """The network comes with the package."""
-    return entrant.weights is None and (entrant.model is None or entrant.model in reference_networks())
+    return entrant.weights is None and (entrant.model is None or entrant.model in network_files())
 
 
 def _unknown(entrant: Entrant, name: str | None, missing: str = "") -> Named:
@@ -77,12 +78,7 @@ def _unknown(entrant: Entrant, name: str | None, missing: str = "") -> Named:
 def _bundled_name(entrant: Entrant, board: Board) -> str:
     """The bundled network that was trained with the defense, or with the part of it that acts in training."""
     wanted = trained_part(defense_from(entrant.defense or "none"))
-    return f"{board.data.name}-{'none' if wanted is None else registered_name('defense', wanted)}"
-
-
-def _bundled(entrant: Entrant, board: Board) -> LoadedModel:
-    dataset, _, defense = (entrant.model or _bundled_name(entrant, board)).rpartition("-")
-    return reference_model(dataset, defense)
+    return network_name(board.data.name, "none" if wanted is None else registered_name("defense", wanted))
 
 
 def _asked(entrant: Entrant, card: Card | None) -> Defense:

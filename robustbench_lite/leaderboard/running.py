@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 from robustbench_lite.errors import RobustBenchError, UsageError
@@ -141,8 +142,17 @@ _START: list[tuple[Path, Means]] = []
 def _start(root: Path, means: Means, threads: int) -> None:
     import torch
 
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _START.append((root, means))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells nobody: without this its workers would go on, and the next run beside them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(cell: Planned) -> Done:

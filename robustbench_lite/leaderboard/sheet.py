@@ -14,7 +14,8 @@ from robustbench_lite import registry
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.results import Filled, Found
 from robustbench_lite.leaderboard.slots import CURVE
-from robustbench_lite.records.cell import Identity
+from robustbench_lite.records.cell import DataId, Identity
+from robustbench_lite.sources.datasets import NOTES
 
 REPORT_ALPHA = 0.05
 
@@ -116,7 +117,7 @@ def of_board(board: Board, filled: Filled) -> Sheet:
         )
     first = {slot.row: slot.expected for slot in reversed(filled.slots)}
     return Sheet(
-        name=board.name, title=board.title, about=board.about, data=f"{board.data.name} {first[0].data.split}", seed=board.seed,
+        name=board.name, title=board.title, about=board.about, data=_described(first[0].data), seed=board.seed,
         ranking=board.ranking.threat, alpha=board.ranking.alpha,
         rows=[Row(first[row].model.name, _label(first[row])) for row in sorted(first)], groups=groups, cells=cells,
         missing=missing,
@@ -156,7 +157,7 @@ def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
     fullest = max(ordered, key=lambda group: len(group.columns)) if ordered else None
     identity = found[0].record.identity
     return Sheet(
-        name=name, title=title, about="", data=f"{identity.data.name} {identity.data.split}", seed=None,
+        name=name, title=title, about="", data=_described(identity.data), seed=None,
         ranking=fullest.id if fullest else "", alpha=REPORT_ALPHA,
         rows=[Row(model, defense) for model, defense, _ in rows], groups=ordered, cells=cells,
         missing={
@@ -235,3 +236,9 @@ def _proofs(groups: Sequence[Group], cells: Mapping[tuple[int, str], Found]) -> 
 def folder_of(found: Found, root: Path) -> str:
     """The record's path, relative to where the page lies."""
     return found.path.relative_to(root).as_posix()
+
+
+def _described(data: DataId) -> str:
+    """Name and split, with what must stand beside figures on it."""
+    note = NOTES.get(data.name)
+    return f"{data.name} {data.split}{f' ({note})' if note else ''}"

@@ -33,6 +33,8 @@ _CLASS_NAMES = {
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     ),
 }  # fmt: skip
+NOTES = {"cifar10-jpeg": "JPEG copies (quality 75) of CIFAR-10, in another order: no figure on them is one on CIFAR-10"}
+"""What must stand beside every figure on a data set."""
 NAMES = (*sorted((*_TORCHVISION, "cifar10-jpeg")), "npz:FILE", "folder:DIR")
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from robustbench_lite.registry import Spec, call_with_text, import_object
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.networks import NETWORKS
 from robustbench_lite.sources.weights import Card, load_card, load_weights, save_weights, weights_hash
+from robustbench_lite.sources.zoo import network_files, network_name
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,28 @@ class LoadedModel:
     """How it was trained, for networks that ``rbl train`` wrote."""
 
 
-def reference_networks() -> list[str]:
-    """Names of the bundled networks, ``<dataset>-<defense>``, sorted."""
-    return sorted(path.stem for path in _bundled().glob("*.safetensors"))
-
-
-def reference_model(dataset: str, defense: str) -> LoadedModel:
-    """The bundled network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters).
+def reference_model(dataset: str, defense: str, network: str = "convolutional") -> LoadedModel:
+    """The network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters); see ``sources.zoo``.
 
     Raises:
-        UsageError: none is bundled; says how to train one.
+        UsageError: there is none; says how to train one.
         WeightsError: the file is not the one its card was written for.
     """
-    name = f"{dataset}-{defense}"
-    if name not in reference_networks():
+    name, known = network_name(dataset, defense, network), network_files()
+    if name not in known:
         raise UsageError(
-            f"No bundled network was trained on {dataset} with {defense}. Bundled: {', '.join(reference_networks())}. "
-            f"Train one with `rbl train --defense {defense} --dataset {dataset}`."
+            f"No network at hand was trained on {dataset} with {defense}: there are {', '.join(known)}. Train one with "
+            f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with --networks."
         )
-    return trained_model(_bundled() / f"{name}.safetensors")
+    return trained_model(known[name])
+
+
+def named_network(name: str) -> LoadedModel:
+    """The network of ``network_files()`` that is called ``name``."""
+    known = network_files()
+    if name not in known:
+        raise UnknownNameError("network", name, known)
+    return trained_model(known[name])
 
 
 def trained_model(path: str | Path, *, allow_code: bool = False) -> LoadedModel:
@@ -70,10 +73,13 @@ def load_model(text: str, weights: str | Path | None = None, *, allow_code: bool
 
     Args:
         text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (runs that file: only with
-            ``allow_code``), or a built-in network such as ``convolutional channels=3 size=32``.
+            ``allow_code``), a built-in network such as ``convolutional channels=3 size=32``, or the name of a trained one, such
+            as ``fashion_mnist-parseval``.
         weights: safetensors, or a state dict of ``torch.save``; without it the factory's own weights stay.
     """
     spec = Spec.parse(text)
+    if weights is None and not spec.params and spec.name in network_files():
+        return named_network(spec.name)
     if spec.name in NETWORKS and weights is None:
         raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
     module = build(spec, allow_code=allow_code)
@@ -118,16 +124,12 @@ def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
     return path
 
 
-def _bundled() -> Path:
-    return Path(str(files("robustbench_lite") / "data" / "networks"))
-
-
 def _factory(name: str, allow_code: bool) -> Callable[..., Any]:
     if name in NETWORKS:
         return NETWORKS[name]
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
-        raise UnknownNameError("network", name, [*NETWORKS, "package.module:factory"])
+        raise UnknownNameError("network", name, [*network_files(), *NETWORKS, "package.module:factory"])
     if not module_name.endswith(".py"):
         return import_object(name, "network")  # type: ignore[no-any-return]
     if not allow_code:

@@ -51,6 +51,8 @@ class Card(BaseModel):
     torch_version: str
     created: str
     """UTC, ISO 8601."""
+    note: str = ""
+    """What must stand beside its accuracies."""
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robustbench_lite.records.cell import read_record
+from robustbench_lite.sources.datasets import load_dataset
 
 # pydantic is not on the list: typer itself imports it from version 0.29 on.
 LIGHT = """
@@ -88,6 +90,28 @@ def test_a_dry_run_measures_and_writes_nothing(rbl, own_network) -> None:
     cell = json.loads(rbl(*options, "--format", "json").out)["cells"][0]
     (planned,) = json.loads(rbl(*options, "--dry-run", "--format", "json").out)["cells"]
     assert (planned["key"], planned["state"]) == (cell["cell_key"], "recorded")
+
+
+def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl) -> None:
+    options = ("evaluate", "-d", "feature_squeezing", "-a", "pgd steps=2", "--plain", "--limit", "20", "--format", "json")
+    planned = json.loads(rbl(*options, "--dry-run").out)["cells"]
+    done = json.loads(rbl(*options).out)["cells"]
+    assert [cell["key"] for cell in planned] == [cell["cell_key"] for cell in done]
+    assert [cell["attack"] for cell in planned] == ["pgd steps=2", "pgd steps=2 (plain)"]
+
+
+def test_a_trained_network_is_found_by_its_name(rbl, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RBL_NETWORKS", "")  # --networks writes it, and pytest puts it back
+    data = load_dataset("fashion_mnist", limit=60)
+    images = {f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))}
+    np.savez("own.npz", **images)
+    where = ("--dataset", "npz:own.npz", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
+    assert rbl("train", "--epochs", "1", "--defense", "parseval", *where).code == 0
+    named = ("--model", "own-parseval-residual", "--limit", "20", "--format", "json")
+    assert "No network is named" in rbl("evaluate", *named).err
+    (cell,) = json.loads(rbl("evaluate", *named, "--networks", "nets").out)["cells"]
+    assert (cell["model"], cell["defense"]) == ("own-parseval-residual", "parseval")
+    assert "own-parseval-residual" in rbl("list", "models", "--networks", "nets").out
 
 
 def test_all_takes_what_can_run_and_names_what_was_left_out(rbl, own_network) -> None:

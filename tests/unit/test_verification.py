@@ -203,7 +203,7 @@ def test_the_weights_must_be_those_that_were_attacked() -> None:
     other = small_network(seed=1)
     with pytest.raises(WeightsError, match=rf"'mine'.*'a network'.*{identity.model.weights_sha256[:16]}"):
         origin.subject_of(identity, LoadedModel(other, "mine"))
-    with pytest.raises(UsageError, match="not bundled"):
+    with pytest.raises(UsageError, match="not at hand"):
         origin.subject_of(identity, None)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_lite.cli import listing
 from robustbench_lite.sources import datasets
-from robustbench_lite.sources.models import reference_networks
+from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.threat import NORMS
 
 
@@ -17,7 +17,7 @@ def names(section: str) -> list[str]:
 def test_every_data_set_norm_and_network_is_listed() -> None:
     assert sorted(names("datasets")) == sorted(datasets.NAMES)
     assert sorted(names("norms")) == sorted(NORMS)
-    assert names("models") == reference_networks()
+    assert names("models") == list(network_files())
 
 
 @pytest.mark.parametrize("section", ["attacks", "defenses"])
