@@ -37,16 +37,21 @@ def plan(
     format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")] = "table",
     shards: Annotated[int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")] = 8,
 ) -> None:
-    """Say which cells are missing or out of date. Needs no data, and measures nothing."""
+    """Say which cells are missing or out of date. Needs no data, and measures nothing.
+
+    github-matrix leaves out boards whose images neither come with the package nor can be downloaded.
+    """
     if format_name not in ("table", "json", "github-matrix"):
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
     from robustbench_lite.leaderboard import running
     from robustbench_lite.leaderboard.build import load
+    from robustbench_lite.sources.datasets import can_download
 
     loaded = load(root, boards or [])
     planned = running.plan(loaded, root, running.Shard.parse(shard))
     if format_name == "github-matrix":
-        print(json.dumps({"include": running.shards_of(planned, loaded, shards)}))
+        here = [one for one in loaded if one.board.data.bundled or can_download(one.board.data.name)]
+        print(json.dumps({"include": running.shards_of(planned, here, shards)}))
     elif format_name == "json":
         print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
     elif not planned:
@@ -135,7 +140,8 @@ def check(
         done = again(built.loaded, root, rerun, means, queries=queries, salt=salt, on_cell=_silent)
         problems += done.problems
         left = f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}" if done.left_out else ""
-        note = f" {done.samples} samples of {done.cells} cells were measured again{left}."
+        absent = f"; without the images of {', '.join(done.without_data)} (--data-dir)" if done.without_data else ""
+        note = f" {done.samples} samples of {done.cells} cells were measured again{left}{absent}."
     if problems:
         _tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")

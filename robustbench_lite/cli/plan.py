@@ -21,7 +21,12 @@ from robustbench_lite.sources.zoo import network_files, network_name
 from robustbench_lite.threat import ThreatModel, norm_by_name
 
 #: The radii that the papers report most, by norm and data set.
-_USUAL_EPS = {("linf", "fashion_mnist"): "0.1", ("linf", "mnist"): "0.1", ("linf", "cifar10"): "8/255"}
+_USUAL_EPS = {
+    ("linf", "fashion_mnist"): "0.1",
+    ("linf", "mnist"): "0.1",
+    ("linf", "cifar10"): "8/255",
+    ("linf", "cifar10-jpeg"): "8/255",
+}
 Note = Callable[[str], None]
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite import evaluation, inputs
 from robustbench_lite.diagnosis import diagnose, prepare
+from robustbench_lite.errors import DataError
 from robustbench_lite.evaluation import Settings, targets
 from robustbench_lite.fitting import calibrated, fitted, needs_fit
 from robustbench_lite.inputs import Subject
@@ -71,6 +72,15 @@ class Bench:
         if int(ids.max()) >= len(data):
             data.first(int(ids.max()) + 1)  # says how many there are
         return _part(data, ids)
+
+    def has_data(self) -> bool:
+        """The images are here. Those that come with the package always are: that they cannot be read is an error."""
+        try:
+            return bool(len(self.data))
+        except DataError:
+            if self.board.data.bundled:
+                raise
+            return False
 
     @cached_property
     def fit_data(self) -> Dataset:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from robustbench_lite.records.cell import PluginId, Record
+from robustbench_lite.records.cell import ModelId, PluginId, Record
+from robustbench_lite.sources.weights import load_card
+from robustbench_lite.sources.zoo import bundled_networks, network_name
 
 _BUNDLED_SPLIT = "[:1000]"
 
@@ -12,20 +14,22 @@ _BUNDLED_SPLIT = "[:1000]"
 def command_of(record: Record) -> str:
     """A line for a shell; names of files that only the reader knows are in capitals."""
     identity = record.identity
-    bundled = identity.data.split.endswith(_BUNDLED_SPLIT)
+    bundled, reference = identity.data.split.endswith(_BUNDLED_SPLIT), _is_reference(identity.model)
     words = ["rbl", "evaluate", "--attack", _spec(identity.attack), "--norm", identity.threat.norm]
     if identity.threat.eps is not None:
         words += ["--eps", identity.threat.eps_written or repr(identity.threat.eps)]
     if identity.threat.goal != "untargeted":
         words += ["--targeted", identity.threat.goal]
     parts = identity.defense.parts or [identity.defense]
-    here = [identity.model.name == f"{identity.data.name}-{part.name}" for part in parts]
+    here = [reference and identity.model.name == network_name(identity.data.name, part.name) for part in parts]
     words += [
         "--defense",
-        " + ".join(part.name if own and bundled else _spec(part) for part, own in zip(parts, here, strict=True)),
+        " + ".join(part.name if own else _spec(part) for part, own in zip(parts, here, strict=True)),
     ]
-    if not (bundled and (any(here) or identity.model.name == f"{identity.data.name}-none")):
+    if not reference:
         words += ["--weights", f"{identity.model.name}.safetensors"]
+    elif not any(here) and identity.model.name != network_name(identity.data.name, "none"):
+        words += ["--model", identity.model.name]
     words += ["--dataset", identity.data.name] + ([] if bundled else ["--data-dir", "DATA"])
     ids = identity.data.id_ranges
     if len(ids) == 1 and ids[0][0] == 0:
@@ -34,6 +38,12 @@ def command_of(record: Record) -> str:
     if identity.query_budget is not None:
         words += ["--query-budget", str(identity.query_budget)]
     return shlex.join(words)
+
+
+def _is_reference(model: ModelId) -> bool:
+    """It is the network of that name that comes with the package."""
+    card = bundled_networks() / f"{model.name}.json"
+    return card.exists() and load_card(card).weights_sha256 == model.weights_sha256
 
 
 def _spec(plugin: PluginId) -> str:

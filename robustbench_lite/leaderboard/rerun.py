@@ -21,6 +21,8 @@ class Rerun(NamedTuple):
     samples: int
     left_out: int
     """Cells that would have cost more queries than were allowed."""
+    without_data: list[str]
+    """Boards whose images are not here, and do not come with the package either."""
     problems: list[Problem]
 
 
@@ -33,8 +35,12 @@ def rerun(
     """
     cells = samples = left_out = 0
     problems: list[Problem] = []
+    without_data: list[str] = []
     for one in loaded:
         bench, budget = Bench(one.board, root, means), queries
+        if not bench.has_data():
+            without_data.append(one.board.name)
+            continue
         measured = {
             found.record.key: (slot, found) for slot, found in zip(one.filled.slots, one.filled.found, strict=True) if found
         }
@@ -49,7 +55,7 @@ def rerun(
             budget, cells, samples = budget - cost, cells + 1, samples + len(ids)
             on_cell(f"{one.board.name}: {slot.label}")
             problems += _differences(bench, slot, found, ids.tolist())
-    return Rerun(cells, samples, left_out, problems)
+    return Rerun(cells, samples, left_out, without_data, problems)
 
 
 def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int]) -> list[Problem]:

@@ -141,6 +141,11 @@ def load_dataset(
     return data if limit is None else data.first(limit)
 
 
+def can_download(name: str) -> bool:
+    """torchvision can fetch the data set."""
+    return name in _TORCHVISION
+
+
 def bundled_file(name: str, split: str) -> Path:
     """Where the slice of a bundled data set lies."""
     return Path(str(files("robustbench_lite") / "data" / f"{name}_{split}_1000.npz"))

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(rbl, roo
     (entry,) = matrix["include"]
     busy = next(i for i, part in enumerate(parts, 1) if part["cells"])
     assert entry == {"board": "tiny", "shard": f"{busy}/3"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it looks processes up in /proc")
+def test_a_run_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
+    root = tmp_path / "slow"
+    declare(root, BOARD.replace("pgd steps=6", "pgd steps=20000"))
+    command = [sys.executable, "-c", PROGRAM, "leaderboard", "run", "--jobs", "2", "--root", str(root)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        workers = eventually(lambda: len(pids := children(run.pid)) >= 3 and pids, 60)  # two, and what tracks their semaphores
+    finally:
+        run.kill()
+        run.wait()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that ``pid`` started and that run."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def eventually(look: Callable[[], object], seconds: float) -> object:
+    """What ``look`` finds, once it finds something."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
 
 
 def test_the_command_behind_a_cell_gives_the_same_digest(rbl, root: Path, tmp_path: Path) -> None:
@@ -250,6 +279,20 @@ def test_measuring_again_agrees_with_what_was_measured(rbl, root: Path) -> None:
     few = rbl("leaderboard", "check", "--root", str(root), "--rerun", "2", "--rerun-queries", "20")
     assert few.code == 0
     assert "were left out" in few.out
+
+
+def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl, root: Path, tmp_path: Path) -> None:
+    text = BOARD.replace('"fashion_mnist"', '"cifar10-jpeg"').replace("bundled = true\n", "").replace("gallery = 1\n", "")
+    (root / "boards" / "elsewhere.toml").write_text(text)
+    where = ("--root", str(root))
+    assert rbl("leaderboard", "build", *where).code == 0
+    checked = rbl("leaderboard", "check", *where, "--rerun", "1", "--data-dir", str(tmp_path))
+    assert checked.code == 0, checked.out
+    assert "8 samples of 8 cells" in checked.out
+    assert "without the images of elsewhere (--data-dir)" in checked.out
+    planned = json.loads(rbl("leaderboard", "plan", *where, "--format", "json").out)["cells"]
+    assert {cell["board"] for cell in planned} == {"elsewhere"}
+    assert json.loads(rbl("leaderboard", "plan", *where, "--format", "github-matrix").out) == {"include": []}
 
 
 def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl, root: Path) -> None:

@@ -12,9 +12,10 @@ from rbl_defenses.parseval import Parseval, frame, parseval_layers, retract
 from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.sources.models import reference_model
+from robustbench_lite.sources.models import named_network
 from robustbench_lite.sources.networks import ConvexAggregation, residual
 from robustbench_lite.sources.weights import weights_hash
+from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.training import Recipe, initialised, seeded, train
 
 
@@ -87,8 +88,9 @@ def test_a_share_of_the_rows_leaves_the_others_alone() -> None:
     assert int((model[0].weight.detach() != before).any(1).sum()) == 2
 
 
-def test_the_bundled_network_is_orthonormal_in_every_layer() -> None:
-    low, high = _spread(reference_model("fashion_mnist", "parseval").module)
+@pytest.mark.parametrize("name", [name for name in network_files() if "-parseval" in name])
+def test_a_bundled_network_is_orthonormal_in_every_layer(name: str) -> None:
+    low, high = _spread(named_network(name).module)
     assert 0.9 <= low <= high <= 1.1
 
 

@@ -47,7 +47,7 @@ def test_cards_name_no_folder_of_the_machine_they_were_made_on() -> None:
     for path in cards:
         command = shlex.split(json.loads(path.read_text())["command"])
         assert command[:2] == ["rbl", "train"]
-        assert not [word for word in command if word.startswith(("/", "~", ".")) or Path(word).exists()]
+        assert not [word for word in command if word.startswith(("/", "~", "."))]
         assert command[command.index("--data-dir") + 1] == "data"
 
 
