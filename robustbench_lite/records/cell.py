@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import CellArrays, Outcomes, Sparse, Strict, Summary
+from robustbench_lite.records.statistics import agree
 
 PROTOCOL_VERSION = 1
 """Raised whenever the engine or the judge may give another verdict for the same cell."""
@@ -174,7 +175,7 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
     claims: Mapping[str, tuple[object, object]] = {
         "key": (record.key, record.identity.key()),
         "digest": (record.digest, _digest(record.identity, record.outcomes)),
-        "summary": (record.summary, arrays.summary()),
+        "summary": (agree(record.summary.model_dump(), arrays.summary().model_dump()), True),
         "broken samples": (bool((arrays.broken & ~arrays.clean_correct).any()), False),
         "certified samples": (arrays.certified is not None and bool((arrays.certified & ~arrays.robust).any()), False),
     }

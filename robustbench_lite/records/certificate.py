@@ -15,7 +15,7 @@ from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits
 from robustbench_lite.records.cell import PROTOCOL_VERSION, DataId, ModelId, PluginId, Provenance, ThreatId, sha256_of
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
-from robustbench_lite.records.statistics import Interval, wilson
+from robustbench_lite.records.statistics import Interval, agree, wilson
 
 
 class CertificateIdentity(Strict):
@@ -121,14 +121,14 @@ def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
         raise RecordError(f"The certificate {path} cannot be read: {first['loc']} {first['msg']}. {advice}") from error
     except (RecordError, IndexError) as error:
         raise RecordError(f"The certificate {path} is damaged: {error} {advice}") from error
-    agree = {
+    claims = {
         "key": record.key == record.identity.key(),
         "digest": record.digest == _digest(record.identity, record.outcomes),
-        "summary": record.summary == arrays.summary(),
+        "summary": agree(record.summary.model_dump(), arrays.summary().model_dump()),
         "certified samples": not (arrays.certified & ~arrays.clean_correct).any(),
         "margins": bool((arrays.margins[arrays.certified] > 0).all()),
     }
-    for what, holds in agree.items():
+    for what, holds in claims.items():
         if not holds:
             raise RecordError(f"The certificate {path} was changed: its {what} does not agree with its contents. {advice}")
     return record, arrays

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -25,3 +27,18 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
     result = binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
     return Interval(float(result.low), float(result.high))
+
+
+def agree(stated: object, derived: object) -> bool:
+    """Figures are equal but for the last bits of floats, which may differ between releases of scipy.
+
+    >>> agree({"interval": (0.1 + 0.2, 1)}, {"interval": [0.3, 1]}), agree([0.3], [0.300001])
+    (True, False)
+    """
+    if isinstance(stated, float) and isinstance(derived, float):
+        return math.isclose(stated, derived, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(stated, Mapping) and isinstance(derived, Mapping):
+        return stated.keys() == derived.keys() and all(agree(stated[name], derived[name]) for name in stated)
+    if isinstance(stated, Sequence) and isinstance(derived, Sequence) and not isinstance(stated, str):
+        return len(stated) == len(derived) and all(map(agree, stated, derived))
+    return stated == derived

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,18 @@ def test_fit_data_is_part_of_key_and_file_only_where_there_is_some() -> None:
 )  # fmt: skip
 def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, object]) -> None:
     assert identity(**change).key() != identity().key()
+
+
+def test_the_last_bit_of_an_interval_may_come_from_another_scipy(tmp_path: Path) -> None:
+    content = record().model_dump(mode="json")
+    low, high = content["summary"]["robust_interval"]
+    content["summary"]["robust_interval"] = [math.nextafter(low, 1), high]
+    (tmp_path / "cell.json").write_text(json.dumps(content))
+    assert read_record(tmp_path / "cell.json")[0].digest == record().digest
+    content["summary"]["robust_interval"] = [low + 1e-6, high]
+    (tmp_path / "cell.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="summary"):
+        read_record(tmp_path / "cell.json")
 
 
 @pytest.mark.parametrize(
