@@ -134,16 +134,21 @@ def torchattacks(options: argparse.Namespace) -> Runner:
 
 
 def art(options: argparse.Namespace) -> Runner:
-    from art.attacks.evasion import CarliniL2Method, PixelAttack, ZooAttack
+    from art.attacks.evasion import BoundaryAttack, CarliniL2Method, PixelAttack, ZooAttack
     from art.estimators.classification import PyTorchClassifier
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         shape, classes = tuple(x.shape[1:]), model(x[:1]).shape[1]
         wrapped = PyTorchClassifier(
-            model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type=x.device.type
+            InSinglePrecision(model), nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type=x.device.type
         )
         if options.attack == "one_pixel":
             attack = PixelAttack(wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1)  # its population is 400
+        elif options.attack == "boundary":
+            # An iteration of its 20 orthogonal proposals asks about 30 queries: as many in all as ours.
+            attack = BoundaryAttack(
+                wrapped, targeted=False, max_iter=options.steps // 27, batch_size=options.batch_size, verbose=False
+            )
         elif options.attack == "carlini_wagner":
             attack = CarliniL2Method(
                 wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=1e-3,
@@ -166,6 +171,17 @@ def art(options: argparse.Namespace) -> Runner:
         return torch.as_tensor(x_adv).to(x)
 
     return run
+
+
+class InSinglePrecision(nn.Module):
+    """ART's boundary attack hands on images in float64."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.float())  # type: ignore[no-any-return]
 
 
 def art_patch(wrapped: object, model: nn.Module, x: Tensor, classes: int, options: argparse.Namespace) -> Tensor:

@@ -36,6 +36,7 @@ def train(
     norm: Annotated[str, typer.Option(help="Norm of that attack.")] = "linf",
     eps: Annotated[str, typer.Option(help="Its radius in input units: 0.1 or 8/255.")] = "0.1",
     limit: Annotated[int | None, typer.Option(help="Train on the first LIMIT images only.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the network is called. Default: <data set>-<defense>.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the data, as torchvision keeps it.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch missing data.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -68,7 +69,9 @@ def train(
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
     spec = models.network_spec(registry.Spec.parse(model or network), data)
     module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed)
-    name = zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+    name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+    if Path(name).name != name:
+        raise UsageError(f"--name is {name!r}; it names files in --output, so it holds no slash.")
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)

@@ -112,6 +112,9 @@ def test_a_trained_network_is_found_by_its_name(rbl, tmp_path, monkeypatch) -> N
     (cell,) = json.loads(rbl("evaluate", *named, "--networks", "nets").out)["cells"]
     assert (cell["model"], cell["defense"]) == ("own-parseval-residual", "parseval")
     assert "own-parseval-residual" in rbl("list", "models", "--networks", "nets").out
+    assert rbl("train", "--epochs", "1", "--name", "second", *where).code == 0
+    assert "second" in rbl("list", "models", "--networks", "nets").out
+    assert "no slash" in rbl("train", "--epochs", "1", "--name", "a/b", *where).err
 
 
 def test_all_takes_what_can_run_and_names_what_was_left_out(rbl, own_network) -> None:
