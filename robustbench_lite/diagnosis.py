@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
+from robustbench_lite.memory import keep_freed_memory
 from robustbench_lite.search.convolution import speed_up_input_gradients
 from robustbench_lite.search.defended import DefendedModel
 
@@ -46,7 +47,7 @@ def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: O
     surrogate = defended.traits.surrogate
     traits = replace(defended.traits, surrogate=None if surrogate is None else _frozen(surrogate, device))
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     return DefendedModel(_frozen(defended.module, device), traits)
 
 
@@ -80,16 +81,6 @@ def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
 def _skips(conv: nn.Conv2d) -> bool:
     """There are inputs between its windows that it never sees."""
     return any(kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True))
-
-
-@torch.no_grad()
-def _keep_freed_memory() -> None:
-    """Free one large block: glibc then keeps such blocks for the next step instead of giving them back to the system.
-
-    It raises its thresholds to the largest block freed so far, up to 32 MB. Without, an attack spends a tenth of its time on
-    page faults.
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = None) -> DefendedModel:

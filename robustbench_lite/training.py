@@ -23,6 +23,7 @@ from torch import nn
 from robustbench_lite.checkpoint import Checkpoint, Position
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import ModelError, UsageError
+from robustbench_lite.memory import keep_freed_memory
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
@@ -80,6 +81,8 @@ def train(
         ModelError: the loss left the real numbers.
     """
     model.to(device)
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     with seeded(f"{recipe.seed}/prepare", device):
         defense.prepare(model)
     steps = -(-len(data) // recipe.batch_size)
