@@ -59,11 +59,12 @@ def cell_of(
             fit.unlink(missing_ok=True)
     elif path is not None and path.exists() and all(file.exists() for file in needed):
         record, arrays = read_record(path)
-        tell.rows(len(job.data))
-        if needed:
-            cell = dataclasses.replace(cell, fitted=_fitted(fitted(job, fit_data, fit)))
-        x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
-        return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
+        if not _more_is_proved(job, arrays):
+            tell.rows(len(job.data))
+            if needed:
+                cell = dataclasses.replace(cell, fitted=_fitted(fitted(job, fit_data, fit)))
+            x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
+            return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     try:
         attack, started = job.attack, time.perf_counter()
         job = fitted(job, fit_data, fit, tell.steps)
@@ -92,6 +93,13 @@ def cell_of(
     return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
 
 
+def _more_is_proved(job: Job, arrays: CellArrays) -> bool:
+    """The certificate of the record ran out of time, and has been continued since: the cell is measured again."""
+    if job.certified is None or arrays.certified is None:
+        return False
+    return bool((job.certified.numpy() & ~arrays.certified).any())
+
+
 def _fitted(job: Job) -> Tensor | None:
     """What the attack of ``job`` was fitted to, on the CPU."""
     fit = job.attack.fitted if isinstance(job.attack, FittedAttack) else None
@@ -108,7 +116,9 @@ def _flags(job: Job, measured: Measured) -> list[str]:
     elif job.model.traits.random:
         flags.append(f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes")
     if measured.arrays.unconfirmed:
-        flags.append(f"{measured.arrays.unconfirmed} successes of the search did not hold before the judge and count as robust")
+        count = measured.arrays.unconfirmed
+        what = "1 success of the search did" if count == 1 else f"{count:,} successes of the search did"
+        flags.append(f"{what} not hold before the judge and count{'s' * (count == 1)} as robust")
     return flags
 
 

@@ -14,7 +14,10 @@ from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
 from robustbench_lite.memory import keep_freed_memory
 from robustbench_lite.search.convolution import speed_up_input_gradients
-from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.defended import DefendedModel, takes_rng
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.losses import margin
+from robustbench_lite.search.rng import SampleRng
 
 logger = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities"]
@@ -93,22 +96,26 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
     module = model.module
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x = x[:_PROBE].to(device)
-    if model.traits.random:
-        return model
+    every = torch.arange(len(x), device=device)
+    for part in module.modules():
+        if isinstance(part, LogProbabilities):
+            _check_probabilities(part.model(x))
 
-    def forward(x: Tensor) -> Tensor:
-        return _forward(module, x)[..., : -1 if model.traits.abstains else None]
+    def forward(rows: Tensor) -> Tensor:
+        return _forward(module, x[rows], rows)[..., : -1 if model.traits.abstains else None]
 
-    logits = forward(x)
+    logits = forward(every)
     _check_output(logits, int(y.max()), classes)
-    again = forward(x)
+    if model.traits.random and not takes_rng(module):
+        return model
+    again = forward(every)
     scale = max(1.0, float(logits.abs().max()))
     if float((logits - again).abs().max()) > _COUPLING * scale:
         logger.warning("The model is random: gradients over %d draws, verdicts by %d votes.", _RANDOM_DRAWS, _RANDOM_VOTES)
         return DefendedModel(module, replace(model.traits, random=True, draws=_RANDOM_DRAWS, votes=_RANDOM_VOTES))
-    alone = torch.cat([forward(row.unsqueeze(0)) for row in x[:4]])
-    halves = torch.cat([forward(x[::2]), forward(x[1::2])]) if len(x) > 1 else alone
-    order = torch.cat([torch.arange(len(x))[::2], torch.arange(len(x))[1::2]]) if len(x) > 1 else torch.arange(1)
+    alone = torch.cat([forward(row) for row in torch.split(every[:4], 1)])
+    order = torch.cat([every[::2], every[1::2]])
+    halves = torch.cat([forward(half) for half in (every[::2], every[1::2]) if len(half)])
     gap = max(float((alone - logits[:4]).abs().max()), float((halves - logits[order]).abs().max()))
     if gap > _COUPLING * scale:
         raise ModelError(
@@ -118,15 +125,47 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
     return model
 
 
-def _forward(module: nn.Module, x: Tensor) -> Tensor:
+def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int]:
+    """At how many of a few images, of how many, the gradient of the margin that an adaptive attacker follows is exactly 0.
+
+    Raises:
+        ModelError: the model has no gradient by its input.
+    """
+    device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
+    x, y = x[:_PROBE].to(device), y[:_PROBE].to(device)
+    zeros = torch.zeros_like(y)
+    points = Points(x, y, zeros - 1, torch.arange(len(y), device=device), zeros)
     try:
-        logits = module(x)
+        _, gradient = Passes(model, len(y)).gradient(points, margin)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"The model has no gradient by its input ({reason}). Let it compute in torch without no_grad or detach, give its "
+            "defense a surrogate, or attack with what needs no gradient: boundary, zoo, one_pixel."
+        ) from error
+    return int((gradient == 0).flatten(1).all(1).sum()), len(y)
+
+
+def _forward(module: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
+    """Logits (N, K) of the images ``x`` (N, C, H, W), which are the samples ``rows`` (N,) for a model that draws a sample."""
+    drawn = (SampleRng.create(0, "diagnosis", rows, torch.zeros_like(rows)),) if takes_rng(module) else ()
+    try:
+        logits = module(x, *drawn)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The model fails on images of shape {tuple(x.shape)}, {x.dtype}: {reason}") from error
     if not isinstance(logits, Tensor):
         raise ModelError(f"The model returns a {type(logits).__name__}; a tensor of logits (B, K) is needed.")
     return logits
+
+
+def _check_probabilities(found: Tensor) -> None:
+    sums = found.double().sum(1) if isinstance(found, Tensor) and found.dim() == 2 else torch.zeros(1)
+    if bool((sums - 1).abs().max() > 1e-3) or bool((found < 0).any()):
+        raise ModelError(
+            "The model was said to return probabilities, and its rows are not at least 0 with a sum of 1: leave out "
+            "outputs='probabilities' (--outputs) if it returns logits."
+        )
 
 
 def _check_output(logits: Tensor, highest_label: int, classes: int | None) -> None:

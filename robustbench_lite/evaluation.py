@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.cells import Workplace, cell_of
 from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
 from robustbench_lite.defense import Defense
-from robustbench_lite.diagnosis import Outputs, diagnose, prepare
+from robustbench_lite.diagnosis import Outputs, dead_gradients, diagnose, prepare
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
@@ -27,10 +27,12 @@ from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.report import Cell, Report
 from robustbench_lite.search.attack import Access, Attack
-from robustbench_lite.search.defended import Traits
+from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
+
+OnError = Literal["raise", "record"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Settings:
     fresh: bool = False
     keep_adversarials: bool = False
     outputs: Outputs = "logits"
-    on_error: Literal["raise", "record"] = "raise"
+    on_error: OnError = "raise"
     on_progress: Callable[[Progress], None] | None = None
     plain: bool = False
     """Beside every attack on a defense that declares something, measure one that ignores it (``Identity.adaptive``)."""
@@ -55,10 +57,19 @@ class Settings:
     """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
 
     def __post_init__(self) -> None:
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1, or 'auto'.")
-        if self.query_budget is not None and self.query_budget < 1:
-            raise UsageError(f"query_budget is {self.query_budget}; it must be at least 1.")
+        if self.batch_size != "auto" and not (_whole(self.batch_size) and self.batch_size >= 1):
+            raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
+        if self.query_budget is not None and not (_whole(self.query_budget) and self.query_budget >= 1):
+            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1.")
+        if not _whole(self.seed):
+            raise UsageError(f"seed is {self.seed!r}; it must be a whole number.")
+        if self.certify_seconds is not None and not self.certify_seconds > 0:
+            raise UsageError(
+                f"certify_seconds is {self.certify_seconds}; it must be above 0. To certify nothing: certify='off'."
+            )
+        for field, kind in (("outputs", Outputs), ("on_error", OnError)):
+            if getattr(self, field) not in get_args(kind):
+                raise UnknownNameError(field, str(getattr(self, field)), get_args(kind))
 
 
 def evaluate(
@@ -147,11 +158,12 @@ def run(
     prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
     prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
     crossed = [attackers(attacks, model.traits, options.plain) for model in prepared]
+    dead = [_dead_gradients(attacks, model, data) for model in prepared]
     certifiers = [certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:])) for subject in subjects]
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, options.fresh, options.on_error)
-        for subject, model, faced, certifier in zip(subjects, prepared, crossed, certifiers, strict=True):
+        for subject, model, faced, certifier, signs in zip(subjects, prepared, crossed, certifiers, dead, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
@@ -174,7 +186,17 @@ def run(
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)
-                cells.append(cell_of(subject, identity, job, at, tell, fit_data, _unfinished(certificate)))
+                cells.append(
+                    cell_of(
+                        subject,
+                        identity,
+                        job,
+                        at,
+                        tell,
+                        fit_data,
+                        _unfinished(certificate) + (signs if adaptive and attack.access == Access.GRADIENT else []),
+                    )
+                )
     return Report(cells)
 
 
@@ -186,6 +208,20 @@ def attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tu
         if plain and traits.plain_differs(attack.access == Access.GRADIENT):
             chosen.append((attack, False))
     return chosen
+
+
+def _dead_gradients(attacks: Sequence[Attack], model: DefendedModel, data: Dataset) -> list[str]:
+    """What a reader must know of a model that attacks by gradients learn nothing from."""
+    if not any(attack.access == Access.GRADIENT for attack in attacks):
+        return []
+    dead, probed = dead_gradients(model, data.x, data.y)
+    if dead * 2 <= probed:
+        return []
+    return [f"the gradient is 0 at {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _unfinished(certificate: Proved | None) -> list[str]:

@@ -92,8 +92,14 @@ def dataset_from(data: Any, ids: Any = None) -> Dataset:
     index = torch.arange(len(y)) if ids is None else torch.as_tensor(np.asarray(ids), dtype=torch.int64)
     if index.shape != y.shape:
         raise DataError(f"There are {len(index)} ids for {len(y)} images: give one an image.")
+    if ids is not None and (int(index.min()) < 0 or len(set(index.tolist())) < len(index) or not _are_whole(ids)):
+        raise DataError("ids are data-set indices: whole numbers of at least 0, each once.")
     x, y = x.detach().to("cpu", torch.float32).contiguous(), y.detach().to("cpu", torch.int64)
     return Dataset(name="data", split="given", x=x, y=y, ids=index, classes=None, full_size=len(y))
+
+
+def _are_whole(values: Any) -> bool:
+    return bool((np.asarray(values) == np.asarray(values).astype(np.int64)).all())
 
 
 def check_fit(attack: Attack, threat: ThreatModel) -> None:
@@ -116,11 +122,14 @@ def applicable(data: Dataset, threat: ThreatModel) -> Dataset:
         return data
     if not bool(keep.any()):
         raise DataError(f"Every sample is of the target class ({threat.goal.spec()}): nothing is left to attack.")
-    return dataclasses.replace(data, x=data.x[keep], y=data.y[keep], ids=data.ids[keep])
+    return dataclasses.replace(
+        data, x=data.x[keep], y=data.y[keep], ids=data.ids[keep], full_size=data.full_size - int((~keep).sum())
+    )
 
 
 def pick_device(name: str) -> torch.device:
     """``auto`` takes CUDA, then MPS, then the CPU."""
+    name = str(name)  # a torch.device too
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     family = name.split(":")[0]

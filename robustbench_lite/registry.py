@@ -97,6 +97,10 @@ class Source(Protocol):
         """The plug-in class of that name, which is called ``source:name``; ``UnknownNameError`` if there is none."""
 
 
+_MARKS: dict[Kind, tuple[str, ...]] = {"attack": ("name", "version", "ask"), "defense": ("name", "version", "wrap")}
+"""What every plug-in class has. Looked for before anything is called that a card or a board names."""
+
+
 @cache
 def _entries(kind: Kind) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"robustbench_lite.{kind}s")}
@@ -161,6 +165,8 @@ def create(kind: Kind, spec: Spec | str) -> Any:
     """Build a plug-in from its spec: unknown keys and values that do not fit are usage errors that say what does."""
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     factory = load(kind, spec.name)
+    if not (isinstance(factory, type) and all(hasattr(factory, name) for name in _MARKS[kind])):
+        raise UsageError(f"{spec.name!r} is no {kind}: it must be a class derived from robustbench_lite's {kind.title()}.")
     return call_with_text(factory, spec.params, f"{kind} {spec.name!r}")
 
 

@@ -36,6 +36,8 @@ with warnings.catch_warnings():
 ADAPTER_VERSION = 1
 #: Not for the user to choose: the threat model has norms and axes, and what is no plain value has no place in a record.
 _HIDDEN = {"self", "distance", "constraint", "channel_axis", "init_attack", "tensorboard"}
+#: Of 0 or fewer Foolbox itself makes a search that finds nothing.
+_BUDGETS = ("restarts", "steps", "binary_search_steps", "repeats")
 #: How a Foolbox attack says that it found no place to start from, or no way on: a search without success, and no error.
 _GAVE_UP = re.compile(r"init_attack failed|Gradient vanished")
 _START_FAILED = re.compile(r"assert .*\bis_adv(ersarial)?\(")
@@ -50,8 +52,10 @@ class FoolboxAttack(DrivenAttack):
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.restarts < 1:
-            raise UsageError(f"{self.name} needs restarts of at least 1, not {self.restarts}.")
+        for field in _BUDGETS:
+            value = getattr(self, field, None)
+            if isinstance(value, int) and value < 1:
+                raise UsageError(f"{self.name} needs {field} of at least 1, not {value}.")
         self.build(None)  # what its constructor refuses is refused now
 
     def build(self, threat: ThreatModel | None) -> Any:

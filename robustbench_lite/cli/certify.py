@@ -53,7 +53,7 @@ def certify(
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
-        eps = eps or plan.usual_eps(norm, dataset)
+        eps = plan.usual_eps(norm, dataset) if eps is None else eps
         threat = ThreatModel.parse(norm, eps)
         if threat.eps is None:
             raise UsageError("A certificate is for a ball and needs its radius: give --eps, for example --eps 0.1.")
@@ -90,7 +90,8 @@ def _row(one: Proved, label: str) -> dict[str, Any]:
         "box": identity.certifier.parameters.get("box"), "dataset": identity.data.name, "split": identity.data.split,
         "norm": identity.threat.norm, "eps": identity.threat.eps, **record.summary.model_dump(mode="json"),
         "stages": {stage: stages.count(stage) for stage in sorted(set(stages))}, "seconds": one.seconds,
-        "cached": one.cached, "key": record.key, "digest": record.digest, "record": str(one.path) if one.path else None,
+        "cached": one.cached, "partial": record.provenance.partial,
+        "key": record.key, "digest": record.digest, "record": str(one.path) if one.path else None,
     }  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]  # fmt: skip
     lines = [tabulate(shown, headers="keys", disable_numparse=True, colglobalalign="left"), ""]
+    lines += sorted({f"Partial: the first {row['n']:,} samples of {row['dataset']} only." for row in rows if row["partial"]})
     if any(row["cached"] for row in rows):
         lines.append("Read from an earlier run's certificate; --fresh certifies again.")
     return "\n".join([*lines, *(f"Certificate: {row['record']}" for row in rows)])

@@ -66,7 +66,7 @@ def evaluate(
             fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
             on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
         )  # fmt: skip
-        eps = eps or plan.usual_eps(norm, dataset)
+        eps = plan.usual_eps(norm, dataset) if eps is None else eps
         threat = ThreatModel.parse(norm, eps, targeted)
         attacks = plan.attacks(attack or ["pgd"], threat, left_out.append)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def evaluate(
 def _print_report(report: Report, format_name: str, quiet: bool) -> None:
     """The table on stdout with what belongs to it; for other formats stdout holds nothing else."""
     print(tables.render(report, format_name))
-    remarks = [*tables.notes(report), *filter(None, [tables.written(report)])]
+    remarks = [*([] if format_name == "md" else tables.notes(report)), *filter(None, [tables.written(report)])]
     if format_name == "table":
         print("\n" + "\n".join(remarks))
     elif not quiet:

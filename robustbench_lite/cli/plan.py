@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 from robustbench_lite import inputs, registry
 from robustbench_lite.certification import certifier_for
+from robustbench_lite.composition import defense_from, trained_part
 from robustbench_lite.diagnosis import Outputs, copied
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import Settings, attackers, identify
@@ -137,7 +138,23 @@ def subjects(
     for spec in specs:
         chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
     module, name = (None, None) if network is None else (network.module, network.name)
+    if network is not None:
+        _compare(network, chosen, data, note)
     return [inputs.subject_from(spec, module, name, data) for spec in dict.fromkeys(chosen)]
+
+
+def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note) -> None:
+    """Say where a network that comes trained is not what its defense or its images make it look like."""
+    card = network.card
+    trained = None if card is None else trained_part(defense_from(card.defense))
+    for spec in defenses:
+        asked = trained_part(defense_from(spec))
+        if asked is not None and (trained is None or asked.name != trained.name):
+            note(f"{spec} acts in training, and nothing says that {network.name} was trained with it: the name is yours.")
+        elif asked is None and trained is not None:
+            note(f"{network.name} was trained with {trained.name}; the column says {spec}, which stands around it.")
+    if card is not None and card.dataset != data.name:
+        note(f"{network.name} was trained on {card.dataset} and is measured on {data.name}: is that what you want (--dataset)?")
 
 
 def network_from(model: str | None, weights: Path | None, allow_code: bool) -> LoadedModel | None:

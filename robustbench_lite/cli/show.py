@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
 
 Rows = list[tuple[str, object]]
-_KEY = re.compile(r"[0-9a-f]{6,32}")
+_KEY = re.compile(r"[0-9a-f]{4,32}")
 
 
 def show(
@@ -27,18 +27,21 @@ def show(
     networks: Annotated[str | None, opt.Networks] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
 ) -> None:
-    """Show an attack, a defense, a network, or a record: a file, or the first digits of its key.
+    """Show an attack, a defense, a network, or a record: a file, or the first four digits or more of its key.
 
     A record is checked as it is read: schema, key, digest and summary must agree with its contents.
     """
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
+    if what.endswith(".npz"):
+        raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
     if what.endswith(".json") or Path(what).is_file():
         return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
     for kind in kinds:
         if what in registry.names(kind) or ":" in what:
             return _show_plugin(kind, what)
     if _KEY.fullmatch(what):
-        return _show_record(_by_key(what, output))
+        path = _by_key(what, output)
+        return _show_certificate(path) if _is_certificate(path) else _show_record(path)
     return _show_network(what)
 
 
@@ -82,7 +85,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _by_key(key: str, output: Path) -> Path:
-    found = sorted((output / "cells").glob(f"{key}*.json"))
+    found = sorted(path for part in ("cells", "certificates") for path in (output / part).glob(f"{key}*.json"))
     if len(found) == 1:
         return found[0]
     if found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -31,9 +33,14 @@ def planned(cells: Sequence[PlannedCell], name: str) -> str:
     """What would be measured, as a table or JSON."""
     from tabulate import tabulate
 
+    headers = ["cell", "defense", "attack", "n", "state"]
     if name == "json":
         return json.dumps({"cells": [cell._asdict() for cell in cells]}, indent=1)
-    return tabulate(cells, headers=["cell", "defense", "attack", "n", "state"])
+    if name == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([headers, *cells])
+        return text.getvalue().rstrip("\n")
+    return tabulate(cells, headers=headers, tablefmt="github" if name == "md" else "simple")
 
 
 def notes(report: Report) -> list[str]:
@@ -141,5 +148,5 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "table": _table,
     "json": _json,
     "csv": _csv,
-    "md": lambda report: _table(report, "github"),
+    "md": lambda report: "\n".join([_table(report, "github"), "", *(f"- {note}" for note in notes(report))]).rstrip(),
 }

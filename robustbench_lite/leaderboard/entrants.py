@@ -39,11 +39,11 @@ def named(entrant: Entrant, board: Board, root: Path) -> Named:
             name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
         )
         return Named(model, plugin_id("defense", defense), short_label("defense", defense))
-    if not is_bundled(entrant):
+    if entrant.model is not None and ":" in entrant.model:
         return _unknown(entrant, None)
     name = entrant.model or _bundled_name(entrant, board)
     if name not in network_files():
-        return _unknown(entrant, name, f"no network {name} is bundled")
+        return _unknown(entrant, name, f"no network {name} is at hand")
     subject = subject_of(entrant, board, root)
     return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense), subject.label)
 
@@ -51,7 +51,7 @@ def named(entrant: Entrant, board: Board, root: Path) -> Named:
 def subject_of(entrant: Entrant, board: Board, root: Path, *, allow_code: bool = False) -> Subject:
     """The network of ``entrant`` behind its defense. Code that it names is run only with ``allow_code``."""
     if is_bundled(entrant):
-        network = named_network(entrant.model or _bundled_name(entrant, board))
+        network = named_network(entrant.model or _bundled_name(entrant, board), allow_code=allow_code)
     elif entrant.model is not None:
         where, colon, factory = entrant.model.partition(":")
         own = f"{root / where}:{factory}" if colon and where.endswith(".py") else entrant.model

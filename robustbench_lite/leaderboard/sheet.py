@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -231,11 +230,6 @@ def _proofs(groups: Sequence[Group], cells: Mapping[tuple[int, str], Found]) -> 
                 ids = np.array(sorted(verdicts), dtype=np.int64)
                 proofs[row, group.id] = Proof(ids, np.array([verdicts[i] for i in ids.tolist()], dtype=np.bool_))
     return proofs
-
-
-def folder_of(found: Found, root: Path) -> str:
-    """The record's path, relative to where the page lies."""
-    return found.path.relative_to(root).as_posix()
 
 
 def _described(data: DataId) -> str:

@@ -203,8 +203,12 @@ def _from_npz(path: Path, name: str, split: Split) -> Dataset:
     except FileNotFoundError as error:
         raise DataError(f"No file is at {path}. Write it with numpy.savez_compressed(path, x=x, y=y).") from error
     except KeyError as error:
-        raise DataError(f"{path} lacks the array {error}; it needs x and y, or x_{split} and y_{split}.") from error
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} lacks the arrays that it needs: x and y, or x_{split} and y_{split}.") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is no readable npz file of plain arrays. Write it with numpy.savez_compressed(path, x=x, y=y)."
+        ) from error
+    except (OSError, EOFError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is no readable npz file of plain arrays: {error}.") from error
     return _dataset(name, split if keys[0] != "x" else "all", x, y)
 
@@ -230,6 +234,10 @@ def _from_parquet(path: Path, name: str, split: Split) -> Dataset:
         raise MissingDependency(f"{name} needs pyarrow: pip install 'robustbench_lite[parquet]'.") from error
     import io
 
+    if not path.is_file():
+        raise DataError(
+            f"No file is at {path}: put {name}/train.parquet and test.parquet (img, label) there, or name --data-dir."
+        )
     try:
         columns = parquet.read_table(path).to_pydict()
         images = [_read_image(io.BytesIO(image["bytes"])) for image in columns["img"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,23 @@ def reference_model(dataset: str, defense: str, network: str = "convolutional") 
     return trained_model(known[name])
 
 
-def named_network(name: str) -> LoadedModel:
+def named_network(name: str, *, allow_code: bool = False) -> LoadedModel:
     """The network of ``network_files()`` that is called ``name``."""
     known = network_files()
     if name not in known:
         raise UnknownNameError("network", name, known)
-    return trained_model(known[name])
+    return replace(trained_model(known[name], allow_code=allow_code), name=name)
 
 
 def trained_model(path: str | Path, *, allow_code: bool = False) -> LoadedModel:
-    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against it."""
+    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against it.
+
+    A card may name any callable as its network: one that is not built in is called only with ``allow_code``.
+    """
     path = Path(path)
     card = load_card(path.with_suffix(".json"))
+    if card.network not in NETWORKS and not allow_code:
+        raise UsageError(f"The card of {path} names code as its network, {card.network!r}. If you trust it, add --allow-code.")
     module = build(Spec(card.network, card.network_params), allow_code=allow_code)
     load_weights(module, path)
     if weights_hash(module) != card.weights_sha256:
@@ -79,7 +84,7 @@ def load_model(text: str, weights: str | Path | None = None, *, allow_code: bool
     """
     spec = Spec.parse(text)
     if weights is None and not spec.params and spec.name in network_files():
-        return named_network(spec.name)
+        return named_network(spec.name, allow_code=allow_code)
     if spec.name in NETWORKS and weights is None:
         raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
     module = build(spec, allow_code=allow_code)

@@ -207,3 +207,17 @@ def test_show_explains_a_plugin_a_network_and_a_record(rbl, own_network) -> None
     by_key, by_path = rbl("show", cell["cell_key"][:8]), rbl("show", cell["record"])
     assert by_key.out == by_path.out
     assert cell["digest"] in by_key.out
+
+
+def test_a_network_whose_training_says_otherwise_is_named(rbl) -> None:
+    common = ("--limit", "10", "-a", "fgsm")
+    assert "was trained with parseval" in rbl("evaluate", "--model", "fashion_mnist-parseval", "-d", "none", *common).err
+    assert "trained on mnist" in rbl("evaluate", "--model", "mnist-none", *common).err
+    assert "nothing says" in rbl("evaluate", "--model", "fashion_mnist-none", "-d", "adversarial_training", *common).err
+    assert rbl("evaluate", "--model", "fashion_mnist-parseval", *common).err == ""
+
+
+def test_a_certificate_is_shown_by_its_key(rbl) -> None:
+    (found,) = json.loads(rbl("certify", "--limit", "5", "--method", "ibp", "--format", "json").out)["certificates"]
+    assert found["partial"]
+    assert found["digest"] in rbl("show", found["key"][:6]).out

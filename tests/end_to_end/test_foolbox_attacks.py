@@ -81,3 +81,10 @@ def test_an_interrupted_run_ends_with_the_record_of_a_whole_one(
     assert whole is not None
     assert resumed is not None
     assert resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize("budget", ["steps=0", "steps=-3", "restarts=0"])
+def test_a_budget_of_nothing_is_refused(rbl, budget: str) -> None:
+    result = rbl("evaluate", "-a", f"foolbox:LinfPGD {budget}", "--limit", "5")
+    assert result.code == 2
+    assert "at least 1" in result.err

@@ -143,7 +143,7 @@ def test_a_changed_certificate_is_refused(network, data, tmp_path, what):
 
 
 def test_time_that_runs_out_is_flagged_and_what_was_not_tried_is_not_certified(network, data):
-    cell = rbl.evaluate(network, data, "fgsm", norm="linf", eps=EPS, certify="dual", certify_seconds=0).cells[0]
+    cell = rbl.evaluate(network, data, "fgsm", norm="linf", eps=EPS, certify="dual", certify_seconds=1e-9).cells[0]
     assert any("ran out of time" in flag for flag in cell.record.provenance.flags)
     assert not cell.certified[24:].any()
 
@@ -181,3 +181,22 @@ def test_a_network_of_the_dual_training_is_certified_before_it_is_attacked():
     assert cell.identity.certifier.name == "auto"
     assert 0.8 < cell.certified_accuracy <= cell.robust_accuracy
     assert cell.forward_queries[cell.certified].mean() < 2
+
+
+def test_a_cell_is_measured_again_once_its_certificate_went_on(network, data, tmp_path):
+    options = {"norm": "linf", "eps": EPS, "certify": "ibp", "output": tmp_path}
+    small = load_dataset("mnist", limit=200)
+    dual = rbl.reference_model("mnist", "dual_network").module
+    first = rbl.evaluate(dual, small, "fgsm", **options, certify_seconds=1e-9).cells[0]
+    assert "ran out of time" in first.record.provenance.flags[0]
+    whole = rbl.evaluate(dual, small, "fgsm", **options).cells[0]
+    assert whole.key == first.key
+    assert whole.certified.sum() > first.certified.sum()
+    again = rbl.evaluate(dual, small, "fgsm", **options, certify_seconds=1e-9).cells[0]
+    assert again.cached
+    assert again.record.digest == whole.record.digest
+
+
+def test_a_random_defense_has_no_certificate(network, data):
+    with pytest.raises(UnsupportedLayerError, match="random"):
+        rbl.evaluate(network, data, "fgsm", defenses="gaussian_noise", norm="linf", eps=EPS, certify="ibp")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from rbl_attacks.pgd import PGD
-from robustbench_lite.errors import AttackError, DataError, ModelError, RecordError, UsageError
+from robustbench_lite import inputs
+from robustbench_lite.errors import AttackError, DataError, ModelError, RecordError, RobustBenchError, UsageError
 from robustbench_lite.search.attack import Answer
 from tests.conftest import images
 
@@ -216,3 +217,74 @@ def test_a_targeted_run_counts_only_the_target_as_success(network: nn.Module, ba
     broken = ~cell.robust
     assert broken.any()
     assert (network(cell.x_adv).argmax(1).numpy()[broken] == 1).all()
+
+
+class Rounded(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x.round())
+
+
+class Blind(nn.Sequential):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def linear(kind: type[nn.Sequential] = nn.Sequential, *more: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(nn.Flatten(), nn.Linear(64, 4), *more).eval()
+
+
+def pictures(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return x, linear()(x).argmax(1)
+
+
+def test_a_gradient_of_zero_is_flagged_for_attacks_that_follow_it() -> None:
+    cells = rbl.evaluate(linear(Rounded), pictures(), ["pgd steps=2", "boundary steps=20"], norm="l2", eps=0.1).cells
+    assert [any("gradient is 0" in flag for flag in cell.record.provenance.flags) for cell in cells] == [True, False]
+
+
+def test_a_model_without_a_gradient_is_told_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"no gradient by its input.*boundary"):
+        rbl.evaluate(linear(Blind), pictures(), "pgd steps=2", norm="l2", eps=0.1)
+    assert rbl.evaluate(linear(Blind), pictures(), "boundary steps=20", norm="l2", eps=0.1).cells[0].status == "complete"
+
+
+def test_logits_are_not_taken_for_probabilities() -> None:
+    with pytest.raises(ModelError, match="said to return probabilities"):
+        rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, outputs="probabilities")
+    model = linear(nn.Sequential, nn.Softmax(1))
+    assert rbl.evaluate(model, pictures(), "fgsm", norm="linf", eps=0.1, outputs="probabilities").cells[0].clean_accuracy == 1
+
+
+class Broken(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(linear(nn.Sequential, nn.Softmax(1)), "probabilities"), (linear(Broken), "NaN"), (nn.Flatten().eval(), "64 classes")],
+)
+def test_a_random_defense_hides_no_wrong_model(model: nn.Module, words: str) -> None:
+    x, y = pictures()
+    data = dataclasses.replace(inputs.dataset_from((x, y)), classes=4)
+    with pytest.raises(ModelError, match=words):
+        rbl.evaluate(model, data, "fgsm", defenses="gaussian_noise", norm="linf", eps=0.1)
+
+
+def test_samples_of_the_target_class_do_not_make_a_run_partial() -> None:
+    cell = rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, targeted="class:0").cells[0]
+    assert cell.n < 24
+    assert cell.status == "complete"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "a"}, {"seed": 1.5}, {"query_budget": 2.5}, {"batch_size": "x"}, {"outputs": "foo"}, {"on_error": "foo"},
+              {"certify_seconds": 0}, {"certify_seconds": float("nan")}, {"ids": [0] * 24}, {"ids": [i - 1 for i in range(24)]},
+              {"ids": [i + 0.5 for i in range(24)]}],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(RobustBenchError, match=next(iter(wrong))):
+        rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, **wrong)

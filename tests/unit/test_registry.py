@@ -64,3 +64,12 @@ def test_what_is_no_finite_number_is_a_usage_error(text: str) -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     error = UnknownNameError("norm", "linff", ["linf", "l2"])
     assert str(error) == "No norm is named 'linff'. Did you mean 'linf'? Known: l2, linf."
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+@pytest.mark.parametrize("name", ["os:mkdir path=made", "builtins:dict", "collections:Counter"])
+def test_what_is_no_plugin_is_refused_before_it_is_called(kind, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"is no {kind}"):
+        registry.create(kind, name)
+    assert not list(tmp_path.iterdir())

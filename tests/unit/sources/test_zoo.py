@@ -85,3 +85,22 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setenv(zoo.ENVIRONMENT, "hf:somebody/uninstalled")
     with pytest.raises(UsageError, match=r"robustbench_lite\[hub\]"):
         zoo.network_files()
+
+
+def test_a_network_is_called_what_its_file_is_called(tmp_path, monkeypatch):
+    put(tmp_path, "second")
+    card = json.loads((tmp_path / "second.json").read_text())
+    (tmp_path / "second.json").write_text(json.dumps(card | {"name": "fashion_mnist-none"}))
+    monkeypatch.setenv(zoo.ENVIRONMENT, str(tmp_path))
+    assert named_network("second").name == "second"
+
+
+def test_a_card_runs_no_code_that_nobody_allowed(tmp_path, monkeypatch):
+    put(tmp_path, "theirs")
+    card = json.loads((tmp_path / "theirs.json").read_text())
+    code = {"network": "os:mkdir", "network_params": {"path": str(tmp_path / "made")}}
+    (tmp_path / "theirs.json").write_text(json.dumps(card | code))
+    monkeypatch.setenv(zoo.ENVIRONMENT, str(tmp_path))
+    with pytest.raises(UsageError, match="--allow-code"):
+        named_network("theirs")
+    assert not (tmp_path / "made").exists()
