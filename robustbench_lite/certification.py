@@ -227,6 +227,12 @@ def certify(
         UnsupportedLayerError: names the layer that no bound is known for.
     """
     dataset, where = inputs.dataset_from(data), inputs.pick_device(device)
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+    if isinstance(eps, Tensor) and eps.shape not in ((), (len(dataset),)):
+        raise UsageError(
+            f"eps has the shape {tuple(eps.shape)}; one number is needed, or one for each of {len(dataset)} images."
+        )
     radius = eps if isinstance(eps, Tensor) else parse_number(eps)
     network = copied(model).to(where)
     return bounds.certify(network, dataset.x, dataset.y, norm=norm, eps=radius, method=method, box=box, batch_size=batch_size)

@@ -193,7 +193,7 @@ def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what:
     try:
         return factory(**values)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"The {what} does not accept {dict(params)}: {error}") from error
+        raise UsageError(f"The {what} {f'does not accept {dict(params)}' if params else 'cannot be made'}: {error}") from error
 
 
 def _annotated(cls: type[Any]) -> Any:

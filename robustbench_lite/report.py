@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,13 @@ class Cell:
     status: str
     """``complete``, ``partial`` (not the whole split) or ``error``."""
     n: int
-    arrays: CellArrays | None = None
-    record: Record | None = None
+    arrays: CellArrays | None = field(default=None, repr=False)
+    record: Record | None = field(default=None, repr=False)
     path: Path | None = None
     """Where the record was written, if it was."""
-    x_adv: Tensor | None = None
+    x_adv: Tensor | None = field(default=None, repr=False)
     """(N, C, H, W) with ``keep_adversarials``; the clean image where none was found."""
-    fitted: Tensor | None = None
+    fitted: Tensor | None = field(default=None, repr=False)
     """What the attack made of training images, if it is fitted: the perturbation of a universal one."""
     forwards_per_point: int = 1
     """Model calls that one point costs: the draws of a random model."""

@@ -228,16 +228,16 @@ def _from_folder(path: Path, name: str, split: Split) -> Dataset:
 
 
 def _from_parquet(path: Path, name: str, split: Split) -> Dataset:
+    if not path.is_file():
+        raise DataError(
+            f"No file is at {path}. Name the folder DIR of DIR/{name}/{split}.parquet (columns img and label) with --data-dir."
+        )
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingDependency(f"{name} needs pyarrow: pip install 'robustbench_lite[parquet]'.") from error
     import io
 
-    if not path.is_file():
-        raise DataError(
-            f"No file is at {path}: put {name}/train.parquet and test.parquet (img, label) there, or name --data-dir."
-        )
     try:
         columns = parquet.read_table(path).to_pydict()
         images = [_read_image(io.BytesIO(image["bytes"])) for image in columns["img"]]

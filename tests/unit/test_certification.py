@@ -200,3 +200,10 @@ def test_a_cell_is_measured_again_once_its_certificate_went_on(network, data, tm
 def test_a_random_defense_has_no_certificate(network, data):
     with pytest.raises(UnsupportedLayerError, match="random"):
         rbl.evaluate(network, data, "fgsm", defenses="gaussian_noise", norm="linf", eps=EPS, certify="ibp")
+
+
+def test_a_radius_that_fits_no_image_is_refused(network, data):
+    with pytest.raises(UsageError, match=r"eps has the shape \(3,\)"):
+        rbl.certify(network, data, eps=torch.full((3,), 0.1), method="ibp")
+    with pytest.raises(UsageError, match="batch_size"):
+        rbl.certify(network, data, eps=0.1, method="ibp", batch_size=0)

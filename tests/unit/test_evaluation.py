@@ -288,3 +288,7 @@ def test_samples_of_the_target_class_do_not_make_a_run_partial() -> None:
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(RobustBenchError, match=next(iter(wrong))):
         rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, **wrong)
+
+
+def test_a_report_prints_without_its_arrays() -> None:
+    assert len(repr(rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1).cells[0])) < 3000

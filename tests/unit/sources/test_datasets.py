@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustbench_lite.errors import DataError, UnknownNameError
+from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
 from robustbench_lite.sources.datasets import check_data, load_dataset
 
 PIXELS = np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
@@ -203,3 +204,13 @@ def test_each_kind_of_bad_data_is_told_the_likely_fix(x: torch.Tensor, y: torch.
     check_data(GOOD_X, GOOD_Y, 2)
     with pytest.raises(DataError, match=message):
         check_data(x, y, 2)
+
+
+def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"No file is at .*--data-dir"):
+        load_dataset("cifar10-jpeg", data_dir=tmp_path)
+    (tmp_path / "cifar10-jpeg").mkdir()
+    (tmp_path / "cifar10-jpeg" / "test.parquet").write_bytes(b"")
+    with pytest.raises(MissingDependency, match="parquet"):
+        load_dataset("cifar10-jpeg", data_dir=tmp_path)
