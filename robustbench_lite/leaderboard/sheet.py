@@ -187,8 +187,9 @@ def _short(kind: registry.Kind, name: str, parameters: Mapping[str, object]) -> 
         )
     except ImportError:
         defaults = {}
-    told = [f"{key}={value}" for key, value in sorted(parameters.items()) if key not in defaults or defaults[key] != value]
-    return " ".join([name, *told])
+    told = [(key, value) for key, value in sorted(parameters.items()) if key not in defaults or defaults[key] != value]
+    texts = (f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in told)
+    return " ".join([name, *texts])
 
 
 def _row_key(identity: Identity) -> tuple[str, str, str]:
