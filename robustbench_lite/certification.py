@@ -56,7 +56,7 @@ def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tupl
     if certifier is None:
         return None
     try:
-        certifier.check(_deterministic(subject), shape)
+        certifier.check(deployed(subject), shape)
     except UnsupportedLayerError as error:
         if asked != OWN:
             raise
@@ -66,15 +66,15 @@ def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tupl
 
 
 def deployed(subject: Subject) -> nn.Module:
-    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode."""
-    return subject.defense.wrap(copied(subject.module)).module.eval()
+    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode.
 
-
-def _deterministic(subject: Subject) -> nn.Module:
-    """``deployed``, for a bound that holds for one function of the image."""
-    if subject.defense.wrap(copied(subject.module)).traits.random:
+    Raises:
+        UnsupportedLayerError: the defense draws at random; a bound is of one function of the image.
+    """
+    defended = subject.defense.wrap(copied(subject.module))
+    if defended.traits.random:
         raise UnsupportedLayerError(f"{subject.label} draws at random, and these bounds are of one function of the image.")
-    return deployed(subject)
+    return defended.module.eval()
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def certify_all(
         require_writable(output, 5_000_000)
     batch_size = inputs.pick_batch_size("auto", data, where)
     for subject in subjects:
-        certifier.check(_deterministic(subject), tuple(data.x.shape[1:]))
+        certifier.check(deployed(subject), tuple(data.x.shape[1:]))
     models = [diagnose(prepare(s.module, s.defense, where), data.x, data.y, data.classes) for s in subjects]
     found = []
     with open_journal(None if output is None else output / "journal.sqlite") as journal:

@@ -94,7 +94,7 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
             depend on its batch. Each message says what to do.
     """
     module = model.module
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = _device_of(module)
     x = x[:_PROBE].to(device)
     every = torch.arange(len(x), device=device)
     for part in module.modules():
@@ -131,7 +131,7 @@ def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int
     Raises:
         ModelError: the model has no gradient by its input.
     """
-    device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
+    device = _device_of(model.module)
     x, y = x[:_PROBE].to(device), y[:_PROBE].to(device)
     zeros = torch.zeros_like(y)
     points = Points(x, y, zeros - 1, torch.arange(len(y), device=device), zeros)
@@ -144,6 +144,10 @@ def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int
             "defense a surrogate, or attack with what needs no gradient: boundary, zoo, one_pixel."
         ) from error
     return int((gradient == 0).flatten(1).all(1).sum()), len(y)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def _forward(module: nn.Module, x: Tensor, rows: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 
-from robustbench_lite.records.cell import ModelId, PluginId, Record
+from robustbench_lite.records.cell import PluginId, Record
 from robustbench_lite.sources.weights import load_card
 from robustbench_lite.sources.zoo import bundled_networks, network_name
 
@@ -14,7 +15,8 @@ _BUNDLED_SPLIT = "[:1000]"
 def command_of(record: Record) -> str:
     """A line for a shell; names of files that only the reader knows are in capitals."""
     identity = record.identity
-    bundled, reference = identity.data.split.endswith(_BUNDLED_SPLIT), _is_reference(identity.model)
+    bundled = identity.data.split.endswith(_BUNDLED_SPLIT)
+    reference = _bundled_weights(identity.model.name) == identity.model.weights_sha256
     words = ["rbl", "evaluate", "--attack", _spec(identity.attack), "--norm", identity.threat.norm]
     if identity.threat.eps is not None:
         words += ["--eps", identity.threat.eps_written or repr(identity.threat.eps)]
@@ -40,10 +42,11 @@ def command_of(record: Record) -> str:
     return shlex.join(words)
 
 
-def _is_reference(model: ModelId) -> bool:
-    """It is the network of that name that comes with the package."""
-    card = bundled_networks() / f"{model.name}.json"
-    return card.exists() and load_card(card).weights_sha256 == model.weights_sha256
+@cache
+def _bundled_weights(name: str) -> str | None:
+    """The weights hash of the network of that name that comes with the package."""
+    card = bundled_networks() / f"{name}.json"
+    return load_card(card).weights_sha256 if card.exists() else None
 
 
 def _spec(plugin: PluginId) -> str:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.leaderboard.board import RESULTS, Board
-from robustbench_lite.leaderboard.slots import Slot, differences, flat, flat_differences
-from robustbench_lite.records.cell import Record, read_record
+from robustbench_lite.leaderboard.slots import Fields, Slot, differences, flat, flat_differences
+from robustbench_lite.records.cell import Identity, Record, read_record
 from robustbench_lite.records.outcomes import CellArrays
 
 CELLS, GALLERY, FITS, JOURNAL = "cells", "gallery", "fits", "journal.sqlite"
@@ -54,17 +54,17 @@ class Filled(NamedTuple):
 
     def nearest(self, slot: Slot) -> tuple[Found, list[str]] | None:
         """The unused record that differs least from what ``slot`` asks for, if it is of the same row and attack."""
-        kin = [(differences(slot.expected, found.record.identity), found) for found in self.unused if _kin(slot, found)]
+        wanted, unused = slot.expected, self.unused
+        kin = [(differences(wanted, f.record.identity), f) for f in unused if _kin(f.record.identity) == _kin(wanted)]
         if not kin:
             return None
         gaps, found = min(kin, key=lambda pair: (len(pair[0]), pair[1].record.key))
         return found, gaps
 
 
-def _kin(slot: Slot, found: Found) -> bool:
-    wanted, there = slot.expected, found.record.identity
-    same_row = (wanted.model.name, wanted.defense.name) == (there.model.name, there.defense.name)
-    return same_row and wanted.attack.name == there.attack.name and wanted.threat.norm == there.threat.norm
+def _kin(identity: Identity) -> tuple[str, ...]:
+    """What a record and the slot that it may stand for have in common at least."""
+    return identity.model.name, identity.defense.name, identity.attack.name, identity.threat.norm
 
 
 def results_folder(board: Board, root: Path) -> Path:
@@ -98,10 +98,12 @@ def fill(board: Board, slots: Sequence[Slot], root: Path) -> Filled:
     there, problems = read_results(results_folder(board, root), root)
     chosen: list[Found | None] = []
     used: set[str] = set()
-    known = [(flat(found.record.identity), found) for found in there]
+    known: dict[tuple[str, ...], list[tuple[Fields, Found]]] = {}  # by kin: comparing all with all grows as the square
+    for one in there:
+        known.setdefault(_kin(one.record.identity), []).append((flat(one.record.identity), one))
     for slot in slots:
         asked = flat(slot.expected)
-        fits = [found for fields, found in known if not flat_differences(asked, fields)]
+        fits = [found for fields, found in known.get(_kin(slot.expected), []) if not flat_differences(asked, fields)]
         if len(fits) > 1:
             names = ", ".join(found.path.name for found in fits)
             problems.append(Problem(slot.label, f"several records fit: {names}", "keep the one that is right"))

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
 from robustbench_lite.sources.datasets import check_data, load_dataset
@@ -142,12 +144,10 @@ def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_jpeg_copies_of_cifar_keep_their_own_name(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    arrow = pytest.importorskip("pyarrow")
     image = tmp_path / "image.png"
     Image.fromarray(np.full((32, 32, 3), 51, dtype=np.uint8)).save(image)
     (tmp_path / "cifar10-jpeg").mkdir()
-    table = arrow.table({"img": [{"bytes": image.read_bytes(), "path": ""}], "label": [3]})
+    table = pyarrow.table({"img": [{"bytes": image.read_bytes(), "path": ""}], "label": [3]})
     parquet.write_table(table, tmp_path / "cifar10-jpeg" / "test.parquet")
     data = load_dataset("cifar10-jpeg", data_dir=tmp_path)
     assert data.name == "cifar10-jpeg"
