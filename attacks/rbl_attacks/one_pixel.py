@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query, State
 from robustbench_lite.search.losses import cross_entropy
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -83,11 +84,16 @@ class OnePixel(Attack):
         )  # fmt: skip
         return state if self.search == "evolution" else state.replace(candidates=self._listed(state))
 
+    def asks_neighbours(self, threat: ThreatModel, shape: tuple[int, ...]) -> bool:
+        return self._allowed(threat) == 1
+
     def ask(self, state: OnePixelState) -> Query:
-        images = painted(state.x, state.candidates)
+        place = places(state.candidates, state.x.shape[2:])
+        images = painted(state.x, place, state.candidates)
+        beside = Neighbours(state.x, place[..., 0]) if place.shape[2] == 1 else None
         if self.search == "evolution":
-            return Query.scores(images, loss=cross_entropy)
-        return Query.labels(images, valid=self._numbers(state) < self._space(state.x))
+            return Query.scores(images, loss=cross_entropy, beside=beside)
+        return Query.labels(images, valid=self._numbers(state) < self._space(state.x), beside=beside)
 
     def tell(self, state: OnePixelState, answer: Answer) -> OnePixelState:
         if self.search == "evolution":
@@ -148,14 +154,19 @@ class OnePixel(Attack):
         return torch.cat([place, bits.to(place.dtype)], -1).unsqueeze(2)  # (B, P, 1, 2 + C)
 
 
-def painted(x: Tensor, candidates: Tensor) -> Tensor:
-    """A copy of the image ``x`` (B, C, H, W) for each of ``candidates`` (B, P, pixels, 2 + C), changed: (B, P, C, H, W)."""
-    channels, height, width = x.shape[1:]
-    images = x.flatten(2).unsqueeze(1).repeat(1, candidates.shape[1], 1, 1)  # (B, P, C, H * W)
+def places(candidates: Tensor, size: Sequence[int]) -> Tensor:
+    """Which pixels of an image of ``size`` (H, W) the ``candidates`` (B, P, pixels, 2 + C) change, (B, P, pixels) int64."""
+    height, width = size
     row = (candidates[..., 0] * height).long().clamp(max=height - 1)
     column = (candidates[..., 1] * width).long().clamp(max=width - 1)
-    place = (row * width + column)[..., None, None].expand(-1, -1, -1, channels, 1)  # (B, P, pixels, C, 1)
+    return row * width + column
+
+
+def painted(x: Tensor, place: Tensor, candidates: Tensor) -> Tensor:
+    """A copy of the image ``x`` (B, C, H, W) for each of ``candidates``, changed at ``place``: (B, P, C, H, W)."""
+    images = x.flatten(2).unsqueeze(1).repeat(1, candidates.shape[1], 1, 1)  # (B, P, C, H * W)
+    place = place[..., None, None].expand(-1, -1, -1, x.shape[1], 1)  # (B, P, pixels, C, 1)
     # One after the other: of two pixels at one place the later wins, on every device.
     for pixel in range(candidates.shape[2]):
         images.scatter_(3, place[:, :, pixel], candidates[:, :, pixel, 2:].unsqueeze(-1))
-    return images.reshape(*images.shape[:3], height, width)
+    return images.reshape(*images.shape[:3], *x.shape[2:])

@@ -100,13 +100,18 @@ class ZOO(Attack):
         )  # fmt: skip
         return self._shuffled(state)
 
+    def asks_neighbours(self, threat: ThreatModel, shape: tuple[int, ...]) -> bool:
+        return self._space(shape).separate
+
     def ask(self, state: ZOOState) -> Query:
-        points = self._space(state.x.shape[1:]).around(state.x, state.noise, self._next(state), STEP[self.update])
+        space, at = self._space(state.x.shape[1:]), self._next(state)
+        points = space.around(state.x, state.noise, at, STEP[self.update])
+        beside = space.neighbours(points, at) if space.separate else None
         alone = state.probing | (state.step >= self.steps)  # a row that took its last step has that point judged
         if alone.device.type == "cpu" and not bool(alone.any()):  # an accelerator would have to wait for the look
-            return Query.scores(points, loss=margin_loss)
+            return Query.scores(points, loss=margin_loss, beside=beside)
         valid = ~alone.unsqueeze(1) | (torch.arange(points.shape[1], device=alone.device) == 0)  # (B, 2 n + 1)
-        return Query.scores(points, valid, loss=margin_loss)
+        return Query.scores(points, valid, loss=margin_loss, beside=beside)
 
     def tell(self, state: ZOOState, answer: Answer) -> ZOOState:
         lead = -answer.need_loss()  # (B, 2 n + 1), the margin

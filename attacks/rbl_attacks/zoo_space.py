@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustbench_lite.search.attack import Neighbours
 from robustbench_lite.search.rng import SampleRng
 
 ALMOST = 0.999999
@@ -98,6 +99,11 @@ class NoiseSpace:
         whole = start.unsqueeze(1).repeat(1, at.shape[1] + 1, 1)  # (B, 2 n + 1, D)
         whole[:, 1:].scatter_(2, at.unsqueeze(2), moved.unsqueeze(2))
         return whole.reshape(*whole.shape[:2], *self.shape) if self.separate else self.image(x, whole)
+
+    def neighbours(self, points: Tensor, at: Tensor) -> Neighbours:
+        """How the ``points`` (B, 2 n + 1, C, H, W) around the coordinates ``at`` (B, n) lie to the first of them."""
+        pixel = at % (self.shape[1] * self.shape[2])
+        return Neighbours(points[:, 0], torch.cat([pixel[:, :1], pixel, pixel], 1))
 
     def pull(self, x: Tensor, noise: Tensor) -> Pull:
         """Known without a query. Where coordinates share pixels the curvature is an upper bound."""

@@ -113,6 +113,9 @@ class Squeezed(Wrapper):
         super().__init__(model)
         self.squeeze = nn.Sequential(*squeezers)
 
+    def in_sequence(self) -> tuple[nn.Module, ...]:
+        return self.squeeze, self.model
+
     def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
         return self.inner(self.squeeze(x), rng)
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from robustbench_lite.search.defended import Pointwise
 
-class BitDepth(nn.Module):
+
+class BitDepth(Pointwise):
     """Round every value to ``bits`` bits (section II-A)."""
 
     def __init__(self, bits: int) -> None:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -36,13 +36,25 @@ class State(Rows):
     finished: Tensor
 
 
+class Neighbours(NamedTuple):
+    """Says that a query's points are neighbours of one image a row: each differs from it in one pixel at most.
+
+    Networks of some kinds answer such queries several times as fast (``search.incremental``).
+    """
+
+    base: Tensor
+    """(B, C, H, W)."""
+    place: Tensor
+    """The pixel of each point that may differ, row times width plus column, (B, P) int64."""
+
+
 @dataclass(frozen=True)
 class Query:
     """Points to put to the model, and what is wanted of each.
 
     ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B, P) leaves points out: they
     are neither evaluated nor counted. ``loss`` is the loss whose values, or whose gradient too, are wanted; ``gradient_rows``
-    (B,) are the rows that want the gradient.
+    (B,) are the rows that want the gradient. ``beside`` tells that the points are neighbours of an image.
     """
 
     points: Tensor
@@ -50,16 +62,19 @@ class Query:
     loss: Loss | None = None
     gradient_rows: Tensor | None = None
     valid: Tensor | None = None
+    beside: Neighbours | None = None
 
     @classmethod
-    def labels(cls, points: Tensor, valid: Tensor | None = None) -> Query:
+    def labels(cls, points: Tensor, valid: Tensor | None = None, beside: Neighbours | None = None) -> Query:
         """Ask only which class wins."""
-        return cls(points, Access.LABELS, valid=valid)
+        return cls(points, Access.LABELS, valid=valid, beside=beside)
 
     @classmethod
-    def scores(cls, points: Tensor, valid: Tensor | None = None, loss: Loss | None = None) -> Query:
+    def scores(
+        cls, points: Tensor, valid: Tensor | None = None, loss: Loss | None = None, beside: Neighbours | None = None
+    ) -> Query:
         """Ask for logits, and for the values of a loss: only the oracle knows the class that a row is to leave or to reach."""
-        return cls(points, Access.SCORES, loss, valid=valid)
+        return cls(points, Access.SCORES, loss, valid=valid, beside=beside)
 
     @classmethod
     def gradient(cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None) -> Query:
@@ -125,6 +140,10 @@ class Attack(ABC):
     def points(self, shape: tuple[int, ...]) -> int:
         """The most points a row asks for at once, for images of ``shape`` (C, H, W)."""
         return 1
+
+    def asks_neighbours(self, threat: ThreatModel, shape: tuple[int, ...]) -> bool:
+        """Whether all its queries say ``beside``, for images of ``shape`` (C, H, W): then more rows go side by side."""
+        return False
 
     def progress(self, state: Any) -> Tensor | None:
         """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack cannot tell."""

@@ -118,14 +118,14 @@ def speed_up_input_gradients(model: nn.Module) -> nn.Module:
     for name, child in model.named_children():
         if _can_be_exchanged(child):
             setattr(model, name, FrozenStridedConv2d(child).train(child.training))  # type: ignore[arg-type]
-        elif type(child) is nn.Flatten and (child.start_dim, child.end_dim) == (1, -1) and not _hooked(child):
+        elif type(child) is nn.Flatten and (child.start_dim, child.end_dim) == (1, -1) and not hooked(child):
             setattr(model, name, LayoutKeepingFlatten().train(child.training))
         else:
             speed_up_input_gradients(child)
     return model
 
 
-def _hooked(layer: nn.Module) -> bool:
+def hooked(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
@@ -138,6 +138,6 @@ def _can_be_exchanged(layer: nn.Module) -> bool:
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and isinstance(layer.padding, tuple)
-        and not _hooked(layer)
+        and not hooked(layer)
         and not layer.weight.requires_grad
     )

@@ -46,12 +46,20 @@ def takes_rng(module: nn.Module) -> bool:
     return bool(getattr(module, "takes_rng", False))
 
 
+class Pointwise(nn.Module):
+    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel alone, wherever it is."""
+
+
 class Wrapper(nn.Module):
     """Base of modules that stand around another: whatever that one needs to draw from is handed on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.takes_rng = model, takes_rng(model)
+
+    def in_sequence(self) -> tuple[nn.Module, ...] | None:
+        """The modules that, one after the other, are all that it does; ``None`` where it does more."""
+        return None
 
     def inner(self, x: Tensor, rng: SampleRng | None) -> Tensor:
         """The module inside, at ``x``. What it draws is none of what its surroundings draw from ``rng``."""

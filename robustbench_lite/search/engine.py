@@ -93,7 +93,7 @@ class Engine:
         self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
         self.device = torch.device(device)
         self.free_looks = self.device.type == "cpu" if free_looks is None else free_looks
-        self.oracle = Oracle(passes, attack, self.free_looks)
+        self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.first_success_ends = threat.eps is not None
 
@@ -106,7 +106,7 @@ class Engine:
         if not len(positions):
             return
         waiting, told = iter(positions), time.monotonic()
-        width = max(1, self.oracle.passes.batch_size // self.attack.points(tuple(task.x.shape[1:])))
+        width = self.oracle.rows_at_once(self.threat, tuple(task.x.shape[1:]))
         slots = self._enter(task, waiting, width)
         left, step = len(positions) - len(slots.y), 0
         while len(slots.y):

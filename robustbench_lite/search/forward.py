@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
+from robustbench_lite.search.incremental import Incremental
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
 
@@ -49,6 +50,7 @@ class Passes:
 
     def __init__(self, model: DefendedModel, batch_size: int, seed: int = 0, *, adaptive: bool = True) -> None:
         self.model, self.batch_size, self.seed, self.adaptive = model, batch_size, seed, adaptive
+        self._incremental: dict[tuple[int, ...], Incremental | None] = {}
 
     @property
     def forwards_per_point(self) -> int:
@@ -59,6 +61,14 @@ class Passes:
     def surrogate(self) -> nn.Module | None:
         """What gradients are taken of instead of the model."""
         return self.model.traits.surrogate if self.adaptive else None
+
+    def incremental(self, shape: tuple[int, ...], device: torch.device) -> Incremental | None:
+        """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the model has one."""
+        if device.type != "cpu" or self.model.traits.random or self.model.traits.abstains:
+            return None
+        if shape not in self._incremental:
+            self._incremental[shape] = Incremental.of(self.model.module, shape)
+        return self._incremental[shape]
 
     def logits(self, points: Points, draws: int | None = None) -> Tensor:
         """(N, K) logits, averaged over the draws of a random model."""

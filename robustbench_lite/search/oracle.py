@@ -11,7 +11,9 @@ from torch import Tensor
 from robustbench_lite.errors import AttackError
 from robustbench_lite.search.attack import Access, Answer, Attack, Query
 from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.incremental import Incremental
 from robustbench_lite.search.losses import margin
+from robustbench_lite.threat import ThreatModel
 
 
 class Cost(NamedTuple):
@@ -44,8 +46,8 @@ class Oracle:
     and does the general thing. Both give the same answers.
     """
 
-    def __init__(self, passes: Passes, attack: Attack, free_looks: bool) -> None:
-        self.passes, self.attack, self.free_looks = passes, attack, free_looks
+    def __init__(self, passes: Passes, attack: Attack, free_looks: bool, device: torch.device) -> None:
+        self.passes, self.attack, self.free_looks, self.device = passes, attack, free_looks, device
         self._last_whole: tuple[tuple[int, int, bool], Cost] | None = None
 
     def cost(self, query: Query, live: Tensor) -> Cost:
@@ -87,9 +89,12 @@ class Oracle:
         """Evaluate the valid points. ``rows`` has one entry a slot; its ``x`` is not looked at."""
         shape = query.points.shape[: query.points.dim() - 3]
         points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
+        incremental = self._incremental(query)
         fits = query.valid is None and len(points.x) <= self.passes.batch_size
         # The few rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
-        if fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all())):
+        if incremental is not None:
+            logits, gradient = self._beside(incremental, query, cost), None
+        elif fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all())):
             wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
             logits, gradient = self._pass(query, points, wanted)
             if gradient is None and query.access == Access.GRADIENT:
@@ -108,6 +113,36 @@ class Oracle:
         if self.free_looks and math.isfinite(float(margins.sum())):
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
+
+    def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
+        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill a batch of the model."""
+        full = self.passes.batch_size
+        if self.attack.asks_neighbours(threat, shape):
+            incremental = self.passes.incremental(shape, self.device)
+            full = full if incremental is None else int(full * incremental.gain)
+        return max(1, full // self.attack.points(shape))
+
+    def _incremental(self, query: Query) -> Incremental | None:
+        if query.beside is None or query.access == Access.GRADIENT:
+            return None
+        return self.passes.incremental(tuple(query.points.shape[2:]), self.device)
+
+    def _beside(self, incremental: Incremental, query: Query, cost: Cost) -> Tensor:
+        """The logits of neighbours (B P, K); 0 at points that do not count."""
+        assert query.beside is not None
+        (base, place), (rows, count) = query.beside, cost.valid.shape
+        at = place[:, :, None, None].expand(-1, -1, base.shape[1], 1)
+        pixel = query.points.flatten(3).gather(3, at).reshape(rows * count, -1)  # (B P, C)
+        step = max(1, int(self.passes.batch_size * incremental.gain) // count)
+        parts = []
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            asked = cost.valid[part].flatten().nonzero().squeeze(1)
+            points = asked + start * count
+            found = incremental.logits(base[part], asked // count, place.flatten()[points], pixel[points])
+            whole = found.new_zeros(cost.valid[part].numel(), found.shape[1])
+            parts.append(whole.index_copy_(0, asked, found))
+        return torch.cat(parts)
 
     @property
     def holds_votes(self) -> bool:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import UsageError
+from robustbench_lite.search.defended import Pointwise
 
 
-class Normalize(nn.Module):
+class Normalize(Pointwise):
     """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps keeps its meaning."""
 
     mean: Tensor

@@ -9,6 +9,7 @@ from robustbench_lite.search.attack import Access
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.threat import ThreatModel
 
 #: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
@@ -148,3 +149,30 @@ class TestEveryAttack:
         model = network()
         result = search(name, norm, model, task(model, goal), query_budget=budget)
         assert (result.forward + result.backward <= budget).all()
+
+
+@pytest.mark.parametrize(("name", "norm", "eps"), [("zoo", "l2", "of the norm"), ("one_pixel", "l0", 1.0)])
+@pytest.mark.parametrize("shape", SHAPES)
+class TestNeighbours:
+    def test_points_are_where_the_query_says(self, name, norm, eps, shape, monkeypatch):
+        answer, seen = Oracle.answer, []
+
+        def checked(oracle, query, rows, cost):
+            base, place = query.beside
+            differs = (query.points != base.unsqueeze(1)).any(2).flatten(2)  # (B, P, H W)
+            assert not differs.scatter(2, place.unsqueeze(2), False).any()
+            seen.append(differs.any())
+            return answer(oracle, query, rows, cost)
+
+        monkeypatch.setattr(Oracle, "answer", checked)
+        model = network(shape)
+        search(name, norm, model, task(model, "untargeted", shape), eps=eps)
+        assert any(seen)
+
+    def test_the_short_way_and_whole_passes_find_the_same(self, name, norm, eps, shape, monkeypatch):
+        model = network(shape)
+        what = task(model, "untargeted", shape)
+        assert Passes(DefendedModel(model), 64).incremental(shape, torch.device("cpu")) is not None
+        short = search(name, norm, model, what, eps=eps)
+        monkeypatch.setattr(Passes, "incremental", lambda *_: None)
+        assert_same(short, search(name, norm, model, what, eps=eps))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rbl_attacks.one_pixel import OnePixel, painted
+from rbl_attacks.one_pixel import OnePixel, painted, places
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
@@ -120,7 +120,7 @@ def test_a_parent_is_only_replaced_by_a_child_that_is_no_worse():
         )
         assert best is None or (state.fitness >= best).all()
         best = state.fitness
-    survivors = model(painted(x, state.parents).flatten(0, 1))
+    survivors = model(painted(x, places(state.parents, x.shape[2:]), state.parents).flatten(0, 1))
     again = query.loss(survivors, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
     assert torch.allclose(again, state.fitness, atol=1e-6)
 
