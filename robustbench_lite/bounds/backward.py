@@ -74,12 +74,14 @@ class Backward:
             channel = units // (here.shape[1] * here.shape[2]) if image_shaped else units
             self._shift(None if bias is None else sign * bias[channel])
             source, ready = here.inputs[0], ready if sign == 1 else -ready
-            if costs is not None:
+            if costs is None:
+                self._to(source, ready, window)
+            else:  # past the slopes, which are 0 in the padding
                 ends = [cost.flatten(1)[self.rows.owner, units] for cost in (costs if sign == 1 else costs[::-1])]
                 self.constant, self.negative = self.constant + ends[0], self.negative + ends[1]
                 ready = self._sloped(ready, lines[source], None, window)
                 (source,) = self.graph.nodes[source].inputs
-            self._to(source, ready, window)
+                self._to(source, ready, window, masked=True)
         elif image_shaped:
             one = F.one_hot(units // (here.shape[1] * here.shape[2]), here.shape[0]).to(self.graph.dtype)
             self.start(node, sign * one[:, :, None, None], _ONE_UNIT)
@@ -141,7 +143,7 @@ class Backward:
         else:
             self.start(source, operation.transpose(a, self.graph.nodes[source].shape), window)
 
-    def _to(self, source: int, a: Tensor, window: Window | None) -> None:
+    def _to(self, source: int, a: Tensor, window: Window | None, *, masked: bool = False) -> None:
         """Rows that a layer has left in its input: windows are masked, and made whole once that is the smaller."""
         node = self.graph.nodes[source]
         if window is not None and window.size[0] * window.size[1] >= node.shape[1] * node.shape[2]:
@@ -149,7 +151,7 @@ class Backward:
         # At activations and at the image, what is gathered is zero in the padding anyway.
         elif (
             window is not None
-            and not isinstance(node.operation, Activation | Input)
+            and not (masked or isinstance(node.operation, Activation | Input))
             and window.leaves(node.shape, self.rows.grid)
         ):
             a = a * self.rows.mask(a, node.shape, window)

@@ -19,6 +19,7 @@ from robustbench_lite.bounds.region import region_of
 from robustbench_lite.bounds.stages import STAGES, Question, Work
 from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.memory import keep_freed_memory
 from robustbench_lite.threat.norms import Norm, norm_by_name
 
 METHODS = (*STAGES, "auto", "lipschitz")
@@ -98,6 +99,8 @@ def proofs(
     if not bool((radii >= 0).all()):
         raise UsageError("eps must be a number of at least 0, or one for each sample.")
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    if device.type == "cpu":
+        keep_freed_memory()
     graphs = _Graphs(model, tuple(x.shape[1:]))
     batch = _by_lipschitz(graphs, chosen) if method == "lipschitz" else _Run(graphs, chosen, method, box).batch
     for start in range(0, len(x), batch_size):
