@@ -96,7 +96,7 @@ def attack(
             seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
             fresh=fresh, keep_adversarials=True, outputs=plan.outputs(outputs), on_progress=on_progress,
         )  # fmt: skip
-        eps = plan.usual_eps(norm, dataset) if eps is None else eps
+        eps = plan.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
         attacks = plan.attacks(chosen_attack, threat, _unheard)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]

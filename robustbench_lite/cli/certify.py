@@ -53,7 +53,7 @@ def certify(
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
-        eps = plan.usual_eps(norm, dataset) if eps is None else eps
+        eps = plan.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps)
         if threat.eps is None:
             raise UsageError("A certificate is for a ball and needs its radius: give --eps, for example --eps 0.1.")

@@ -66,7 +66,7 @@ def evaluate(
             fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
             on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
         )  # fmt: skip
-        eps = plan.usual_eps(norm, dataset) if eps is None else eps
+        eps = plan.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
         attacks = plan.attacks(attack or ["pgd"], threat, left_out.append)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]

@@ -53,9 +53,9 @@ class PlannedCell(NamedTuple):
     state: str
 
 
-def usual_eps(norm: str, dataset: str) -> str | None:
-    """The radius taken when none is given; ``None`` where there is no usual one."""
-    return _USUAL_EPS.get((norm_by_name(norm).name, dataset))
+def radius(eps: str | None, norm: str, dataset: str) -> str | None:
+    """``--eps``, or the usual radius of that norm and data set; ``None`` where there is none."""
+    return _USUAL_EPS.get((norm_by_name(norm).name, dataset)) if eps is None else eps
 
 
 def batch_size(text: str) -> int | Literal["auto"]:

@@ -20,7 +20,8 @@ from robustbench_lite.threat import ThreatModel
     ],
 )
 def test_the_usual_radius_is_taken_where_there_is_one(norm: str, dataset: str, eps: str | None) -> None:
-    assert plan.usual_eps(norm, dataset) == eps
+    assert plan.radius(None, norm, dataset) == eps
+    assert plan.radius("0.5", norm, dataset) == "0.5"
 
 
 def test_a_batch_size_is_a_number_or_auto() -> None:
