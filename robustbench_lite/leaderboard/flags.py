@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from robustbench_lite.leaderboard.ranking import mcnemar
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Column, Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
+from robustbench_lite.records.statistics import wilson
 
 _GRADIENT = "GRADIENT"
 _ONE_STEP = "fgsm"
@@ -27,6 +29,7 @@ def flags_of(sheet: Sheet, row: int) -> list[str]:
         for column, found in cells:
             flags |= {f"{group.title}, {column.heading}: {note}" for note in found.record.provenance.flags}
         flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
+        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(cells)}
         flags |= {f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)}
     flags |= set(_over_radii(sheet, row))
     return sorted(flags)
@@ -54,6 +57,22 @@ def _masking(sheet: Sheet, cells: list[tuple[Column, Found]]) -> list[str]:
                     f"{what} ({weaker.heading} {first.mean():.1%}, {stronger.heading} {second.mean():.1%}): masked gradients?"
                 )
     return reasons
+
+
+def _fewer_samples(cells: list[tuple[Column, Found]]) -> list[str]:
+    """What is left of the samples that every attack saw is well below the worst case of all of them."""
+    if len({found.arrays.n for _, found in cells}) < 2:
+        return []
+    held: dict[int, bool] = {}
+    for _, found in cells:
+        for sample, robust in zip(found.record.identity.data.ids().tolist(), found.arrays.robust.tolist(), strict=True):
+            held[sample] = held.get(sample, True) and robust
+    common = reduce(np.intersect1d, [found.record.identity.data.ids() for _, found in cells]).tolist()
+    left, all_left = sum(held[sample] for sample in common), sum(held.values()) / len(held)
+    if not common or wilson(left, len(common)).high >= all_left:
+        return []
+    seen_by_all = f"{left / len(common):.1%} on the {len(common):,} samples that every attack saw"
+    return [f"the worst case is {seen_by_all}, {all_left:.1%} on all"]
 
 
 def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[tuple[Column, Found]]) -> list[str]:

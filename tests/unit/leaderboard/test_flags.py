@@ -41,6 +41,17 @@ def test_anything_left_at_half_the_range_is_flagged(sheet: Make) -> None:
     assert "too weak" in flag
 
 
+def test_a_worst_case_that_rests_on_samples_which_a_stronger_attack_never_saw_is_flagged(sheet: Make) -> None:
+    few = cell("d", "pgd", "1" * 20, "0" * 20, parameters={"steps": 7})
+    (flag,) = flags_of(sheet(cell("d", "pgd", ALL, ALL), few), 0)
+    assert flag == "Linf 0.1: the worst case is 0.0% on the 20 samples that every attack saw, 50.0% on all"
+
+
+def test_fewer_samples_that_say_the_same_are_not_flagged(sheet: Make) -> None:
+    few = cell("d", "pgd", "1" * 20, "10" * 10, parameters={"steps": 7})
+    assert flags_of(sheet(cell("d", "pgd", ALL, HALF), few), 0) == []
+
+
 def test_notes_of_a_record_are_handed_on(sheet: Make) -> None:
     (flag,) = flags_of(sheet(cell("d", "pgd", ALL, HALF, flags=["random model"])), 0)
     assert flag == "Linf 0.1, pgd: random model"
