@@ -9,30 +9,13 @@ import torch
 from torch import Tensor
 
 from rbl_attacks.zoo_space import NoiseSpace
+from rbl_attacks.zoo_state import ZOOState
 from rbl_attacks.zoo_update import STEP, Slopes, adam, differences, newton
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Access, Answer, Attack, Query
 from robustbench_lite.search.losses import margin_loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-
-
-@dataclass(frozen=True)
-class ZOOState(State):
-    x: Tensor
-    noise: Tensor  # (B, D)
-    order: Tensor  # (B, D) coordinates at random; each move takes the next part
-    moments: Tensor  # (B, 3, D): Adam's two moments, and how often each coordinate has moved
-    const: Tensor  # (B,) c of equation 4; ``below`` and ``above`` enclose it
-    below: Tensor
-    above: Tensor
-    reached: Tensor  # (B,) bool, this c has led to a success
-    probing: Tensor  # (B,) bool, asks about the image as it stands only
-    milestone: Tensor  # (B,) the objective a tenth of the steps ago
-    search: Tensor  # (B,) values of c that are done
-    step: Tensor  # (B,) moves with this c
-    moves: Tensor  # (B,) moves in all
-    rng: SampleRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +89,10 @@ class ZOO(Attack):
     def ask(self, state: ZOOState) -> Query:
         space, at = self._space(state.x.shape[1:]), self._next(state)
         points = space.around(state.x, state.noise, at, STEP[self.update])
-        beside = space.neighbours(points, at) if space.separate else None
-        alone = state.probing | (state.step >= self.steps)  # a row that took its last step has that point judged
-        if alone.device.type == "cpu" and not bool(alone.any()):  # an accelerator would have to wait for the look
-            return Query.scores(points, loss=margin_loss, beside=beside)
-        valid = ~alone.unsqueeze(1) | (torch.arange(points.shape[1], device=alone.device) == 0)  # (B, 2 n + 1)
-        return Query.scores(points, valid, loss=margin_loss, beside=beside)
+        alone, valid = state.probing | (state.step >= self.steps), None  # a row that took its last step has that point judged
+        if alone.device.type != "cpu" or bool(alone.any()):  # an accelerator would have to wait for the look
+            valid = ~alone.unsqueeze(1) | (torch.arange(points.shape[1], device=alone.device) == 0)  # (B, 2 n + 1)
+        return Query.scores(points, valid, loss=margin_loss, beside=space.neighbours(points, at))
 
     def tell(self, state: ZOOState, answer: Answer) -> ZOOState:
         lead = -answer.need_loss()  # (B, 2 n + 1), the margin

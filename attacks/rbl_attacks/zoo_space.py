@@ -100,8 +100,10 @@ class NoiseSpace:
         whole[:, 1:].scatter_(2, at.unsqueeze(2), moved.unsqueeze(2))
         return whole.reshape(*whole.shape[:2], *self.shape) if self.separate else self.image(x, whole)
 
-    def neighbours(self, points: Tensor, at: Tensor) -> Neighbours:
+    def neighbours(self, points: Tensor, at: Tensor) -> Neighbours | None:
         """How the ``points`` (B, 2 n + 1, C, H, W) around the coordinates ``at`` (B, n) lie to the first of them."""
+        if not self.separate:
+            return None
         pixel = at % (self.shape[1] * self.shape[2])
         return Neighbours(points[:, 0], torch.cat([pixel[:, :1], pixel, pixel], 1))
 
