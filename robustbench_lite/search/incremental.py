@@ -16,12 +16,20 @@ from torch import Tensor, nn
 
 from robustbench_lite.search.convolution import FrozenStridedConv2d, LayoutKeepingFlatten, hooked
 from robustbench_lite.search.defended import Pointwise, Wrapper
-from robustbench_lite.search.pixel_windows import Axis, WindowedConvolution, WindowedLinear, Windows, at_least, windows_of
+from robustbench_lite.search.pixel_windows import (
+    Axis,
+    WindowedConvolution,
+    WindowedLinear,
+    Windows,
+    at_least,
+    entries,
+    windows_of,
+)
 
 LEAST_GAIN = 3.0
 """A chain whose windows cost more than the whole pass divided by this is not worth the sorting."""
 LARGEST_TABLE = 16_000_000
-"""Entries of the linear layer's matrices, one for each place of the window: 64 MB."""
+"""Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to gain anything."""
 SMALLEST_BATCH = 16
 """Smaller passes are padded: below it kernels change, and the last bits of a row with its company."""
 
@@ -48,6 +56,8 @@ class Incremental:
         convolutions: list[WindowedConvolution] = []
         axes = Axis(0, shape[1] - 1, 1, shape[1]), Axis(0, shape[2] - 1, 1, shape[2])
         for layer in layers[front:flatten:2]:
+            if entries(layer, axes) > LARGEST_TABLE:  # type: ignore[arg-type]
+                return None
             convolutions.append(WindowedConvolution.of(layer, axes))  # type: ignore[arg-type]
             axes = convolutions[-1].after
             if any(axis.size < 1 or axis.length > axis.size for axis in axes):

@@ -6,6 +6,7 @@ by the columns that belong to the window's place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.search.convolution import FrozenStridedConv2d
+from robustbench_lite.search.convolution import FrozenStridedConv2d, Pair
 
 SMALLEST_GROUP = 8
 """Smaller matrix products are padded: below it kernels change, and the last bits of a row with its company."""
@@ -75,16 +76,15 @@ class WindowedConvolution:
 
     @classmethod
     def of(cls, layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> WindowedConvolution:
-        weight = layer.weight.detach()
-        stride, padding = (layer.stride[0], layer.stride[1]), (int(layer.padding[0]), int(layer.padding[1]))
-        after = tuple(_axis_after(*part) for part in zip(before, weight.shape[2:], stride, padding, strict=True))
+        weight, (stride, padding) = layer.weight.detach(), _steps(layer)
+        after = axes_after(layer, before)
         rows, columns = (_taps(*part) for part in zip(before, after, weight.shape[2:], stride, strict=True))
         padded = F.pad(weight, (0, 1, 0, 1))  # a last tap of 0, for pairs of positions that the kernel does not join
         # (sh, 1, h, 1, h', 1) and (1, sw, 1, w, 1, w') of taps -> (O, C, sh, sw, h, w, h', w')
         joined = padded[:, :, rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]]
         ordered = joined.permute(2, 3, 4, 5, 1, 6, 7, 0)
         matrices = ordered.reshape(stride[0] * stride[1], before[0].length * before[1].length * weight.shape[1], -1)
-        return cls(weight, stride, padding, before, (after[0], after[1]), matrices.contiguous())
+        return cls(weight, stride, padding, before, after, matrices.contiguous())
 
     @property
     def cost(self) -> int:
@@ -164,6 +164,24 @@ def windows_of(output: Tensor, windows: Windows, axes: tuple[Axis, Axis]) -> Ten
     offset = (offset + torch.arange(wide.length, device=first.device)).flatten()
     at = (first[:, None] + offset).flatten()
     return padded.flatten(0, 2).index_select(0, at).reshape(len(first), high.length, wide.length, padded.shape[3])
+
+
+def axes_after(layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> tuple[Axis, Axis]:
+    """Where windows lie behind ``layer``."""
+    (high, wide), (stride, padding), (kh, kw) = before, _steps(layer), layer.weight.shape[2:]
+    return _axis_after(high, kh, stride[0], padding[0]), _axis_after(wide, kw, stride[1], padding[1])
+
+
+def entries(layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> int:
+    """How many numbers the matrices of ``layer`` hold."""
+    outputs, inputs = layer.weight.shape[:2]
+    positions = [axis.length for axis in (*before, *axes_after(layer, before))]
+    return math.prod([*_steps(layer)[0], outputs, inputs, *positions])
+
+
+def _steps(layer: nn.Conv2d | FrozenStridedConv2d) -> tuple[Pair, Pair]:
+    """Stride and padding."""
+    return (layer.stride[0], layer.stride[1]), (int(layer.padding[0]), int(layer.padding[1]))
 
 
 def _axis_after(before: Axis, kernel: int, stride: int, padding: int) -> Axis:

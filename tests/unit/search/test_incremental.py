@@ -132,6 +132,14 @@ def test_other_networks_are_left_to_whole_passes(model):
     assert Incremental.of(model, (1, 28, 28)) is None
 
 
+def test_windows_that_grow_too_large_are_never_built():
+    layers = [nn.Conv2d(64, 64, 3, padding=1, device="meta") for _ in range(8)]
+    first = nn.Conv2d(3, 64, 3, padding=1, device="meta")
+    chain_of = [part for layer in (first, *layers) for part in (layer, nn.ReLU())]
+    model = nn.Sequential(*chain_of, nn.Flatten(), nn.Linear(64 * 32 * 32, 10, device="meta"))
+    assert Incremental.of(model, (3, 32, 32)) is None
+
+
 def test_a_network_that_gains_nothing_is_left_to_whole_passes(monkeypatch):
     model = chain((1, 9, 9), [(2, 3, 1, 1)] * 3)
     assert Incremental.of(model, (1, 9, 9)) is not None
