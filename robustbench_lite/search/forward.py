@@ -12,9 +12,7 @@ from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.incremental import Incremental
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
-
-SMALLEST_BATCH = 16
-"""Smaller batches are padded: below it, matrix kernels change and the last bits of a row would depend on its company."""
+from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
 
 
 class Points(NamedTuple):
@@ -35,10 +33,7 @@ class Points(NamedTuple):
         return Points(*(field[index] for field in self))
 
     def padded(self) -> Points:
-        missing = SMALLEST_BATCH - len(self.x)
-        if missing <= 0:
-            return self
-        return Points(*(torch.cat([field, field[-1:].expand(missing, *field.shape[1:])]) for field in self))
+        return self if len(self.x) >= SMALLEST_BATCH else Points(*(at_least(field, SMALLEST_BATCH) for field in self))
 
 
 class Passes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,15 @@ from robustbench_lite.search.pixel_windows import (
     WindowedConvolution,
     WindowedLinear,
     Windows,
-    at_least,
     entries,
     windows_of,
 )
+from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
 
 LEAST_GAIN = 3.0
 """A chain whose windows cost more than the whole pass divided by this is not worth the sorting."""
 LARGEST_TABLE = 16_000_000
 """Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to gain anything."""
-SMALLEST_BATCH = 16
-"""Smaller passes are padded: below it kernels change, and the last bits of a row with its company."""
 
 
 class Incremental:
@@ -71,7 +70,7 @@ class Incremental:
         made = cls(front, convolutions, WindowedLinear.of(first, axes), layers)
         return made if made.gain >= LEAST_GAIN else None
 
-    @property
+    @cached_property
     def gain(self) -> float:
         """Multiplications of a whole pass for one of a window."""
         rest = sum(layer.weight.numel() for layer in self.linear[1:])

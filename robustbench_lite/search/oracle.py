@@ -119,8 +119,12 @@ class Oracle:
         full = self.passes.batch_size
         if self.attack.asks_neighbours(threat, shape):
             incremental = self.passes.incremental(shape, self.device)
-            full = full if incremental is None else int(full * incremental.gain)
+            full = full if incremental is None else self._full(incremental)
         return max(1, full // self.attack.points(shape))
+
+    def _full(self, incremental: Incremental) -> int:
+        """Neighbours that take as many multiplications as a batch of the model."""
+        return int(self.passes.batch_size * incremental.gain)
 
     def _incremental(self, query: Query) -> Incremental | None:
         if query.beside is None or query.access == Access.GRADIENT:
@@ -133,7 +137,7 @@ class Oracle:
         (base, place), (rows, count) = query.beside, cost.valid.shape
         at = place[:, :, None, None].expand(-1, -1, base.shape[1], 1)
         pixel = query.points.flatten(3).gather(3, at).reshape(rows * count, -1)  # (B P, C)
-        step = max(1, int(self.passes.batch_size * incremental.gain) // count)
+        step = max(1, self._full(incremental) // count)
         parts = []
         for start in range(0, rows, step):
             part = slice(start, start + step)

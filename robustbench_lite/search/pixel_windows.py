@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.search.convolution import FrozenStridedConv2d, Pair
+from robustbench_lite.search.rows import at_least
 
 SMALLEST_GROUP = 8
 """Smaller matrix products are padded: below it kernels change, and the last bits of a row with its company."""
@@ -67,9 +68,8 @@ class WindowedConvolution:
     """One convolution with its ReLU, as a map of windows."""
 
     weight: Tensor
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    before: tuple[Axis, Axis]
+    stride: Pair
+    padding: Pair
     after: tuple[Axis, Axis]
     matrices: Tensor
     """(sh sw, h w C, h' w' O): what a window becomes, for each offset of its first position from the stride's grid."""
@@ -84,7 +84,7 @@ class WindowedConvolution:
         joined = padded[:, :, rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]]
         ordered = joined.permute(2, 3, 4, 5, 1, 6, 7, 0)
         matrices = ordered.reshape(stride[0] * stride[1], before[0].length * before[1].length * weight.shape[1], -1)
-        return cls(weight, stride, padding, before, after, matrices.contiguous())
+        return cls(weight, stride, padding, after, matrices.contiguous())
 
     @property
     def cost(self) -> int:
@@ -195,8 +195,3 @@ def _taps(before: Axis, after: Axis, kernel: int, stride: int) -> Tensor:
     offset = torch.arange(stride)[:, None, None]
     tap = kernel - 1 - offset + torch.arange(before.length)[:, None] - stride * torch.arange(after.length)
     return torch.where((tap >= 0) & (tap < kernel), tap, kernel)
-
-
-def at_least(rows: Tensor, count: int) -> Tensor:
-    missing = count - len(rows)
-    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

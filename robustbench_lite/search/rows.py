@@ -48,3 +48,13 @@ class Rows:
     def _map(self: R, function: Any) -> R:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor | Rows)})
+
+
+SMALLEST_BATCH = 16
+"""Smaller batches are padded: below it, matrix kernels change and the last bits of a row would depend on its company."""
+
+
+def at_least(rows: Tensor, count: int) -> Tensor:
+    """``rows`` (N, ...), the last repeated until there are ``count``."""
+    missing = count - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
