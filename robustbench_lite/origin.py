@@ -6,7 +6,6 @@ everything else is handed in by the user.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +75,7 @@ def images_of(
     ids = torch.from_numpy(wanted.ids())
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(data):
         raise DataError(f"{data.name} ({data.split}) has {len(data):,} images here, and sample {int(ids.max())} was attacked.")
-    return replace(data, x=data.x[ids], y=data.y[ids], ids=ids)
+    return data.take(ids)
 
 
 def _defense(named: PluginId, allow_code: bool) -> Defense:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,8 +52,7 @@ def gather(cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, set
     x, y, x_adv = data.x[broken], data.y[broken], cell.x_adv[broken]
     if not len(x_adv):
         return adversarials.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, y, y, y))
-    rows = dataclasses.replace(data, x=x, y=y, ids=data.ids[broken])
-    seen = replay(set_up(subject, data, settings), rows, x_adv, threat, lambda done: None)
+    seen = replay(set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None)
     return adversarials.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label))
 
 
@@ -71,7 +69,7 @@ def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_r
     parts = []
     for start in range(0, len(rows), batch_size):
         index = slice(start, start + batch_size)
-        part = dataclasses.replace(rows, x=rows.x[index], y=rows.y[index], ids=rows.ids[index])
+        part = rows.take(index)
         logits, correct = clean_logits(model, part, batch_size, device, seed)
         target = targets(threat, logits, part, seed)
         finding = judge.examine(x_adv[index], part.x, part.y, target, part.ids)

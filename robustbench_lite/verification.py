@@ -177,7 +177,7 @@ def _clean_rows(saved: Adversarials, data: Dataset | None) -> tuple[Dataset, Dat
     named, here = saved.record.identity.data, None
     if data is not None:
         broken = torch.from_numpy(saved.outcomes.broken)
-        here = dataclasses.replace(data, x=data.x[broken], y=data.y[broken], ids=data.ids[broken])
+        here = data.take(broken)
     if saved.context is not None:
         x, y = saved.context.x, saved.context.y
         return Dataset(named.name, named.split, x, y, saved.ids, None, len(y)), here

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustbench_lite import evaluation, inputs
+from robustbench_lite import evaluation, inputs, replay
 from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.errors import DataError
 from robustbench_lite.evaluation import Settings, targets
@@ -163,14 +162,15 @@ class Bench:
     def _examples(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> list[Example]:
         data = inputs.applicable(_part(self.data, ids), slot.threat)
         arrays, x_adv = self._from_fit(slot, found, data, keep=True)
-        subject, settings = self.subject(slot.row), self._settings(slot)
-        module = prepare(subject.module, subject.defense, torch.device("cpu"), settings.outputs).module
-        examples = []
-        for row in np.flatnonzero(arrays.broken).tolist() if x_adv is not None else []:
-            pair = torch.stack([data.x[row], x_adv[row]])  # type: ignore[index]
-            before, after = (_class_name(data, int(label)) for label in module(pair).argmax(1))
-            examples.append(example(int(data.ids[row]), before, after, pair[0].numpy(), pair[1].numpy()))
-        return examples
+        broken = torch.from_numpy(arrays.broken)
+        if x_adv is None or not broken.any():
+            return []
+        shown, x_adv = data.take(broken), x_adv[broken]
+        setup = replay.set_up(self.subject(slot.row), data, self._settings(slot))
+        seen = replay.replay(setup, shown, x_adv, slot.threat, lambda done: None)
+        labels = [[_class_name(data, label) for label in column.tolist()] for column in (seen.before, seen.finding.label)]
+        pairs = zip(shown.x.numpy(), x_adv.numpy(), strict=True)
+        return [example(*row, *pair) for row, pair in zip(zip(shown.ids.tolist(), *labels, strict=True), pairs, strict=True)]
 
 
 def _class_name(data: Dataset, label: int) -> str:
@@ -179,8 +179,7 @@ def _class_name(data: Dataset, label: int) -> str:
 
 def _part(data: Dataset, ids: NDArray[np.int64]) -> Dataset:
     """The samples ``ids``, in that order."""
-    rows = torch.from_numpy(positions(ids, data.ids.numpy()))
-    return dataclasses.replace(data, x=data.x[rows], y=data.y[rows], ids=data.ids[rows])
+    return data.take(torch.from_numpy(positions(ids, data.ids.numpy())))
 
 
 @contextlib.contextmanager

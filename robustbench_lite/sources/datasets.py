@@ -63,6 +63,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
+    def take(self, rows: Tensor | slice) -> Dataset:
+        """Some of the samples, by position or by mask: images, labels and ids go together."""
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows])
+
     def class_name(self, label: int) -> str:
         """The name of a class; its number where it has none."""
         names = self.class_names or ()
@@ -85,7 +89,7 @@ class Dataset:
         """The first ``limit`` samples."""
         if not 1 <= limit <= len(self):
             raise DataError(f"limit is {limit}; {self.name} ({self.split}) has {len(self):,} images.")
-        return replace(self, x=self.x[:limit], y=self.y[:limit], ids=self.ids[:limit])
+        return self.take(slice(limit))
 
 
 def load_dataset(

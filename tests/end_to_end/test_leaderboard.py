@@ -332,6 +332,17 @@ def test_a_submitted_network_is_measured_and_replayed_and_its_code_runs_only_whe
     expect(rbl, root, "model.weights_sha256: the board asks for")
 
 
+def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl, tmp_path: Path) -> None:
+    head, rest = BOARD.split('[[rows]]\ndefense = "none"', 1)
+    rows = '[[rows]]\ndefense = "gaussian_noise"\n[[rows]]\ndefense = "feature_squeezing detect=true"\n'
+    declare(tmp_path, head + rows + rest[rest.index("[[threats]]") :].split('[[threats.attacks]]\nattack = "pgd')[0])
+    assert rbl("leaderboard", "run", "-q", "--root", str(tmp_path)).code == 0
+    shown = [json.loads(path.read_text())["examples"] for path in (tmp_path / "results" / "tiny" / "gallery").iterdir()]
+    assert len(shown) == 2
+    assert all(one["before"] != one["after"] for examples in shown for one in examples)
+    assert rbl("leaderboard", "run", "--root", str(tmp_path)).out.count("done") == 0
+
+
 # What came of it
 
 
