@@ -58,6 +58,8 @@ def ours(options: argparse.Namespace) -> Runner:
         params = {"sweep": False}
     elif options.attack == "pgd":
         params["step_size"] = options.step_size
+    elif options.attack == "boundary":
+        params["grains"] = options.grains
     elif options.attack == "one_pixel":
         params = {"population": options.population, "generations": options.steps, "search": options.search}
     elif options.attack == "zoo":
@@ -170,9 +172,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--peer-steps", type=int, help="steps of the peers, where theirs are to be others than ours")
     parser.add_argument("--step-size", type=float, default=0.01)
     parser.add_argument("--population", type=int, default=400, help="one_pixel; --steps are its generations, --eps its pixels")
     parser.add_argument("--search", choices=["evolution", "exhaustive"], default="evolution", help="one_pixel, ours")
+    parser.add_argument("--grains", type=int, default=2, help="boundary, ours: 3 for a few hundred steps, 1 as in the paper")
     parser.add_argument("--fit-batch", type=int, default=64, help="patch: training images a step; --eps are its pixels")
     parser.add_argument("--search-steps", type=int, default=9, help="zoo, carlini_wagner: values of c")
     parser.add_argument("--art-batch-size", type=int, default=1, help="zoo: 1 is ART's default, 256 packs a step in one call")
@@ -197,9 +201,9 @@ def main() -> None:
         sys.exit(f"{' and '.join(missing)} not installed: pip install 'robustbench_lite[peers]', or leave it out of --against.")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    theirs = argparse.Namespace(**vars(options) | {"steps": options.peer_steps or options.steps})
     measure(
-        [Contestant("robustbench_lite", ours(options)), *(Contestant(n, PEERS[n](options)) for n in options.against)],
-        options,
+        [Contestant("robustbench_lite", ours(options)), *(Contestant(n, PEERS[n](theirs)) for n in options.against)], options
     )
 
 
