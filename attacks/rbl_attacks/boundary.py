@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rbl_attacks.boundary_start import BoundaryState, bank, noise, other_images, shares
+from rbl_attacks.boundary_start import BoundaryState, bank, noise, other_images, shares, waves
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Query
 from robustbench_lite.search.forward import Passes, Points
@@ -17,8 +17,9 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
 
-FIRST_STEP, FACTOR, CONVERGED = 0.01, 1.5, 1e-7
-"""First delta and epsilon, by how much they change at once, and the epsilon of a row that has converged: the authors' code."""
+FIRST_STEP, FACTOR, CONVERGED = 0.1, 1.5, 1e-7
+"""First delta and epsilon (the authors' 0.01 spends a thousand queries on growing), by how much they change at once, and the
+epsilon of a row that has converged."""
 SPHERE_WINDOW, JOINT_WINDOW = 20, 30
 """Moves between two changes of a step size. The paper counts 100 orthogonal moves; 20 settle five times sooner."""
 
@@ -28,18 +29,22 @@ class Boundary(FittedAttack):
     """Walk along the decision boundary towards the image, seeing labels only.
 
     Deviations, each for a nearer point at the same number of queries: several proposals from one point, of which the nearest
-    success is taken (so steps grow at lower rates of success), in opposite pairs (half of the random numbers); shorter windows;
-    blended noise of several grains (uniform noise is one class to many networks), narrowed down to the boundary.
+    success is taken (so steps grow at lower rates of success), in opposite pairs (half of the random numbers); longer first
+    steps, shorter windows; smooth noise in turn with white noise (networks react more to low frequencies: Brunner et al. 2019,
+    arXiv:1812.09803); blended noise of several grains to start from (uniform noise is one class to many networks), narrowed
+    down to the boundary.
 
     Args:
         steps: proposals that a row tries, ``proposals`` from one point; with the tested orthogonal moves 1.1 queries a step.
         proposals: points tried from one place.
+        grains: kinds of noise that proposals take in turn: white, then smooth over 2, 4, ... pixels. The paper's is 1.
         bisections: queries that narrow the first success down to the boundary, each by a factor of ``proposals`` + 2.
         start: ``noise``, or ``images``: training images of other classes, which the attack is then fitted on.
         start_draws: queries for a start after which a row counts as not attackable.
     """
 
     name: ClassVar[str] = "boundary"
+    version: ClassVar[int] = 2
     access: ClassVar[Access] = Access.LABELS
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
@@ -48,15 +53,16 @@ class Boundary(FittedAttack):
 
     steps: int = 25_000
     proposals: int = 6
+    grains: int = 2
     bisections: int = 3
     start: Literal["noise", "images"] = "noise"
     start_draws: int = 20
 
     def __post_init__(self) -> None:
-        too_few = min(self.steps, self.proposals, self.start_draws, self.bisections + 1) < 1
+        too_few = min(self.steps, self.proposals, self.grains, self.start_draws, self.bisections + 1) < 1
         if too_few or self.start not in ("noise", "images"):
-            needs = "steps, proposals and start_draws of at least 1, no negative bisections, and start=noise or start=images"
-            raise UsageError(f"boundary needs {needs}.")
+            counts = "steps, proposals, grains and start_draws of at least 1, no negative bisections"
+            raise UsageError(f"boundary needs {counts}, and start=noise or start=images.")
 
     @property
     def fits(self) -> bool:
@@ -132,7 +138,7 @@ class Boundary(FittedAttack):
         """The next proposals of every row: along the sphere around the image, then towards it (figure 2)."""
         x, away = state.x.unsqueeze(1), (state.current - state.x).unsqueeze(1)  # (B, 1, C, H, W)
         distance = away.flatten(1).norm(dim=1)
-        noise = state.rng.normal(state.asked, ((self.proposals + 1) // 2, *x.shape[2:]))
+        noise = waves(state.rng, state.asked, (self.proposals + 1) // 2, state.asked % self.grains, state.x.shape[1:])
         noise = torch.cat([noise, -noise], 1)[:, : self.proposals]  # (B, P, C, H, W)
         along = (noise * away).flatten(2).sum(2) / distance.square().clamp_min(1e-12).unsqueeze(1)  # (B, P)
         noise -= along[..., None, None, None] * away

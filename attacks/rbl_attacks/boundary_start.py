@@ -1,4 +1,4 @@
-"""Where a row of the Boundary attack stands, and where it starts: noise of several grains, or images of other classes."""
+"""Where a row of the Boundary attack is, where it starts and which ways it tries: noise of several grains, other images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import State
@@ -53,6 +54,18 @@ def noise(rng: SampleRng, draw: Tensor, count: int, shape: torch.Size) -> Tensor
         down, across = (torch.arange(n, device=points.device) >> number // 2 for n in shape[1:])
         points[:, number] = points[:, number][..., down.unsqueeze(1), across]
     return points
+
+
+def waves(rng: SampleRng, draw: Tensor, count: int, grain: Tensor, shape: torch.Size) -> Tensor:
+    """Normal noise, (M, count, C, H, W): white in rows of ``grain`` (M,) 0, else drawn in 2^grain pixels and interpolated."""
+    out = torch.empty(len(grain), count, *shape, device=grain.device)
+    for size in sorted(set(grain.tolist())):
+        rows = (grain == size).nonzero().squeeze(1)
+        edges = [-(-edge // 2**size) for edge in shape[1:]]
+        coarse = rng.select(rows).normal(draw[rows], (count, shape[0], *edges))
+        smooth = coarse if not size else F.interpolate(coarse.flatten(0, 1), list(shape[1:]), mode="bilinear")
+        out[rows] = smooth.reshape(len(rows), count, *shape)
+    return out
 
 
 def other_images(rng: SampleRng, draw: Tensor, count: int, y: Tensor, images: Tensor | None) -> Tensor:

@@ -168,9 +168,11 @@ class Bench:
         shown, x_adv = data.take(broken), x_adv[broken]
         setup = replay.set_up(self.subject(slot.row), data, self._settings(slot))
         seen = replay.replay(setup, shown, x_adv, slot.threat, lambda done: None)
-        labels = [[_class_name(data, label) for label in column.tolist()] for column in (seen.before, seen.finding.label)]
-        pairs = zip(shown.x.numpy(), x_adv.numpy(), strict=True)
-        return [example(*row, *pair) for row, pair in zip(zip(shown.ids.tolist(), *labels, strict=True), pairs, strict=True)]
+        said = (shown.ids.tolist(), seen.before.tolist(), seen.finding.label.tolist(), shown.x.numpy(), x_adv.numpy())
+        return [
+            example(sample, _class_name(data, before), _class_name(data, after), x, changed)
+            for sample, before, after, x, changed in zip(*said, strict=True)
+        ]
 
 
 def _class_name(data: Dataset, label: int) -> str:

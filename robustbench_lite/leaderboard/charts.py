@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Sheet, short_attack
 from robustbench_lite.leaderboard.standing import Document
+from robustbench_lite.leaderboard.svg import inline
 
 #: Told apart with any colour vision, on white and on black (Okabe and Ito 2008).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a08a00", "#8f8f8f")
@@ -82,16 +81,20 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height))
 
 
-def _panels(count: int, *, across: int, width: float, height: float, top: float) -> tuple[Any, list[Any]]:
-    """``count`` panels of so many inches, rows filled one after the other."""
+def _panels(names: Sequence[str], count: int, *, across: int, width: float, height: float) -> tuple[Any, list[Any], int]:
+    """``count`` panels of so many inches, rows filled one after the other, under a legend of ``names`` in so many columns."""
     columns = min(count, across)
     rows = -(-count // columns)
-    figure = _figure(columns * width, rows * height + top)
+    entry = 0.6 + 0.065 * max(map(len, names))
+    wide = max(columns * width, entry)
+    beside = max(1, min(4, len(names), int(wide / entry)))
+    top = 0.5 + 0.16 * -(-len(names) // beside)
+    figure = _figure(wide, rows * height + top)
     grid = figure.add_gridspec(
-        rows, columns, left=0.55 / (columns * width), right=1 - 0.1 / (columns * width), wspace=0.25, hspace=0.6,
+        rows, columns, left=0.55 / wide, right=1 - 0.1 / wide, wspace=0.25, hspace=0.6,
         bottom=0.5 / (rows * height + top), top=1 - top / (rows * height + top),
     )  # fmt: skip
-    return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)]
+    return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)], beside
 
 
 def _name(sheet: Sheet, row: int) -> str:
@@ -166,7 +169,8 @@ def _over_eps(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, 
     wide = {key: rows for key, rows in sorted(series.items()) if max(map(len, rows.values())) > 2}
     if not wide:
         return None
-    figure, panels = _panels(len(wide), across=2, width=4.0, height=3.2, top=0.8)
+    names = [_name(sheet, row) for row in order]
+    figure, panels, columns = _panels(names, len(wide), across=2, width=4.0, height=3.2)
     for axes, ((norm, attack), rows) in zip(panels, wide.items(), strict=False):
         for place, row in enumerate(order):
             if row in rows:
@@ -176,14 +180,14 @@ def _over_eps(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, 
         axes.set_xlabel(f"eps, {norm}")
         axes.set_ylabel("robust accuracy, %")
         axes.set_ylim(-2, 102)
-    _legend(figure, panels)
+    _legend(figure, panels, columns)
     return "Accuracy against eps", "At 0 it is the clean accuracy.", figure
 
 
-def _legend(figure: Any, panels: list[Any]) -> None:
+def _legend(figure: Any, panels: list[Any], columns: int) -> None:
     """One legend above all panels; not every row is in each."""
     lines = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), loc="upper center", ncols=4 if len(panels) > 2 else 2, fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="upper center", ncols=columns, fontsize=8)
 
 
 def _points(found: Found) -> dict[float, float]:
@@ -203,7 +207,8 @@ def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, s
     ]
     if not panels:
         return None
-    figure, grid = _panels(len(panels), across=_ACROSS, width=3.0, height=2.3, top=0.9)
+    names = [_name(sheet, row) for row in order]
+    figure, grid, columns = _panels(names, len(panels), across=_ACROSS, width=3.0, height=2.3)
     for axes, (group, column) in zip(grid, panels, strict=False):
         for place, row in enumerate(order):
             found = sheet.cells.get((row, column.id))
@@ -216,7 +221,7 @@ def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, s
         axes.set_title(f"{column.heading}, {group.title}")
         axes.set_xlabel("queries a sample")
     grid[0].set_ylabel("attack success, %")
-    _legend(figure, grid)
+    _legend(figure, grid, columns)
     return (
         "Success against queries",
         "Share of the correctly classified samples that were broken within so many queries.",
@@ -250,28 +255,9 @@ def _line(axes: Any, xs: Sequence[float], ys: Sequence[float], place: int, label
 
 
 def _svg(figure: Any, name: str, words: str) -> str:
-    """The figure as an ``svg`` element that takes the page's text colour and font, and whose ids are its own."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = text.getvalue()[text.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = svg.replace(_TEXT, "currentColor").replace("'DejaVu Sans'", "inherit")
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = _smaller(svg)
-    head = rf'<svg role="img" aria-labelledby="{name}-title" viewBox=\1 xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    svg = re.sub(r"<svg[^>]*viewBox=(\"[^\"]*\")[^>]*>", head, svg, count=1)
-    return svg.replace(">", f'><title id="{name}-title">{escape(words)}</title>', 1).rstrip()
-
-
-def _smaller(svg: str) -> str:
-    """The same picture without what only people who read its source would miss; a tenth of a point is a fine enough place."""
-    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\.\d)\d+", r"\1", m[0]), svg)
-    svg = re.sub(r' style="[^"]*"', lambda m: re.sub(r"([:;]) ", r"\1", m[0]), svg)
-    svg = re.sub(r' d="[^"]*"', lambda m: re.sub(r"\s*([MLQCzZ])\s*", r"\1", m[0]).replace("\n", " "), svg)
-    return re.sub(r">\s+<", "><", svg)
+    return inline(text.getvalue().replace(_TEXT, "currentColor"), name, words)
 
 
 def drawn_by() -> str:

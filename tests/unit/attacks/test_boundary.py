@@ -1,4 +1,4 @@
-"""Where the Boundary attack starts."""
+"""Where the Boundary attack starts, and which ways it tries."""
 
 import dataclasses
 
@@ -7,11 +7,13 @@ import torch
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
-from rbl_attacks.boundary_start import ABSENT, PER_CLASS, bank, other_images
+from rbl_attacks.boundary_start import ABSENT, PER_CLASS, bank, other_images, waves
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.models import reference_model
 from tests.conftest import images, small_network
 
 SHAPE = (1, 6, 6)
@@ -65,3 +67,21 @@ def test_without_images_it_says_what_to_do(network, batch):
         rbl.evaluate(network, batch, "boundary start=images", norm="l2")
     with pytest.raises(UsageError, match="start=noise"):
         dataclasses.replace(Boundary(), start="nowhere")
+
+
+def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw():
+    rng, draw, grain = SampleRng.create(0, "test", torch.arange(60)), torch.arange(60), torch.arange(60) % 3
+    noise = waves(rng, draw, 4, grain, torch.Size((2, 9, 7)))  # edges that no grain divides
+    assert noise.shape == (60, 4, 2, 9, 7)
+    assert torch.equal(noise[grain == 0], rng.select((grain == 0).nonzero().squeeze(1)).normal(draw[grain == 0], (4, 2, 9, 7)))
+    part = torch.tensor([7, 2, 33])
+    assert torch.allclose(waves(rng.select(part), draw[part], 4, grain[part], torch.Size((2, 9, 7))), noise[part], atol=1e-6)
+    neighbours = [(noise[grain == g][..., 1:] * noise[grain == g][..., :-1]).mean().item() for g in range(3)]
+    assert abs(neighbours[0]) < 0.05 < 0.3 < neighbours[1] < neighbours[2]
+
+
+def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries():
+    data, model = load_dataset("fashion_mnist", limit=24), reference_model("fashion_mnist", "none").module
+    turns, white = rbl.evaluate(model, data, ["boundary steps=600", "boundary steps=600 grains=1"], norm="l2").cells
+    assert turns.median_distance < 0.9 * white.median_distance
+    assert turns.forward_queries.sum() < 1.01 * white.forward_queries.sum()
