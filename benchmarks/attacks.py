@@ -176,7 +176,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step-size", type=float, default=0.01)
     parser.add_argument("--population", type=int, default=400, help="one_pixel; --steps are its generations, --eps its pixels")
     parser.add_argument("--search", choices=["evolution", "exhaustive"], default="evolution", help="one_pixel, ours")
-    parser.add_argument("--grains", type=int, default=2, help="boundary, ours: 3 for a few hundred steps, 1 as in the paper")
+    parser.add_argument("--grains", type=int, default=2, help="boundary, ours: kinds of noise; 1 is the paper's")
     parser.add_argument("--fit-batch", type=int, default=64, help="patch: training images a step; --eps are its pixels")
     parser.add_argument("--search-steps", type=int, default=9, help="zoo, carlini_wagner: values of c")
     parser.add_argument("--art-batch-size", type=int, default=1, help="zoo: 1 is ART's default, 256 packs a step in one call")

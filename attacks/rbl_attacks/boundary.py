@@ -18,7 +18,7 @@ from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
 
 FIRST_STEP, FACTOR, CONVERGED = 0.1, 1.5, 1e-7
-"""First delta and epsilon (the authors' 0.01 spends a thousand queries on growing), by how much they change at once, and the
+"""First delta and epsilon (the authors begin with 0.01, and it has to grow first), by how much they change at once, and the
 epsilon of a row that has converged."""
 SPHERE_WINDOW, JOINT_WINDOW = 20, 30
 """Moves between two changes of a step size. The paper counts 100 orthogonal moves; 20 settle five times sooner."""

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustbench_lite import evaluation, inputs, replay
-from robustbench_lite.diagnosis import diagnose, prepare
+from robustbench_lite import evaluation, inputs
 from robustbench_lite.errors import DataError
 from robustbench_lite.evaluation import Settings, targets
 from robustbench_lite.fitting import calibrated, fitted, needs_fit
@@ -31,6 +30,7 @@ from robustbench_lite.progress import Progress
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.replay import Setup, replay, set_up
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 
 
@@ -134,26 +134,26 @@ class Bench:
         """Measure the samples ``ids`` of a recorded cell once more, and nothing else of it."""
         data = inputs.applicable(_part(self.data, ids), slot.threat)
         if needs_fit(slot.attack):
-            arrays = self._from_fit(slot, found, data)[0]
+            arrays = self._from_fit(slot, found, data, self._set_up(slot, data))[0]
         else:
             report = evaluation.run([self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot))
             arrays = report.cells[0].arrays  # type: ignore[assignment]
         verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
         return dict(zip(data.ids.tolist(), verdicts, strict=True))
 
+    def _set_up(self, slot: Slot, data: Dataset) -> Setup:
+        return set_up(self.subject(slot.row), data, self._settings(slot))
+
     def _from_fit(
-        self, slot: Slot, found: Found, data: Dataset, *, keep: bool = False
+        self, slot: Slot, found: Found, data: Dataset, setup: Setup, *, keep: bool = False
     ) -> tuple[CellArrays, torch.Tensor | None]:
         """Some samples under an attack that was fitted when the cell was measured: with that fit, if it lies in the results."""
-        subject, settings = self.subject(slot.row), self._settings(slot)
-        device = inputs.pick_device(settings.device)
-        batch_size = inputs.pick_batch_size(settings.batch_size, data, device)
-        model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
-        logits, correct = clean_logits(model, data, batch_size, device, settings.seed)
+        model, seed, batch_size, device = setup
+        logits, correct = clean_logits(model, data, batch_size, device, seed)
         job = Job(
             key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=correct,
-            target=targets(slot.threat, logits, data, settings.seed), seed=settings.seed, batch_size=batch_size, device=device,
-            query_budget=settings.query_budget, keep_adversarials=keep,
+            target=targets(slot.threat, logits, data, seed), seed=seed, batch_size=batch_size, device=device,
+            query_budget=slot.expected.query_budget, keep_adversarials=keep,
         )  # fmt: skip
         with _copy_of(self.folder / FITS / f"{found.record.key}.safetensors") as fit, open_journal(None) as journal:
             measured = measure(fitted(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
@@ -161,13 +161,13 @@ class Bench:
 
     def _examples(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> list[Example]:
         data = inputs.applicable(_part(self.data, ids), slot.threat)
-        arrays, x_adv = self._from_fit(slot, found, data, keep=True)
+        setup = self._set_up(slot, data)
+        arrays, x_adv = self._from_fit(slot, found, data, setup, keep=True)
         broken = torch.from_numpy(arrays.broken)
         if x_adv is None or not broken.any():
             return []
         shown, x_adv = data.take(broken), x_adv[broken]
-        setup = replay.set_up(self.subject(slot.row), data, self._settings(slot))
-        seen = replay.replay(setup, shown, x_adv, slot.threat, lambda done: None)
+        seen = replay(setup, shown, x_adv, slot.threat, lambda done: None)
         said = (shown.ids.tolist(), seen.before.tolist(), seen.finding.label.tolist(), shown.x.numpy(), x_adv.numpy())
         return [
             example(sample, _class_name(data, before), _class_name(data, after), x, changed)

@@ -97,6 +97,18 @@ def _panels(names: Sequence[str], count: int, *, across: int, width: float, heig
     return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)], beside
 
 
+def _words(axes: Any, *, x: str, y: str = "", title: str = "") -> None:
+    """Words around a panel, at a fixed distance from it: to measure the labels of every tick takes longer than to draw them."""
+    from matplotlib.transforms import ScaledTranslation
+
+    inch = axes.figure.dpi_scale_trans
+    axes.set_title(title, y=1)
+    axes.set_xlabel(x, va="top")
+    axes.set_ylabel(y, va="bottom")
+    axes.xaxis.set_label_coords(0.5, 0, axes.transAxes + ScaledTranslation(0, -0.25, inch))
+    axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + ScaledTranslation(-0.33, 0, inch))
+
+
 def _name(sheet: Sheet, row: int) -> str:
     known = sheet.rows[row]
     twice = sum(other.defense == known.defense for other in sheet.rows) > 1
@@ -149,8 +161,7 @@ def _scatter(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, A
         shown += 1
     if not shown:
         return None
-    axes.set_xlabel("clean accuracy, %")
-    axes.set_ylabel(f"worst case, {group.title}, %")
+    _words(axes, x="clean accuracy, %", y=f"worst case, {group.title}, %")
     axes.set_ylim(-2, 102)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return "Clean against robust", "Bars are 95 % intervals.", figure
@@ -176,9 +187,7 @@ def _over_eps(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, 
             if row in rows:
                 xs = sorted(rows[row])
                 _line(axes, xs, [100 * rows[row][x] for x in xs], place, _name(sheet, row), marked=len(xs) < 20)
-        axes.set_title(f"{attack}, {norm}")
-        axes.set_xlabel(f"eps, {norm}")
-        axes.set_ylabel("robust accuracy, %")
+        _words(axes, title=f"{attack}, {norm}", x=f"eps, {norm}", y="robust accuracy, %")
         axes.set_ylim(-2, 102)
     _legend(figure, panels, columns)
     return "Accuracy against eps", "At 0 it is the clean accuracy.", figure
@@ -199,6 +208,8 @@ def _points(found: Found) -> dict[float, float]:
 
 
 def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any] | None:
+    from matplotlib.ticker import EngFormatter, LogLocator
+
     panels = [
         (group, column)
         for group in sheet.groups
@@ -215,12 +226,12 @@ def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, s
             if found is not None:
                 _line(axes, *_success(found), place, _name(sheet, row), marked=False)
         axes.set_xscale("log")
+        axes.xaxis.set(major_locator=LogLocator(numticks=5), major_formatter=EngFormatter(sep=""))
         axes.minorticks_off()
         axes.set_yticks([0, 50, 100])
         axes.set_ylim(-2, 102)
-        axes.set_title(f"{column.heading}, {group.title}")
-        axes.set_xlabel("queries a sample")
-    grid[0].set_ylabel("attack success, %")
+        y = "attack success, %" if axes is grid[0] else ""
+        _words(axes, title=f"{column.heading}, {group.title}", x="queries a sample", y=y)
     _legend(figure, grid, columns)
     return (
         "Success against queries",

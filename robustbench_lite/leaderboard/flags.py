@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +12,7 @@ from robustbench_lite.leaderboard.ranking import mcnemar
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Column, Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
+from robustbench_lite.leaderboard.worst import Worst, worst_case
 from robustbench_lite.records.statistics import wilson
 
 _GRADIENT = "GRADIENT"
@@ -23,16 +23,25 @@ _HUGE = {"linf": 0.5}
 
 def flags_of(sheet: Sheet, row: int) -> list[str]:
     """One line each, sorted."""
-    flags = set()
+    flags = set(_notes(sheet, row))
     for group in sheet.groups:
         cells = sheet.column_cells(row, group)
-        for column, found in cells:
-            flags |= {f"{group.title}, {column.heading}: {note}" for note in found.record.provenance.flags}
         flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
-        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(cells)}
+        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(worst_case(sheet, row, group))}
         flags |= {f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)}
     flags |= set(_over_radii(sheet, row))
     return sorted(flags)
+
+
+def _notes(sheet: Sheet, row: int) -> list[str]:
+    """What the records themselves say; once, if all of several say it."""
+    notes = {
+        f"{group.title}, {column.heading}": found.record.provenance.flags
+        for group in sheet.groups
+        for column, found in sheet.column_cells(row, group)
+    }
+    shared = set.intersection(*map(set, notes.values())) if len(notes) > 1 else set()
+    return [*shared, *(f"{where}: {note}" for where, said in notes.items() for note in said if note not in shared)]
 
 
 def _masking(sheet: Sheet, cells: list[tuple[Column, Found]]) -> list[str]:
@@ -59,20 +68,14 @@ def _masking(sheet: Sheet, cells: list[tuple[Column, Found]]) -> list[str]:
     return reasons
 
 
-def _fewer_samples(cells: list[tuple[Column, Found]]) -> list[str]:
+def _fewer_samples(worst: Worst | str) -> list[str]:
     """What is left of the samples that every attack saw is well below the worst case of all of them."""
-    if len({found.arrays.n for _, found in cells}) < 2:
+    if isinstance(worst, str) or not worst.common.any():
         return []
-    held: dict[int, bool] = {}
-    for _, found in cells:
-        for sample, robust in zip(found.record.identity.data.ids().tolist(), found.arrays.robust.tolist(), strict=True):
-            held[sample] = held.get(sample, True) and robust
-    common = reduce(np.intersect1d, [found.record.identity.data.ids() for _, found in cells]).tolist()
-    left, all_left = sum(held[sample] for sample in common), sum(held.values()) / len(held)
-    if not common or wilson(left, len(common)).high >= all_left:
+    common, share = worst.robust[worst.common], float(worst.robust.mean())
+    if wilson(int(common.sum()), len(common)).high >= share:
         return []
-    seen_by_all = f"{left / len(common):.1%} on the {len(common):,} samples that every attack saw"
-    return [f"the worst case is {seen_by_all}, {all_left:.1%} on all"]
+    return [f"the worst case is {common.mean():.1%} on the {len(common):,} samples that every attack saw, {share:.1%} on all"]
 
 
 def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[tuple[Column, Found]]) -> list[str]:

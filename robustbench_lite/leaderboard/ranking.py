@@ -28,12 +28,10 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     >>> mcnemar(np.array([True] * 6), np.array([False] * 6))
     0.03125
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    if only_first + only_second == 0:
-        return 1.0
-    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.command import command_of
 from robustbench_lite.leaderboard.flags import flags_of
@@ -15,37 +14,13 @@ from robustbench_lite.leaderboard.ranking import RankRange, rank_ranges
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
+from robustbench_lite.leaderboard.worst import Worst, worst_case
 from robustbench_lite.records.statistics import wilson
 
 Document = dict[str, Any]
 SCHEMA_VERSION = 1
 _DIGITS = 6
 """Of fractions in the document: more than any table shows, fewer than the last bits that machines may differ in."""
-
-
-class Worst(NamedTuple):
-    """Samples of a row, (N,) data-set indices, with what is left of them after every attack of a threat model."""
-
-    ids: NDArray[np.int64]
-    robust: NDArray[np.bool_]
-    by: tuple[str, ...]
-    """Headings of the attacks."""
-
-
-def worst_case(sheet: Sheet, row: int, group: Group) -> Worst | str:
-    """A sample is robust if no attack that was run on it broke it; text says why nothing can be said.
-
-    Attacks with fewer samples say nothing of the others, in every row alike.
-    """
-    for column in group.columns:
-        if (row, column.id) not in sheet.cells:
-            return f"{column.heading}: {sheet.missing.get((row, column.id), 'not measured')}"
-    cells = sheet.column_cells(row, group)
-    ids = np.unique(np.concatenate([found.record.identity.data.ids() for _, found in cells]))
-    robust = np.ones(len(ids), dtype=np.bool_)
-    for _, found in cells:
-        robust[positions(found.record.identity.data.ids(), ids)] &= found.arrays.robust
-    return Worst(ids, robust, tuple(column.heading for column, _ in cells))
 
 
 def document(sheet: Sheet) -> Document:

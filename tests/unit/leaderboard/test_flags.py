@@ -57,6 +57,11 @@ def test_notes_of_a_record_are_handed_on(sheet: Make) -> None:
     assert flag == "Linf 0.1, pgd: random model"
 
 
+def test_a_note_that_all_records_of_a_row_have_stands_once(sheet: Make) -> None:
+    cells = [cell("d", "pgd", ALL, HALF, flags=["random model"]), cell("d", "fgsm", ALL, ALL, flags=["random model", "odd"])]
+    assert flags_of(sheet(*cells), 0) == ["Linf 0.1, fgsm: odd", "random model"]
+
+
 def test_a_sample_that_is_certified_and_broken_is_flagged_by_its_number(sheet: Make) -> None:
     proved = cell("d", "fgsm", ALL, ALL, certified=HALF)
     flags = flags_of(sheet(proved, cell("d", "pgd", ALL, "01" * 20)), 0)

@@ -20,6 +20,7 @@ class Thing:
     """A thing."""
 
     steps = 3
+    """How many."""
 
     def go(self) -> str:
         """Goes."""
@@ -52,6 +53,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
         ("main.py", '"""Goes."""', '"""Goes somewhere."""', False),
         ("main.py", '"""A thing."""\n', '"""A thing.\n\n    Two lines.\n    """\n', False),
         ("main.py", "    steps = 3\n", "    steps = 3  # three\n\n\n", False),
+        ("main.py", '"""How many."""', '"""How many:\n    three."""', False),
+        ("main.py", "steps = 3\n", "steps = 3; limit = 4\n", True),
+        ("main.py", "steps = 3\n", "steps = 3; 'three'\n", True),
     ],
 )
 def test_code_counts_and_words_do_not(package: tuple[str, Path], file: str, old: str, new: str, changes: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.cell import (
@@ -167,7 +168,13 @@ def test_ranges_keep_the_order_of_the_samples() -> None:
     assert DataId(name="d", split="s", fingerprint="f", id_ranges=ranges(ids)).ids().tolist() == ids.tolist()
 
 
-def test_the_wilson_interval_is_the_published_one() -> None:
-    low, high = wilson(0, 10)
-    assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-4)
+@pytest.mark.parametrize("n", [1, 10, 200, 10_000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_the_wilson_interval_is_that_of_scipy(n: int, confidence: float) -> None:
+    for successes in {0, 1, n // 3, n - 1, n}:
+        expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+        assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-15)
+
+
+def test_nothing_is_known_of_no_samples() -> None:
     assert wilson(0, 0) == (0.0, 1.0)

@@ -1,0 +1,40 @@
+"""What is left of a row after every attack of a threat model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite.leaderboard.sheet import Group, Sheet
+from robustbench_lite.leaderboard.slots import positions
+
+
+class Worst(NamedTuple):
+    """Samples of a row, (N,) data-set indices, with what is left of them after every attack of a threat model."""
+
+    ids: NDArray[np.int64]
+    robust: NDArray[np.bool_]
+    common: NDArray[np.bool_]
+    """Which of them every attack was run on, (N,)."""
+    by: tuple[str, ...]
+    """Headings of the attacks."""
+
+
+def worst_case(sheet: Sheet, row: int, group: Group) -> Worst | str:
+    """A sample is robust if no attack that was run on it broke it; text says why nothing can be said.
+
+    Attacks with fewer samples say nothing of the others, in every row alike.
+    """
+    for column in group.columns:
+        if (row, column.id) not in sheet.cells:
+            return f"{column.heading}: {sheet.missing.get((row, column.id), 'not measured')}"
+    cells = sheet.column_cells(row, group)
+    ids = np.unique(np.concatenate([found.record.identity.data.ids() for _, found in cells]))
+    robust, times = np.ones(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.int64)
+    for _, found in cells:
+        at = positions(found.record.identity.data.ids(), ids)
+        robust[at] &= found.arrays.robust
+        times[at] += 1
+    return Worst(ids, robust, times == len(cells), tuple(column.heading for column, _ in cells))
