@@ -47,23 +47,33 @@ def current(plugin: Plugin) -> Locked:
 def source_hash(module: str) -> str:
     """SHA-256 over the code of ``module`` and of what it imports from its own package; comments and docstrings do not count."""
     digest = hashlib.sha256()
-    for name, path in sorted(_sources(module).items()):
-        digest.update(f"{name}\n{bare(path.read_text(encoding='utf-8'))}\n".encode())
+    for name, source in sorted(_sources(module).items()):
+        digest.update(f"{name}\n{bare(source)}\n".encode())
     return digest.hexdigest()
 
 
-def _sources(module: str) -> dict[str, Path]:
-    """``module`` and the modules of its package that it needs, with their files."""
-    found: dict[str, Path] = {}
+class Source(NamedTuple):
+    """The text of a module, and what it parses to."""
+
+    text: str
+    tree: ast.Module
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        return cls(text, ast.parse(text))
+
+
+def _sources(module: str) -> dict[str, Source]:
+    """``module`` and the modules of its package that it needs."""
+    found: dict[str, Source] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = _file_of(name)
-        if name in found or path is None:
-            continue
-        found[name] = path
-        package = module.partition(".")[0]
-        waiting += [other for other in _imports(path, name) if other.partition(".")[0] == package]
+        path = None if name in found else _file_of(name)
+        if path is not None:
+            found[name] = Source.parse(path.read_text(encoding="utf-8"))
+            package = module.partition(".")[0]
+            waiting += [other for other in _imports(found[name], name) if other.partition(".")[0] == package]
     return found
 
 
@@ -75,8 +85,8 @@ def _file_of(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(path: Path, module: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+def _imports(source: Source, module: str) -> Iterator[str]:
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -86,18 +96,20 @@ def _imports(path: Path, module: str) -> Iterator[str]:
             yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
-def bare(source: str) -> str:
-    """``source`` without comments, docstrings and blank lines, the same text under any version of Python."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+def bare(source: Source) -> str:
+    """The text without comments, docstrings and blank lines, the same under any version of Python."""
+    lines = source.text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(source.tree):
         # A statement that is a string and nothing else: of a module, class or function, or after an attribute.
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first, last = node.lineno - 1, node.end_lineno or node.lineno
-            if "\n".join(lines[first:last]).strip() == ast.get_source_segment(source, node):
+            before = lines[first].encode()[: node.col_offset]
+            after = lines[last - 1].encode()[node.end_col_offset :]
+            if not before.strip() and not after.strip():
                 lines[first:last] = [""] * (last - first)
     return "\n".join(line.rstrip() for line in lines if line.strip())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_lite.leaderboard.lock import bare, source_hash
+from robustbench_lite.leaderboard.lock import Source, bare, source_hash
 
 MAIN = '''"""What it is."""
 
@@ -67,7 +67,7 @@ def test_code_counts_and_words_do_not(package: tuple[str, Path], file: str, old:
 
 
 def test_what_remains_is_code() -> None:
-    assert bare('"""Doc."""\nx = 1  # one\n\n\ndef f():\n    """Doc."""\n    return "# kept"\n') == (
+    assert bare(Source.parse('"""Doc."""\nx = 1  # one\n\n\ndef f():\n    """Doc."""\n    return "# kept"\n')) == (
         'x = 1\ndef f():\n    return "# kept"'
     )
 
