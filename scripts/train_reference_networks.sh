@@ -18,6 +18,12 @@ rbl train --defense 'adversarial_training eps=0.3 attack="pgd steps=10" warmup=0
 rbl train --defense parseval --dataset mnist --epochs 12 --learning-rate 6e-3 --eps 0.3 --data-dir data
 rbl train --defense 'dual_network eps=0.1 warmup=0.4 interval_until=0.5 dual_from=0.5 settled=4' --dataset mnist --epochs 8 \
     --batch-size 100 --learning-rate 3e-3 --data-dir data
+rbl train --defense 'adversarial_training eps=0.1' --dataset mnist --epochs 10 --batch-size 256 --learning-rate 3e-3 \
+    --attack 'pgd loss=margin' --eps 0.1 --name mnist-adversarial_training-0.1 --data-dir data
+# At 0.3 the bounds of the dual network come out looser than intervals on a network that was brought there by intervals.
+rbl train --defense 'dual_network eps=0.3 warmup=0.6 interval_until=1 dual_from=1 clean_weight=0.3 box=true' --dataset mnist \
+    --epochs 20 --batch-size 100 --learning-rate 2e-3 --attack 'pgd loss=margin' --eps 0.3 --name mnist-dual_network-0.3 \
+    --data-dir data
 
 rbl train --defense none --dataset cifar10-jpeg --eps 8/255 --data-dir data --epochs 12 --learning-rate 2e-3
 rbl train --defense parseval --dataset cifar10-jpeg --eps 8/255 --data-dir data --epochs 12 --learning-rate 6e-3

@@ -75,12 +75,15 @@ def _rows(one: Loaded) -> Iterator[Problem]:
                     f"its cells are of several networks ({what}): {names}",
                     f"measure the row again: rbl leaderboard run {one.board.name}",
                 )
-        known: dict[int, tuple[bool, Found]] = {}
-        for found in cells:
-            verdicts = zip(found.record.identity.data.ids().tolist(), found.arrays.clean_correct.tolist(), strict=True)
-            differs = [sample for sample, right in verdicts if known.setdefault(sample, (right, found))[0] != right]
-            if differs:
-                other = known[differs[0]][1].path.name
+        ids = [found.record.identity.data.ids() for found in cells]
+        known = np.full(1 + max(samples.max(initial=0) for samples in ids), -1)  # sample -> the first cell that has it
+        right = np.zeros(len(known), dtype=np.bool_)
+        for number, (samples, found) in enumerate(zip(ids, cells, strict=True)):
+            new = known[samples] < 0
+            known[samples[new]], right[samples[new]] = number, found.arrays.clean_correct[new]
+            differs = samples[right[samples] != found.arrays.clean_correct]
+            if len(differs):
+                other = cells[known[differs[0]]].path.name
                 yield Problem(
                     label, f"{found.path.name} and {other} differ on the clean image {differs[0]}", "measure both again"
                 )
