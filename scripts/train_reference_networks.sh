@@ -1,7 +1,7 @@
 #!/bin/sh
 # Train the networks that the package carries, and put them in place: scripts/train_reference_networks.sh
 # Needs Fashion-MNIST, MNIST (add --download to fetch them) and cifar10-jpeg in ./data. Killed, it goes on where it was. About
-# three hours on two cores, most of it for adversarial training and for the residual networks.
+# three and a half hours on two cores, most of it for adversarial training and for the residual networks.
 set -eu
 cd "$(dirname "$0")/.."
 

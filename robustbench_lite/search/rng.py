@@ -88,7 +88,3 @@ class SampleRng(Rows):
         torch.mul(radius, angle.cos(), out=unit[:, :half])
         torch.mul(radius, angle.sin_(), out=unit[:, half:])
         return unit[:, :count].reshape(len(self.index), *shape)
-
-    def integers(self, draw: int | Tensor, shape: tuple[int, ...], high: int) -> Tensor:
-        """(B, *shape) int64, uniform on 0 .. high - 1 (bias below high / 2^32)."""
-        return ((self.bits(draw, math.prod(shape)) * high) >> 32).reshape(len(self.index), *shape)
