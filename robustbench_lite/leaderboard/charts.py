@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import Sheet, short_attack
+from robustbench_lite.leaderboard.sheet import Column, Sheet, short_attack
 from robustbench_lite.leaderboard.standing import Document
 from robustbench_lite.leaderboard.svg import inline
 
@@ -24,7 +24,7 @@ _GRID = 31
 _WIDE = 7.5
 """Inches from which a picture stands alone in its line."""
 _FEW = 10
-"""Queries up to which an attack has no curve: there is nothing to see of one step."""
+"""Queries up to which an attack, on the middle row, has no curve: there is nothing to see of one step."""
 _ACROSS = 4
 """Panels side by side."""
 
@@ -210,12 +210,7 @@ def _points(found: Found) -> dict[float, float]:
 def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any] | None:
     from matplotlib.ticker import EngFormatter, LogLocator
 
-    panels = [
-        (group, column)
-        for group in sheet.groups
-        for column in group.columns
-        if any(_most_queries(sheet.cells[row, column.id]) > _FEW for row in order if (row, column.id) in sheet.cells)
-    ]
+    panels = [(group, column) for group in sheet.groups for column in group.columns if _has_curve(sheet, column)]
     if not panels:
         return None
     names = [_name(sheet, row) for row in order]
@@ -238,6 +233,11 @@ def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, s
         "Share of the correctly classified samples that were broken within so many queries.",
         figure,
     )
+
+
+def _has_curve(sheet: Sheet, column: Column) -> bool:
+    most = [_most_queries(found) for (_, id_), found in sheet.cells.items() if id_ == column.id]
+    return bool(most) and float(np.median(most)) > _FEW
 
 
 def _most_queries(found: Found) -> int:
