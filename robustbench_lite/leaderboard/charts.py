@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.leaderboard.looks import look_of
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Column, Sheet, short_attack
 from robustbench_lite.leaderboard.standing import Document
 from robustbench_lite.leaderboard.svg import inline
 
-#: Told apart with any colour vision, on white and on black (Okabe and Ito 2008).
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a08a00", "#8f8f8f")
-_MARKERS = "osD^vP*X"
 _TEXT = "#0a0b0c"
 """A colour that nothing else has: in the page it becomes the colour of the text around."""
 _GRID = 31
@@ -154,9 +152,10 @@ def _scatter(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, A
             [[100 * (w["accuracy"] - w["interval"][0])] for w in (clean, worst)],
             [[100 * (w["interval"][1] - w["accuracy"])] for w in (clean, worst)],
         )
+        look = look_of(place)
         axes.errorbar(
-            x, y, xerr=[error[0][0], error[1][0]], yerr=[error[0][1], error[1][1]], fmt=_MARKERS[place % len(_MARKERS)],
-            color=_COLOURS[place % len(_COLOURS)], label=_name(sheet, order[place]), capsize=2, linewidth=1,
+            x, y, xerr=[error[0][0], error[1][0]], yerr=[error[0][1], error[1][1]], fmt=look.marker, color=look.colour,
+            label=_name(sheet, order[place]), capsize=2, linewidth=1,
         )  # fmt: skip
         shown += 1
     if not shown:
@@ -257,11 +256,10 @@ def _success(found: Found) -> tuple[Sequence[float], Sequence[float]]:
 
 def _line(axes: Any, xs: Sequence[float], ys: Sequence[float], place: int, label: str, *, marked: bool) -> None:
     """A line through marked points, or steps between points that are not marked."""
-    marker = _MARKERS[place % len(_MARKERS)] if marked else None
-    dash = ("-", "--", "-.", ":")[place // 2 % 4]
+    look = look_of(place)
     axes.plot(
-        xs, ys, linestyle=dash, marker=marker, markersize=4, color=_COLOURS[place % len(_COLOURS)], label=label, linewidth=1.5,
-        drawstyle="default" if marked else "steps-post",
+        xs, ys, linestyle=look.dash, marker=look.marker if marked else None, markersize=4, color=look.colour, label=label,
+        linewidth=1.5, drawstyle="default" if marked else "steps-post",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 from robustbench_lite.leaderboard.charts import charts
+from robustbench_lite.leaderboard.looks import look_of
 from robustbench_lite.leaderboard.page import page, section
 from robustbench_lite.leaderboard.sheet import Sheet
 from robustbench_lite.leaderboard.standing import document
@@ -59,3 +60,9 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_what_it_shows(shee
     addresses = set(re.findall(r'(?:href|src)="(?!#|data:|results/)([^"]+)"', text))
     assert addresses == set()
     assert "url(http" not in text
+
+
+def test_no_two_rows_look_the_same() -> None:
+    looks = [look_of(place) for place in range(32)]
+    assert len({(look.colour, look.marker) for look in looks}) == 32  # points
+    assert len({(look.colour, look.dash) for look in looks}) == 32  # lines without markers
