@@ -32,8 +32,7 @@ Folder = Annotated[Path, Root]
 
 @contextmanager
 def _seldom_collecting() -> Iterator[None]:
-    """What is imported and read here stays to the end: to look through it for garbage every few hundred objects takes a tenth
-    of the time."""
+    """What is imported and read here stays to the end: looking through it for garbage every few hundred objects takes time."""
     before = gc.get_threshold()
     gc.set_threshold(50_000)
     try:

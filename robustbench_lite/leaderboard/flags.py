@@ -12,7 +12,7 @@ from robustbench_lite.leaderboard.ranking import mcnemar
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Column, Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
-from robustbench_lite.leaderboard.worst import Worst, worst_case
+from robustbench_lite.leaderboard.worst import Worst, WorstCases
 from robustbench_lite.records.statistics import wilson
 
 _GRADIENT = "GRADIENT"
@@ -21,13 +21,13 @@ _HUGE = {"linf": 0.5}
 """Radii at which any image can be turned into grey: nothing but chance may be left."""
 
 
-def flags_of(sheet: Sheet, row: int) -> list[str]:
+def flags_of(sheet: Sheet, row: int, worst: WorstCases) -> list[str]:
     """One line each, sorted."""
     flags = set(_notes(sheet, row))
     for group in sheet.groups:
         cells = sheet.column_cells(row, group)
         flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
-        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(worst_case(sheet, row, group))}
+        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(worst[row, group.id])}
         flags |= {f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)}
     flags |= set(_over_radii(sheet, row))
     return sorted(flags)

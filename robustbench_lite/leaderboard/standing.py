@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from robustbench_lite.leaderboard.ranking import RankRange, rank_ranges
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
-from robustbench_lite.leaderboard.worst import Worst, worst_case
+from robustbench_lite.leaderboard.worst import Worst, WorstCases, worst_cases
 from robustbench_lite.records.statistics import wilson
 
 Document = dict[str, Any]
@@ -25,7 +24,7 @@ _DIGITS = 6
 
 def document(sheet: Sheet) -> Document:
     """Everything that the tables say, rows in order of rank."""
-    worst = {(row, group.id): worst_case(sheet, row, group) for row in range(len(sheet.rows)) for group in sheet.groups}
+    worst = worst_cases(sheet)
     ranks = _ranks(sheet, worst)
     rows = [_row(sheet, number, worst, ranks[number]) for number in range(len(sheet.rows))]
     rows.sort(key=lambda row: (-row["threats"][sheet.ranking]["worst"].get("accuracy", -1.0), row["model"], row["defense"]))
@@ -47,7 +46,7 @@ def document(sheet: Sheet) -> Document:
     }  # fmt: skip
 
 
-def _ranks(sheet: Sheet, worst: Mapping[tuple[int, str], Worst | str]) -> list[RankRange | None]:
+def _ranks(sheet: Sheet, worst: WorstCases) -> list[RankRange | None]:
     """Rows that were measured on the same samples are ranked against each other; those that lack a cell have no rank."""
     complete = {row: found for row in range(len(sheet.rows)) if isinstance(found := worst[row, sheet.ranking], Worst)}
     samples = {found.ids.tobytes() for found in complete.values()}
@@ -58,13 +57,13 @@ def _ranks(sheet: Sheet, worst: Mapping[tuple[int, str], Worst | str]) -> list[R
     return ranks
 
 
-def _row(sheet: Sheet, number: int, worst: Mapping[tuple[int, str], Worst | str], rank: RankRange | None) -> Document:
+def _row(sheet: Sheet, number: int, worst: WorstCases, rank: RankRange | None) -> Document:
     row = sheet.rows[number]
     return {
         "rank": None if rank is None else list(rank), "model": row.model, "defense": row.defense,
         "clean": _clean(sheet, number),
         "threats": {group.id: _threat(sheet, number, group, worst[number, group.id]) for group in sheet.groups},
-        "flags": flags_of(sheet, number),
+        "flags": flags_of(sheet, number, worst),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,15 @@ class Worst(NamedTuple):
     """Which of them every attack was run on, (N,)."""
     by: tuple[str, ...]
     """Headings of the attacks."""
+
+
+WorstCases = Mapping[tuple[int, str], Worst | str]
+"""Row and threat model -> what is left; text says why nothing can be said."""
+
+
+def worst_cases(sheet: Sheet) -> WorstCases:
+    """Of every row under every threat model."""
+    return {(row, group.id): worst_case(sheet, row, group) for row in range(len(sheet.rows)) for group in sheet.groups}
 
 
 def worst_case(sheet: Sheet, row: int, group: Group) -> Worst | str:

@@ -176,5 +176,7 @@ def test_the_wilson_interval_is_that_of_scipy(n: int, confidence: float) -> None
         assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-15)
 
 
-def test_nothing_is_known_of_no_samples() -> None:
+def test_the_wilson_interval_is_the_published_one() -> None:
+    low, high = wilson(0, 10)
+    assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
