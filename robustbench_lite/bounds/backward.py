@@ -65,9 +65,12 @@ class Backward:
         self.pending[node] = window.grown(a, both) + seen.grown(other, both), both
 
     def start_at_units(self, node: int, units: Tensor, lines: Mapping[int, Lines], costs: Costs | None, sign: int = 1) -> None:
-        """One row for each of ``units`` (M,) of ``node``, as indices into its flattened values, times ``sign``."""
+        """One row for each of ``units`` (M,) of ``node``, as indices into its flattened values, times ``sign``.
+
+        Units that come in runs are those of a convolution behind an activation with parallel lines.
+        """
         here, image_shaped = self.graph.nodes[node], len(self.graph.nodes[node].shape) == 3
-        ready = here.operation.rows(units, here.shape) if isinstance(here.operation, Affine) else None
+        ready = here.operation.rows(units, here.shape, self.rows.run) if isinstance(here.operation, Affine) else None
         if ready is not None and isinstance(here.operation, Linear | Convolution):
             window = _ONE_UNIT.behind(here.operation) if isinstance(here.operation, Convolution) else None
             bias = here.operation.bias
@@ -79,7 +82,11 @@ class Backward:
             else:  # past the slopes, which are 0 in the padding
                 ends = [cost.flatten(1)[self.rows.owner, units] for cost in (costs if sign == 1 else costs[::-1])]
                 self.constant, self.negative = self.constant + ends[0], self.negative + ends[1]
-                ready = self._sloped(ready, lines[source], None, window)
+                slopes = lines[source]
+                if self.rows.run > 1:
+                    ready = self.rows.scaled(ready, slopes.above, window)
+                else:
+                    ready = self._sloped(ready, slopes, None, window)
                 (source,) = self.graph.nodes[source].inputs
                 self._to(source, ready, window, masked=True)
         elif image_shaped:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,19 @@ Bounds = dict[int, Interval]
 
 CHUNK = 2**19
 """Coefficients that one pass holds at a node, at most (unless one row has more): 4 MiB stay in the caches of a CPU."""
+WHOLE = 2 / 3
+"""Share of a convolution's units that want a row from which on all of them get one."""
+
+
+class Units(NamedTuple):
+    """M units of one node, in the order of their samples, that get a row each."""
+
+    owner: Tensor
+    """Their samples, (M,)."""
+    unit: Tensor
+    """(M,), as indices into the flattened values of the node."""
+    run: int = 1
+    """That of the ``Rows``."""
 
 
 @dataclass(frozen=True)
@@ -124,25 +138,41 @@ def _tightened(problem: Problem, node: int, known: Interval, lines: dict[int, Li
     """``known`` with the units that it leaves open bounded by backward rows."""
     shape = problem.graph.nodes[node].shape
     lower, upper = known.lower.flatten(1).clone(), known.upper.flatten(1).clone()
-    owner, unit = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
     costs = _costs(problem, node, lines)
-    for part in chunks(problem, node, len(owner), at_units=True):
-        at = owner[part], unit[part]
-        ends = _unit_bounds(problem, node, *at, lines, costs)
-        if method is CHORDS:  # the published bound itself, even where an interval was tighter
-            lower[at], upper[at] = ends.lower, -ends.negative
-        else:
-            lower[at], upper[at] = torch.maximum(lower[at], ends.lower), torch.minimum(upper[at], -ends.negative)
+    for units in _units(problem, node, (lower < 0) & (upper > 0), whole=method is CHORDS and costs is not None):
+        for part in chunks(problem, node, len(units.owner), at_units=True, run=units.run):
+            at = units.owner[part], units.unit[part]
+            ends = _unit_bounds(problem, node, Units(*at, units.run), lines, costs)
+            if method is CHORDS:  # the published bound itself, even where an interval was tighter
+                lower[at], upper[at] = ends.lower, -ends.negative
+            else:
+                lower[at], upper[at] = torch.maximum(lower[at], ends.lower), torch.minimum(upper[at], -ends.negative)
     return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape))
 
 
-def _unit_bounds(
-    problem: Problem, node: int, owner: Tensor, unit: Tensor, lines: dict[int, Lines], costs: Costs | None
-) -> Extremes:
-    """Lower bounds of ``unit`` (M,) of ``node`` in the samples ``owner`` (M,), and of the unit times -1."""
-    shape = problem.graph.nodes[node].shape
+def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Iterator[Units]:
+    """The units of ``node`` that get rows: those ``wanted`` (B, units).
+
+    With ``whole``, a convolution gets those of all units in samples that want the most of them: its weights are multiplied as
+    they are then, and none is looked up. The others are closed either way (``chord_image``).
+    """
+    operation, shape = problem.graph.nodes[node].operation, problem.graph.nodes[node].shape
+    if whole and isinstance(operation, Convolution) and operation.simple and wanted.device.type == "cpu":
+        most = wanted.sum(1) > WHOLE * wanted.shape[1]
+        samples = most.nonzero().squeeze(1)
+        if len(samples):
+            by_position = torch.arange(wanted.shape[1]).reshape(shape[0], -1).T.flatten()
+            yield Units(samples.repeat_interleave(len(by_position)), by_position.repeat(len(samples)), shape[0])
+            wanted = wanted & ~most.unsqueeze(1)
+    owner, unit = wanted.nonzero(as_tuple=True)
+    yield Units(owner, unit)
+
+
+def _unit_bounds(problem: Problem, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None) -> Extremes:
+    """Lower bounds of ``units`` of ``node``, and of the units times -1."""
+    shape, (owner, unit, run) = problem.graph.nodes[node].shape, units
     grid = shape[1:] if len(shape) == 3 else None
-    rows = Rows.of(owner) if grid is None else Rows.of(owner, unit % (grid[0] * grid[1]), (grid[0], grid[1]))
+    rows = Rows.of(owner) if grid is None else Rows.of(owner, unit % (grid[0] * grid[1]), (grid[0], grid[1]), run)
     forth = Backward(problem.graph, rows)
     forth.start_at_units(node, unit, lines, costs)
     ends = forth.run(problem.region, lines)
@@ -164,7 +194,7 @@ def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None
     return Costs((total - size) / 2, -(total + size) / 2)
 
 
-def chunks(problem: Problem, node: int, rows: int, *, at_units: bool) -> list[slice]:
-    """Slices of so many rows that a pass back from ``node`` keeps to the chunk size."""
-    size = max(1, problem.chunk // widest_row(problem.graph, node, at_units=at_units))
+def chunks(problem: Problem, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
+    """Slices of so many rows that a pass back from ``node`` keeps to the chunk size; ``run`` of them are not torn apart."""
+    size = max(1, problem.chunk // (run * widest_row(problem.graph, node, at_units=at_units))) * run
     return [slice(start, start + size) for start in range(0, rows, size)]

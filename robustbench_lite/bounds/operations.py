@@ -70,8 +70,11 @@ class Affine(Operation, ABC):
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         """W^T a, (M, *out) -> (M, *in); ``shape`` is that of the input."""
 
-    def rows(self, units: Tensor, shape: Shape) -> Tensor | None:
-        """Rows of W of ``units`` (M,) of an output of ``shape``: (M, *in), for a convolution a window; None if not at hand."""
+    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
+        """Rows of W of ``units`` (M,) of an output of ``shape``: (M, *in), for a convolution a window; None if not at hand.
+
+        Where units come in runs of all channels, (run, *in): they are the same for every run.
+        """
         return None
 
     @abstractmethod
@@ -117,7 +120,7 @@ class Linear(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return F.linear(radius, self.weight.abs())
 
-    def rows(self, units: Tensor, shape: Shape) -> Tensor | None:
+    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
         return self.weight[units]
 
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
@@ -144,9 +147,15 @@ class Convolution(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return F.conv2d(radius, self.weight.abs(), None, self.stride, self.padding, self.dilation, self.groups)
 
-    def rows(self, units: Tensor, shape: Shape) -> Tensor | None:
-        simple = self.groups == 1 and self.dilation == (1, 1)
-        return self.weight[units // (shape[1] * shape[2])] if simple else None
+    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
+        if run > 1:
+            return self.weight.contiguous()
+        return self.weight[units // (shape[1] * shape[2])] if self.simple else None
+
+    @property
+    def simple(self) -> bool:
+        """Every unit sees all channels of a window without gaps."""
+        return self.groups == 1 and self.dilation == (1, 1)
 
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         if self._fast is not None:

@@ -25,8 +25,10 @@ def relaxed(a: Tensor, lines: Lines, segments: Sequence[tuple[int, slice]]) -> R
     Negative coefficients meet the upper lines, with their intercepts; the others the lower lines.
     """
     last = a.dim() == 4 and not a.is_contiguous()
-    flat, below, above, intercept = (_flat(part, last) for part in (a, lines.below, lines.above, lines.intercept))
-    out, cost, negative = _Relaxed.apply(flat, above if lines.parallel else below, above, intercept, segments)
+    first, end = segments[0][0], segments[-1][0] + 1  # only what these rows need is laid out anew
+    below, above, intercept = (_flat(part[first:end], last) for part in (lines.below, lines.above, lines.intercept))
+    own = [(sample - first, part) for sample, part in segments]
+    out, cost, negative = _Relaxed.apply(_flat(a, last), above if lines.parallel else below, above, intercept, own)
     if last:
         channels, high, wide = a.shape[1:]
         return Relaxed(out.reshape(-1, high, wide, channels).permute(0, 3, 1, 2), cost, negative)

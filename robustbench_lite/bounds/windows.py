@@ -77,22 +77,28 @@ class Rows:
     position: Tensor | None = None
     """The unit's position in ``grid``, (M,), for rows that start at single units of an image-shaped layer."""
     grid: Pair = (1, 1)
+    run: int = 1
+    """So many rows one after the other are at one position of one sample: all channels of a layer, in order."""
 
     @classmethod
-    def of(cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1)) -> Rows:
-        return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid)
+    def of(cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1), run: int = 1) -> Rows:
+        return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid, run)
 
     def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its window shows."""
         if self._by_sample(window):
             return torch.cat([a[part] * values[sample] for sample, part in self.segments])
-        return a * self._gathered(values, window)
+        return self._product(a.reshape(-1, self.run, *a.shape[1:]), values, window)
+
+    def scaled(self, layer: Tensor, values: Tensor, window: Window | None) -> Tensor:
+        """The coefficients of a whole ``layer`` (run, *shape), for run after run, times the ``values`` of the run's sample."""
+        return self._product(layer.unsqueeze(0), values, window)
 
     def dot(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """The sum of ``times`` over each row, (M,)."""
         if self._by_sample(window):
             return torch.cat([a[part].flatten(1) @ values[sample].flatten() for sample, part in self.segments])
-        return (a * self._gathered(values, window)).flatten(1).sum(1)
+        return self.times(a, values, window).flatten(1).sum(1)
 
     def _by_sample(self, window: Window | None) -> bool:
         """A loop over samples is quicker than a copy of the sample for each row; not where gradients go back through slices."""
@@ -107,13 +113,13 @@ class Rows:
         starts = [0, *ends]
         return [(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]
 
-    def _gathered(self, values: Tensor, window: Window | None) -> Tensor:
-        """``values`` (B, *shape) of each row's sample: (M, *shape) or (M, C, *size)."""
-        own, local = values[self.span[0] : self.span[1]], self.owner - self.span[0]
-        if window is None or self.position is None:
-            return own.index_select(0, local)
-        patches = window.patches(own, self.grid)
-        return patches.flatten(0, 1).index_select(0, local * (self.grid[0] * self.grid[1]) + self.position)
+    def _product(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
+        """``a`` (runs or 1, run, ...) times the ``values`` (B, *shape) of each run's sample, (M, ...)."""
+        own, local = values[self.span[0] : self.span[1]], self.owner[:: self.run] - self.span[0]
+        if window is not None and self.position is not None:
+            own = window.patches(own, self.grid).flatten(0, 1)
+            local = local * (self.grid[0] * self.grid[1]) + self.position[:: self.run]
+        return (a * own.index_select(0, local).unsqueeze(1)).flatten(0, 1)
 
     def mask(self, like: Tensor, shape: Shape, window: Window) -> Tensor:
         """1 inside of a layer of ``shape``, 0 beyond its edges, (M, 1, *size)."""

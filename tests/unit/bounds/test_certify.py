@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds import certify as module
+from robustbench_lite.bounds import layers
 from robustbench_lite.bounds.certify import NEAR, certify
 from robustbench_lite.bounds.layers import CHORDS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
@@ -126,6 +127,23 @@ class UserNetwork(nn.Module):
         x = torch.relu(x - 0.1)
         x = F.adaptive_avg_pool2d(x, 1)
         return (1 - self.out(x.view(x.size(0), -1))) / 2
+
+
+@pytest.mark.parametrize("name", ["none", "adversarial_training"])
+def test_rows_for_all_units_of_a_convolution_give_the_bounds_of_rows_for_the_open_ones(name, monkeypatch):
+    x, network = load_dataset("fashion_mnist", limit=16).x, reference_model("fashion_mnist", name).module
+    problem = Problem(graph_of(network, tuple(x.shape[1:])), region_of(x.double(), NORMS["linf"], torch.full((16,), 0.1)))
+    bounds = []
+    for share in (0.0, 2.0):  # all samples, and none
+        monkeypatch.setattr(layers, "WHOLE", share)
+        bounds.append(hidden_bounds(problem, CHORDS))
+    every, open_only = bounds
+    for node in every:
+        lower, upper = open_only[node]
+        crosses = (lower < 0) & (upper > 0)
+        assert torch.equal(crosses, (every[node].lower < 0) & (every[node].upper > 0))
+        assert torch.allclose(every[node].lower[crosses], lower[crosses], atol=1e-12)
+        assert torch.allclose(every[node].upper[crosses], upper[crosses], atol=1e-12)
 
 
 def test_a_network_in_functional_style_is_followed():
