@@ -135,6 +135,8 @@ class Attack(ABC):
     #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the nearest adversarial.
     kind: ClassVar[Literal["fixed_eps", "minimal_distance"]]
     targeted: ClassVar[bool] = True
+    #: Batches of the model that the points of all rows in flight fill; in several, more rows share what a step itself costs.
+    batches: ClassVar[int] = 1
     paper: ClassVar[str]
 
     def points(self, shape: tuple[int, ...]) -> int:

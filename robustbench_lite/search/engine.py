@@ -170,20 +170,23 @@ class Engine:
         """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
         hits = answer.success.reshape(cost.valid.shape)  # (B, P)
         hits = hits if cost.whole else hits & cost.valid
-        if self.free_looks:  # go on with the rows that count
+        if self.free_looks:  # go on with the rows and points that count
             index = hits.any(1).nonzero().squeeze(1)
             if not len(index):
                 return slots
+            row, point = hits[index].nonzero(as_tuple=True)
         else:
-            index = torch.arange(len(hits), device=self.device)
-        hits, x = hits[index], slots.x[index]
-        points = query.points[index].reshape(*hits.shape, *x.shape[1:])  # (M, P, C, H, W)
-        spread = x.unsqueeze(1).expand_as(points)
-        excess = self.threat.excess(points.flatten(0, 1), spread.flatten(0, 1)).reshape(hits.shape)
-        size = self.threat.norm.size((points - spread).flatten(0, 1)).reshape(hits.shape)
+            index, place = (torch.arange(size, device=self.device) for size in hits.shape)
+            row, point = index.repeat_interleave(len(place)), place.repeat(len(index))
+        hits = hits[index]
+        points = query.points.reshape(*cost.valid.shape, *slots.x.shape[1:])  # (B, P, C, H, W)
+        asked, clean = points[index[row], point], slots.x[index[row]]
+        nowhere = torch.full(hits.shape, float("inf"), device=self.device)
+        excess = (-nowhere).index_put_((row, point), self.threat.excess(asked, clean))  # (M, P)
+        size = nowhere.index_put((row, point), self.threat.norm.size(asked - clean))
         nearest_size, nearest = size.masked_fill(~hits | ~(excess <= 0), float("inf")).min(1)
         nearer = nearest_size < slots.best_size[index]
-        points = points[torch.arange(len(index), device=self.device), nearest]  # (M, C, H, W)
+        points = points[index, nearest]  # (M, C, H, W)
         sure = torch.ones_like(nearer)
         if self.oracle.holds_votes:
             slots, nearer, sure = self._vote(slots, index, points, nearest_size, cost)

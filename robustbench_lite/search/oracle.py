@@ -115,8 +115,8 @@ class Oracle:
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
-        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill a batch of the model."""
-        full = self.passes.batch_size
+        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill ``Attack.batches``."""
+        full = self.passes.batch_size * self.attack.batches
         if self.attack.asks_neighbours(threat, shape):
             incremental = self.passes.incremental(shape, self.device)
             full = full if incremental is None else self._full(incremental)
