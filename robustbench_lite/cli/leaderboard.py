@@ -146,7 +146,7 @@ def check(
     from robustbench_lite.leaderboard.check import check as look
 
     problems, built = look(root)
-    records = sum(found is not None for one in built.loaded for found in one.filled.found)
+    found = {one.board.name: [cell.record for cell in one.filled.found if cell is not None] for one in built.loaded}
     note = ""
     if rerun:
         from robustbench_lite.leaderboard.rerun import rerun as again
@@ -160,7 +160,9 @@ def check(
     if problems:
         _tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")
-    print(f"{len(built.loaded)} boards, {records} cells, {len(built.files)} rendered files: all agree.{note}")
+    hours = {name: sum(record.provenance.seconds for record in records) / 3600 for name, records in found.items()}
+    boards = ", ".join(f"{name} {len(records)} cells in {hours[name]:.1f} h" for name, records in found.items())
+    print(f"{len(found)} boards ({boards}), {len(built.files)} rendered files: all agree.{note}")
 
 
 @app.command("diff")
