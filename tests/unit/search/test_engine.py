@@ -91,6 +91,25 @@ def test_slots_that_are_refilled_give_the_outcomes_of_one_row_at_a_time(batch_si
     assert 0 < alone.found.sum() < len(MEANS)
 
 
+def test_rows_for_several_batches_are_in_flight_and_the_model_is_shown_one_batch_at_a_time():
+    class Watched(Brightness):
+        calls = ()
+
+        def forward(self, x):
+            self.calls += (len(x),)
+            return super().forward(x)
+
+    class Wide(Probe):
+        batches = 3
+
+    model, what = Watched(), task(MEANS * 10)
+    wide, narrow = search(Wide(shift=0.05), what, model, batch_size=32), search(Probe(shift=0.05), what, batch_size=32)
+    assert model.calls[:3] == (32, 32, 32)
+    assert max(model.calls) == 32
+    for name in ("found", "forward"):
+        assert torch.equal(getattr(wide, name), getattr(narrow, name))
+
+
 def test_a_row_leaves_at_its_first_success_and_the_others_use_all_steps():
     result = search(Probe(shift=0.05, moves=4), task([0.2, 0.49]))
     assert result.found.tolist() == [False, True]
