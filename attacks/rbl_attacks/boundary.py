@@ -9,13 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rbl_attacks.boundary_start import BoundaryState, bank, noise, other_images, shares, waves
+from rbl_attacks.boundary_moves import BoundaryState, bank, moves, noise, other_images, shares, waves
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Query
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.threat.norms import per_row
 
 FIRST_STEP, FACTOR, CONVERGED = 0.1, 1.5, 1e-7
 """First delta and epsilon (the authors begin with 0.01, and it has to grow first), by how much they change at once, and the
@@ -44,11 +43,12 @@ class Boundary(FittedAttack):
     """
 
     name: ClassVar[str] = "boundary"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     access: ClassVar[Access] = Access.LABELS
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
     targeted: ClassVar[bool] = False
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Brendel et al. 2018, arXiv:1712.04248"
 
     steps: int = 25_000
@@ -86,9 +86,9 @@ class Boundary(FittedAttack):
         zeros = torch.zeros_like(y)
         zero, counts = torch.zeros(len(x), device=x.device), torch.zeros(len(x), 4, device=x.device)
         state = BoundaryState(
-            finished=zeros.bool(), x=x, y=y, current=x, points=x.unsqueeze(1).repeat(1, self.proposals + 1, 1, 1, 1),
-            stage=zeros, low=zero, asked=zeros, tried=zeros, orthogonal=zero + FIRST_STEP,
-            towards=zero + FIRST_STEP, counts=counts, rng=rng,
+            finished=zeros.bool(), x=x, y=y, current=x, distance=zero, stage=zeros, low=zero, asked=zeros, tried=zeros,
+            points=x.unsqueeze(1).repeat(1, self.proposals + 1, 1, 1, 1), reach=zero.unsqueeze(1).repeat(1, self.proposals + 1),
+            orthogonal=zero + FIRST_STEP, towards=zero + FIRST_STEP, counts=counts, rng=rng,
         )  # fmt: skip
         return self._start(state)
 
@@ -102,15 +102,15 @@ class Boundary(FittedAttack):
         tests = self._tests_orthogonal(state)  # before the counters move on
         candidate = answer.success.clone()  # (B, P + 1)
         candidate[:, -1] &= ~walking  # an orthogonal move is a test, not a place to go
-        length = (state.points - state.x.unsqueeze(1)).flatten(2).norm(dim=2)
-        nearest = length.masked_fill(~candidate, float("inf")).argmin(1)
+        reach, nearest = state.reach.masked_fill(~candidate, float("inf")).min(1)
         row = torch.arange(len(nearest), device=nearest.device)
-        moved = candidate[row, nearest] & (~walking | (length[row, nearest] < (state.current - state.x).flatten(1).norm(dim=1)))
+        moved = reach.isfinite() & (~walking | (reach < state.distance))
         # Shares of the way grow with their number, so the one before the nearest success failed.
         share = shares(state.low, self.proposals + 2)  # (B, P + 2), from low to just below 1
         low = torch.where(moved, share[row, nearest] / share[row, nearest + 1], share[:, -1]) * (state.stage > 0)
         state = state.replace(
-            current=torch.where(moved.reshape(-1, 1, 1, 1), state.points[row, nearest], state.current), low=low,
+            current=torch.where(moved.reshape(-1, 1, 1, 1), state.points[row, nearest], state.current),
+            distance=torch.where(moved, reach, state.distance), low=low,
             stage=torch.where((state.stage > 0) | moved, state.stage + 1, 0).clamp(max=self.walking), asked=state.asked + 1,
             tried=state.tried + walking * self.proposals,
         )  # fmt: skip
@@ -136,20 +136,9 @@ class Boundary(FittedAttack):
 
     def _propose(self, state: BoundaryState) -> BoundaryState:
         """The next proposals of every row: along the sphere around the image, then towards it (figure 2)."""
-        x, away = state.x.unsqueeze(1), (state.current - state.x).unsqueeze(1)  # (B, 1, C, H, W)
-        distance = away.flatten(1).norm(dim=1)
         noise = waves(state.rng, state.asked, (self.proposals + 1) // 2, state.asked % self.grains, state.x.shape[1:])
-        noise = torch.cat([noise, -noise], 1)[:, : self.proposals]  # (B, P, C, H, W)
-        along = (noise * away).flatten(2).sum(2) / distance.square().clamp_min(1e-12).unsqueeze(1)  # (B, P)
-        noise -= along[..., None, None, None] * away
-        length = noise.flatten(2).norm(dim=2)[..., None, None, None].clamp_min(1e-12)
-        noise *= per_row(state.orthogonal * distance, noise) / length
-        sphere = (noise.add_(away).div_(per_row((1 + state.orthogonal.square()).sqrt(), noise)).add_(x)).clamp_(0, 1)
-        radius = (sphere - x).flatten(2).norm(dim=2).clamp_min(1e-12)
-        # Clipping moved the point off the sphere: the step ends at (1 - epsilon) of the distance all the same.
-        keep = (((1 - state.towards) * distance).unsqueeze(1) / radius).clamp(0, 1)
-        whole = torch.lerp(x.expand_as(sphere), sphere, keep[..., None, None, None])
-        return state.replace(points=torch.cat([whole, sphere[:, -1:]], 1))
+        points, reach = moves(state, noise)
+        return state.replace(points=points, reach=reach)
 
     def _start(self, state: BoundaryState) -> BoundaryState:
         """Exchange the points of rows that do not walk yet: places to start from, or blends with what succeeded."""
@@ -165,4 +154,5 @@ class Boundary(FittedAttack):
             part.x.unsqueeze(1), part.current.unsqueeze(1), shares(part.low, count + 1)[:, 1:, None, None, None]
         )
         points = torch.where((part.stage == 0).reshape(-1, 1, 1, 1, 1), starts, blends)
-        return state.replace(points=state.points.index_copy(0, rows, points))
+        reach = (points - part.x.unsqueeze(1)).flatten(2).norm(dim=2)
+        return state.replace(points=state.points.index_copy(0, rows, points), reach=state.reach.index_copy(0, rows, reach))

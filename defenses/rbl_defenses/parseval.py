@@ -28,7 +28,7 @@ class Parseval(Defense):
 
     A linear layer keeps its matrix orthonormal. A convolution keeps sqrt(kh kw) times its flattened kernel orthonormal:
     the paper scales the patches by 1 / sqrt(kh kw) (section 4.2), and here that factor is part of the weights. Sums of
-    branches stay convex (section 4.3).
+    branches stay convex (section 4.3). Certificates compute the constants that a trained network really has.
 
     Args:
         beta: strength of the retraction W <- (1 + beta) W - beta W W^T W (equation 10). 0.5 makes it a Newton-Schulz
@@ -38,6 +38,9 @@ class Parseval(Defense):
         logit_scale: what multiplies the logits in the training loss. Orthonormal layers give margins well below 1,
             which the cross-entropy cannot fit. The deployed network multiplies by it too: no verdict changes, and an
             attack by the cross-entropy sees the probabilities that the network was trained to give.
+        scaled_patches: scale as the paper does. Without, flattened kernels themselves stay orthonormal: an average signal
+            keeps its length and the worst may grow by sqrt(kh kw). For deep networks without normalisation (the paper's
+            have batch norm), in which 3x3 kernels that are scaled shrink it to a third, layer after layer.
     """
 
     name: ClassVar[str] = "parseval"
@@ -47,6 +50,7 @@ class Parseval(Defense):
     beta: float = 0.5
     rows: float = 1.0
     logit_scale: float = 200.0
+    scaled_patches: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.beta <= 0.5:
@@ -59,8 +63,8 @@ class Parseval(Defense):
     @torch.no_grad()
     def prepare(self, model: nn.Module) -> None:
         for layer in parseval_layers(model):
-            matrix = frame(layer)
-            store_frame(layer, nn.init.orthogonal_(torch.empty_like(matrix)))
+            matrix = self.frame(layer)
+            self.store_frame(layer, nn.init.orthogonal_(torch.empty_like(matrix)))
 
     def wrap(self, model: nn.Module) -> DefendedModel:
         return DefendedModel(ScaledLogits(model, self.logit_scale))
@@ -79,7 +83,7 @@ class Parseval(Defense):
             if isinstance(module, ConvexAggregation):
                 module.project()
         for layer in parseval_layers(model):
-            matrix = frame(layer)
+            matrix = self.frame(layer)
             if self.rows < 1:
                 # The trainer seeds the global generator anew for every step, so a resumed run draws the same.
                 count = max(1, round(self.rows * len(matrix)))
@@ -87,7 +91,18 @@ class Parseval(Defense):
                 matrix[chosen] = retract(matrix[chosen], self.beta)
             else:
                 matrix = retract(matrix, self.beta)
-            store_frame(layer, matrix)
+            self.store_frame(layer, matrix)
+
+    def frame(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
+        """What the retraction keeps orthonormal, as a new tensor: (out, in), for a convolution (out, in kh kw)."""
+        return layer.weight.detach().flatten(1) * self._scale(layer)  # (out, in kh kw)
+
+    def store_frame(self, layer: nn.Conv2d | nn.Linear, matrix: Tensor) -> None:
+        """Write a matrix shaped as ``frame(layer)`` back to the layer's weights."""
+        layer.weight.copy_((matrix / self._scale(layer)).reshape(layer.weight.shape))
+
+    def _scale(self, layer: nn.Conv2d | nn.Linear) -> float:
+        return math.sqrt(math.prod(layer.kernel_size)) if self.scaled_patches and isinstance(layer, nn.Conv2d) else 1.0
 
 
 class ScaledLogits(nn.Module):
@@ -107,22 +122,8 @@ def parseval_layers(model: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
     return (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
 
 
-def frame(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    """What the retraction keeps orthonormal, as a new tensor: (out, in), for a convolution (out, in kh kw)."""
-    return layer.weight.detach().flatten(1) * _scale(layer)  # (out, in kh kw)
-
-
-def store_frame(layer: nn.Conv2d | nn.Linear, matrix: Tensor) -> None:
-    """Write a matrix shaped as ``frame(layer)`` back to the layer's weights."""
-    layer.weight.copy_((matrix / _scale(layer)).reshape(layer.weight.shape))
-
-
 def retract(matrix: Tensor, beta: float) -> Tensor:
     """One retraction step (equation 10) of the rows, or of the columns where they are fewer."""
     if len(matrix) > matrix.shape[1]:
         return retract(matrix.T, beta).T
     return (1 + beta) * matrix - beta * (matrix @ matrix.T) @ matrix
-
-
-def _scale(layer: nn.Conv2d | nn.Linear) -> float:
-    return math.sqrt(math.prod(layer.kernel_size)) if isinstance(layer, nn.Conv2d) else 1.0

@@ -7,13 +7,14 @@ import torch
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
-from rbl_attacks.boundary_start import ABSENT, PER_CLASS, bank, other_images, waves
+from rbl_attacks.boundary_moves import ABSENT, PER_CLASS, bank, moves, other_images, waves
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import reference_model
+from robustbench_lite.threat import NORMS, ThreatModel
 from tests.conftest import images, small_network
 
 SHAPE = (1, 6, 6)
@@ -85,3 +86,30 @@ def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries():
     turns, white = rbl.evaluate(model, data, ["boundary steps=600", "boundary steps=600 grains=1"], norm="l2").cells
     assert turns.median_distance < 0.9 * white.median_distance
     assert turns.forward_queries.sum() < 1.01 * white.forward_queries.sum()
+
+
+def test_proposals_lie_where_the_figure_has_them():
+    x, far = images(5) * 0.4 + 0.3, (images(5, seed=9) - 0.5) * 0.2  # nothing is clipped
+    state = Boundary(proposals=5).init(
+        x, torch.zeros(5, dtype=torch.int64), ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(5))
+    )
+    distance = far.flatten(1).norm(dim=1)
+    state = state.replace(
+        current=x + far, distance=distance, orthogonal=state.orthogonal * 0 + 0.2, towards=state.towards * 0 + 0.05
+    )
+    noise = waves(state.rng, state.asked, 3, torch.tensor([0, 1, 0, 1, 0]), x.shape[1:])
+    points, reach = moves(state, noise)
+    offset = (points - x.unsqueeze(1)).flatten(2)
+    length = offset.norm(dim=2)
+    assert torch.allclose(length, reach, rtol=1e-5)
+    assert torch.allclose(length[:, :-1], 0.95 * distance.unsqueeze(1).expand(-1, 5), rtol=1e-5)
+    assert torch.allclose(length[:, -1], distance, rtol=1e-5)  # the orthogonal move stays on the sphere
+    cosine = torch.cosine_similarity(offset, far.flatten(1).unsqueeze(1), dim=2)
+    assert torch.allclose(cosine, torch.full_like(cosine, 1 / 1.04**0.5), atol=1e-5)  # tan of the angle is delta
+    sideways = offset / length.unsqueeze(2) - cosine.unsqueeze(2) * (far.flatten(1) / distance.unsqueeze(1)).unsqueeze(1)
+    assert torch.allclose(sideways[:, :2], -sideways[:, 3:5], atol=1e-5)  # opposite pairs
+    clipped, reach = moves(state.replace(x=x.round()), noise * 50)
+    assert clipped.min() >= 0
+    assert clipped.max() <= 1
+    assert torch.allclose((clipped - x.round().unsqueeze(1)).flatten(2).norm(dim=2), reach, rtol=1e-5)
+    assert (reach[:, :-1] <= 0.95 * distance.unsqueeze(1) * (1 + 1e-6)).all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rbl_defenses.parseval import Parseval, frame, parseval_layers, retract
+from rbl_defenses.parseval import Parseval, parseval_layers, retract
 from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
@@ -19,9 +19,10 @@ from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.training import Recipe, initialised, seeded, train
 
 
-def _spread(model: nn.Module) -> tuple[float, float]:
-    """The smallest and the largest singular value over all layers."""
-    values = torch.cat([torch.linalg.svdvals(frame(layer)) for layer in parseval_layers(model)])
+def _spread(model: nn.Module, defense: Parseval | None = None) -> tuple[float, float]:
+    """The smallest and the largest singular value over all layers, as shares of the target."""
+    defense = defense or Parseval()
+    values = torch.cat([torch.linalg.svdvals(defense.frame(layer)) for layer in parseval_layers(model)])
     return float(values.min()), float(values.max())
 
 
@@ -48,6 +49,17 @@ def test_a_convolution_carries_the_patch_scaling_in_its_weights() -> None:
     with seeded("test"):
         Parseval().prepare(model)
     assert torch.linalg.svdvals(model[0].weight.detach().flatten(1)).tolist() == pytest.approx([1 / 3] * 4, abs=1e-5)
+
+
+def test_without_patch_scaling_noise_keeps_its_length_through_a_convolution_and_shrinks_with_it() -> None:
+    x = torch.randn(64, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    gains = []
+    for scaled in (True, False):
+        model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular", bias=False))
+        with seeded("test"):
+            Parseval(scaled_patches=scaled).prepare(model)
+        gains.append(float(model(x).detach().norm() / x.norm()))
+    assert gains == pytest.approx([1 / 3, 1], rel=0.05)
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
@@ -90,7 +102,11 @@ def test_a_share_of_the_rows_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize("name", [name for name in network_files() if "-parseval" in name])
 def test_a_bundled_network_is_orthonormal_in_every_layer(name: str) -> None:
-    low, high = _spread(named_network(name).module)
+    network = named_network(name)
+    assert network.card is not None
+    defense = create("defense", network.card.defense)
+    assert isinstance(defense, Parseval)
+    low, high = _spread(network.module, defense)
     assert 0.9 <= low <= high <= 1.1
 
 
