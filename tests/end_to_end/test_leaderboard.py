@@ -61,7 +61,7 @@ def digests(root: Path) -> dict[str, str]:
 def test_a_measured_board_checks_and_measures_nothing_twice(rbl, root: Path) -> None:
     checked = rbl("leaderboard", "check", "--root", str(root))
     assert checked.code == 0, checked.out
-    assert "1 boards, 8 cells" in checked.out
+    assert "1 boards (tiny 8 cells in " in checked.out
     before = {path: path.stat().st_mtime_ns for path in cells(root)}
     assert "0 cells measured" in rbl("leaderboard", "run", "--root", str(root)).out
     assert before == {path: path.stat().st_mtime_ns for path in cells(root)}
