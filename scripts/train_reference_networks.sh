@@ -32,7 +32,7 @@ rbl train --defense 'adversarial_training eps=8/255' --dataset cifar10-jpeg --ep
 rbl train --defense 'dual_network eps=2/255 warmup=0.4 interval_until=0.5 dual_from=0.95 settled=3' --dataset cifar10-jpeg \
     --eps 2/255 --data-dir data --epochs 8 --batch-size 100 --learning-rate 2e-3
 rbl train --defense none --dataset cifar10-jpeg --eps 8/255 --data-dir data --network residual --epochs 10 --learning-rate 3e-3
-# Kernels that are scaled as in the paper shrink the signal in a network as deep as this one without batch norm: 40 % clean.
+# Kernels that are scaled as in the paper shrink the signal in a network as deep as this one without batch norm.
 rbl train --defense 'parseval scaled_patches=false logit_scale=30' --dataset cifar10-jpeg --eps 8/255 --data-dir data \
     --network residual --epochs 10 --learning-rate 3e-3
 rbl train --defense 'adversarial_training eps=8/255 attack="pgd steps=2 step_size=5/255"' --dataset cifar10-jpeg --eps 8/255 \

@@ -116,11 +116,11 @@ class Oracle:
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
         """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill ``Attack.batches``."""
-        full = self.passes.batch_size * self.attack.batches
+        full = self.passes.batch_size
         if self.attack.asks_neighbours(threat, shape):
             incremental = self.passes.incremental(shape, self.device)
             full = full if incremental is None else self._full(incremental)
-        return max(1, full // self.attack.points(shape))
+        return max(1, self.attack.batches * full // self.attack.points(shape))
 
     def _full(self, incremental: Incremental) -> int:
         """Neighbours that take as many multiplications as a batch of the model."""
