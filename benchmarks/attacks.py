@@ -78,9 +78,9 @@ def ours(options: argparse.Namespace) -> Runner:
         engine = Engine(ready(attack, passes, threat, options), passes, threat, seed=options.seed, device=x.device)
         judge = Judge(passes, threat, attack.name, x.device)
         for rows in engine.search(Task(x, y, none, index)):
-            at = rows.position[rows.found]
-            judge.confirm(rows.x_adv[rows.found], x[at], y[at], none[at], index.to(at.device)[at])
-            x_adv[at] = rows.x_adv[rows.found]
+            at, claims = rows.position[rows.claimed], rows.x_adv[rows.claimed]
+            judge.confirm(claims, x[at], y[at], none[at], index.to(at.device)[at])
+            x_adv[at] = claims
         return x_adv
 
     return run

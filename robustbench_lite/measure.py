@@ -161,21 +161,20 @@ def _judged(job: Job, judge: Judge, waiting: list[Found]) -> list[Outcome]:
     for other in rest:
         first = first.append(other)
     position = first.position.cpu()
-    claimed = first.found.cpu()
+    claimed = first.claimed.cpu()
     rows = position[claimed]
-    x_adv = first.x_adv[first.found]
+    x_adv = first.x_adv[first.claimed]
     verdict = judge.confirm(x_adv, job.data.x[rows], job.data.y[rows], job.target[rows], job.data.ids[rows])
     size = torch.full((len(position),), float("nan"), dtype=torch.float64)
     size[claimed] = torch.where(verdict.confirmed, verdict.size, float("nan"))
     broken = torch.zeros_like(claimed)
     broken[claimed] = verdict.confirmed
     images = dict(zip(rows.tolist(), x_adv.cpu().numpy(), strict=True)) if job.keep_adversarials else {}
-    columns = (position, broken, claimed, size, first.forward.cpu(), first.backward.cpu())
+    refuted = first.found.cpu() & ~broken
+    columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
     return [
-        Outcome(
-            p, b, c and not b, float(np.float32(s)) if b else None, f, g, image_bytes(images[p]) if b and p in images else None
-        )
-        for p, b, c, s, f, g in zip(*(column.tolist() for column in columns), strict=True)
+        Outcome(p, b, r, float(np.float32(s)) if b else None, f, g, image_bytes(images[p]) if b and p in images else None)
+        for p, b, r, s, f, g in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 

@@ -68,9 +68,9 @@ class CarliniWagner(Attack):
 
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> CarliniWagnerState:
         zeros, zero, blank = torch.zeros_like(y), torch.zeros(len(x), device=x.device), torch.zeros_like(x)
-        w = _variable(x)
+        v = 2 * torch.atanh(SQUASH * (2 * x - 1))
         return CarliniWagnerState(
-            finished=zeros.bool(), x=x, x_adv=_image(w), w=w, start=w.clone(), mean=blank, square=blank.clone(), step=zeros,
+            finished=zeros.bool(), x=x, x_adv=v.sigmoid(), v=v, start=v.clone(), mean=blank, square=blank.clone(), step=zeros,
             spent=zeros, const=zero + self.initial_const, known=zero + self.initial_const, tau=zero + 1, low=zero,
             high=zero + float("inf"), hit=zeros.bool(), checked=zero + float("inf"), distance=DISTANCES[threat.norm.name],
         )  # fmt: skip
@@ -83,54 +83,57 @@ class CarliniWagner(Attack):
         shortfall = -answer.need_loss()  # f of the paper, (B,)
         value, slope, size = state.distance.term(delta, state.tau)
         hit = state.hit | (answer.success & (shortfall == 0) & (value <= state.distance.hit_value))
-        loss = value + state.const * shortfall
-        due = state.step % max(1, self.steps // 10) == 0
-        # Black and white pixels take a while to leave their ends of the tanh: a row that has not moved yet is not stuck.
-        # Once some c of L2 has succeeded, a run cut short would count its c as too small, or end farther away.
-        nothing_yet = (state.high.isinf() & ~hit) | state.distance.ends_on_hit
-        may_abort = (size > MOVED) & nothing_yet & self.abort_early
-        stalled = due & (loss > PROGRESS * state.checked) & may_abort
         last = (state.step + 1 >= self.steps) | (state.spent + state.step + 1 >= self.search_steps * self.steps)
-        over = stalled | last | (hit & state.distance.ends_on_hit)
-        slope.addcmul_(per_row(state.const, slope), answer.need_gradient(), value=-1)
-        state = state.replace(hit=hit, step=state.step + 1, checked=torch.where(due, loss, state.checked))
-        if over.device.type == "cpu" and not bool(over.any()):  # here looking costs nothing, and most steps end no run
+        over = last | (hit & state.distance.ends_on_hit)
+        slope.addcmul_(per_row(state.const, slope), answer.need_gradient(), value=-0.5)
+        due = state.step % max(1, self.steps // 10) == 0
+        state = state.replace(hit=hit, step=state.step + 1)
+        looks_are_free = over.device.type == "cpu"
+        if not looks_are_free or bool(due.any()):
+            loss = value + state.const * shortfall
+            over = over | (due & self._stalled(state, loss, size))
+            state = state.replace(checked=torch.where(due, loss, state.checked))
+        if looks_are_free and not bool(over.any()):  # most steps end no run
             return self._adam(state, slope)
         state = self._start_run(self._adam(state.distance.next_run(state, over, self.steps), slope), over)
         return state.replace(finished=state.finished | (state.spent >= self.search_steps * self.steps))
+
+    def _stalled(self, s: CarliniWagnerState, loss: Tensor, size: Tensor) -> Tensor:
+        """Rows whose ``loss`` (B,) has not fallen since it was last checked, where that says that the run leads nowhere."""
+        # Black and white pixels take a while to leave their ends of the tanh: a row that has not moved yet is not stuck.
+        # Once some c of L2 has succeeded, a run cut short would count its c as too small, or end farther away.
+        nothing_yet = (s.high.isinf() & ~s.hit) | s.distance.ends_on_hit
+        return (loss > PROGRESS * s.checked) & (size > MOVED) & nothing_yet & self.abort_early
 
     def _hinge(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         """Minus max(margin + confidence, 0), (N,): the paper's -f_6."""
         return -(margin(logits, y, target) + self.confidence).clamp_min(0)
 
     def _adam(self, s: CarliniWagnerState, slope: Tensor) -> CarliniWagnerState:
-        """One step down ``slope``, the gradient by the image, each row with the bias correction of its own step.
+        """One step down ``slope``, half the gradient by the image, each row with the bias correction of its own step.
 
-        In place on ``slope``, w and the moments: on a CPU memory that is asked for anew costs more than the arithmetic.
+        Adam does not care for the scale of a gradient beyond ``TINY``: none of the factors 2 is worth a pass over memory. In
+        place on ``slope``, v and the moments: on a CPU memory that is asked for anew costs more than the arithmetic.
         """
         scratch = torch.addcmul(s.x_adv, s.x_adv, s.x_adv, value=-1)
-        slope.mul_(scratch).mul_(2)  # dx/dw = (1 - tanh(w)^2) / 2 = 2 x (1 - x)
+        slope.mul_(scratch)  # dx/dw = (1 - tanh(w)^2) / 2 = 2 x (1 - x): this is a quarter of the gradient by w
         mean = s.mean.lerp_(slope, 1 - DECAY)
         square = s.square.mul_(DECAY_SQUARE).addcmul_(slope, slope, value=1 - DECAY_SQUARE)
         unbias = (1 - DECAY_SQUARE**s.step).sqrt()  # (B,)
         rate = self.learning_rate * unbias / (1 - DECAY**s.step)
-        size = torch.sqrt(square, out=scratch).add_(per_row(TINY * unbias, slope)).div_(per_row(rate, slope))
-        w = s.w.addcdiv_(mean, size, value=-1)
-        return s.replace(x_adv=_image(w))
+        size = torch.sqrt(square, out=scratch).add_(per_row(TINY / 4 * unbias, slope)).div_(per_row(2 * rate, slope))
+        v = s.v.addcdiv_(mean, size, value=-1)
+        return s.replace(x_adv=v.sigmoid())
 
     def _start_run(self, s: CarliniWagnerState, over: Tensor) -> CarliniWagnerState:
         """Fresh moments, back to the starting point, for rows whose run is ``over``."""
+        s = s.replace(step=s.step.masked_fill(over, 0), hit=s.hit & ~over, checked=s.checked.masked_fill(over, float("inf")))
+        if over.device.type == "cpu":  # a look is free, and there are few such rows
+            rows = over.nonzero().squeeze(1)
+            start = s.start[rows]
+            for whole, fresh in ((s.v, start), (s.x_adv, start.sigmoid()), (s.mean, 0.0), (s.square, 0.0)):
+                whole[rows] = fresh
+            return s
         rows = over.reshape(-1, 1, 1, 1)
-        w = torch.where(rows, s.start, s.w)
-        return s.replace(
-            w=w, x_adv=_image(w), mean=s.mean.masked_fill(rows, 0), square=s.square.masked_fill(rows, 0),
-            step=s.step.masked_fill(over, 0), hit=s.hit & ~over, checked=s.checked.masked_fill(over, float("inf")),
-        )  # fmt: skip
-
-
-def _variable(x: Tensor) -> Tensor:
-    return torch.atanh(SQUASH * (2 * x - 1))
-
-
-def _image(w: Tensor) -> Tensor:
-    return (2 * w).sigmoid_()  # the same as (tanh(w) + 1) / 2, in two passes over memory instead of three
+        v = torch.where(rows, s.start, s.v)
+        return s.replace(v=v, x_adv=v.sigmoid(), mean=s.mean.masked_fill(rows, 0), square=s.square.masked_fill(rows, 0))

@@ -21,10 +21,10 @@ SHRINK, DOUBLE, LARGEST_CONST, CLOSE = 0.9, 2.0, 20.0, 0.02
 @dataclass(frozen=True)
 class CarliniWagnerState(State):
     x: Tensor
-    x_adv: Tensor  # (tanh(w) + 1) / 2
-    w: Tensor
-    start: Tensor  # where the next run begins, shaped as w
-    mean: Tensor  # Adam's moments, shaped as w
+    x_adv: Tensor  # (tanh(w) + 1) / 2 of the paper: the sigmoid of v
+    v: Tensor  # 2 w
+    start: Tensor  # where the next run begins, shaped as v
+    mean: Tensor  # Adam's moments, shaped as v
     square: Tensor
     step: Tensor  # (B,) steps of this run of Adam
     spent: Tensor  # (B,) steps charged for the runs before
@@ -40,7 +40,7 @@ class CarliniWagnerState(State):
 
 class Term(NamedTuple):
     value: Tensor  # (B,)
-    gradient: Tensor  # by delta, (B, C, H, W)
+    slope: Tensor  # half the gradient by delta, (B, C, H, W)
     size: Tensor  # of delta in the norm, (B,)
 
 
@@ -67,7 +67,7 @@ class SquaredL2(Distance):
     def term(self, delta: Tensor, tau: Tensor) -> Term:
         flat = delta.flatten(1)
         value = torch.linalg.vecdot(flat, flat)
-        return Term(value, delta.mul_(2), value.sqrt())
+        return Term(value, delta, value.sqrt())
 
     def next_run(self, s: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
         high = torch.where(over & s.hit, s.const, s.high)
@@ -88,7 +88,7 @@ class ExcessLinf(Distance):
     def term(self, delta: Tensor, tau: Tensor) -> Term:
         change = delta.abs()
         excess = (change - per_row(tau, delta)).clamp_min_(0)
-        return Term(excess.flatten(1).sum(1), delta.sign() * excess.sign(), change.flatten(1).amax(1))
+        return Term(excess.flatten(1).sum(1), delta.sign().mul_(excess.sign()).div_(2), change.flatten(1).amax(1))
 
     def next_run(self, s: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
         size = (s.x_adv - s.x).abs().flatten(1).amax(1)
@@ -98,7 +98,7 @@ class ExcessLinf(Distance):
         tau = torch.where(won | given_up, torch.maximum(SHRINK * high, (low + high) / 2), s.tau)
         known = torch.where(won, s.const, s.known)
         const = torch.where(failed, torch.where(given_up, known, DOUBLE * s.const), s.const)
-        start = torch.where(won.reshape(-1, 1, 1, 1), s.w, s.start)
+        start = torch.where(won.reshape(-1, 1, 1, 1), s.v, s.start)
         done = over & ((high - low < CLOSE * high) | (given_up & high.isinf()))
         return s.replace(
             low=low, high=high, tau=tau, const=const, known=known, start=start, spent=s.spent + over * s.step,

@@ -63,17 +63,25 @@ class FGSM(Attack):
         return FGSMState(finished=pending, x=x, candidates=candidates, has_gradient=pending, threat=threat)
 
     def ask(self, state: FGSMState) -> Query:
+        if len(self._shares) == 1 and _all_free_to_see(state.has_gradient):
+            return Query.labels(state.candidates[:, 0], final=True)
         # The gradient is asked at the first point alone; the candidates that it yields are only judged.
         first = torch.arange(len(self._shares), device=state.x.device) == 0  # (P,)
         valid = None if len(first) == 1 else state.has_gradient.unsqueeze(1) | first  # (B, P)
         return Query.gradient(state.candidates, cross_entropy, rows=~state.has_gradient, valid=valid)
 
     def tell(self, state: FGSMState, answer: Answer) -> FGSMState:
-        if state.has_gradient.device.type == "cpu" and bool(state.has_gradient.all()):  # the look is free here
+        if _all_free_to_see(state.has_gradient):
             return state.replace(finished=torch.ones_like(state.finished))
         ascent = state.threat.ascent(state.x, answer.need_gradient()[:, 0])
         steps = [state.threat.project(state.x + share * state.threat.radius * ascent, state.x) for share in self._shares]
-        # (B, P, C, H, W); a row that had its candidates judged is finished, and what it would ask next does not matter.
-        waiting = ~state.has_gradient
-        candidates = torch.where(waiting.reshape(-1, 1, 1, 1, 1), torch.stack(steps, 1), state.candidates)
+        candidates, waiting = torch.stack(steps, 1), ~state.has_gradient  # (B, P, C, H, W)
+        if not _all_free_to_see(waiting):
+            # A row that had its candidates judged is finished, and what it would ask next does not matter.
+            candidates = torch.where(waiting.reshape(-1, 1, 1, 1, 1), candidates, state.candidates)
         return state.replace(candidates=candidates, has_gradient=torch.ones_like(waiting), finished=state.finished | ~waiting)
+
+
+def _all_free_to_see(rows: Tensor) -> bool:
+    """Whether all ``rows`` (B,) are true, where a look does not wait for an accelerator."""
+    return rows.device.type == "cpu" and bool(rows.all())

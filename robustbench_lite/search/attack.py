@@ -54,7 +54,8 @@ class Query:
 
     ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B, P) leaves points out: they
     are neither evaluated nor counted. ``loss`` is the loss whose values, or whose gradient too, are wanted; ``gradient_rows``
-    (B,) are the rows that want the gradient. ``beside`` tells that the points are neighbours of an image.
+    (B,) are the rows that want the gradient. ``beside`` tells that the points are neighbours of an image. With ``final`` the
+    attack ends here whatever the answer is, so that the engine may leave the asking to the judge.
     """
 
     points: Tensor
@@ -63,11 +64,14 @@ class Query:
     gradient_rows: Tensor | None = None
     valid: Tensor | None = None
     beside: Neighbours | None = None
+    final: bool = False
 
     @classmethod
-    def labels(cls, points: Tensor, valid: Tensor | None = None, beside: Neighbours | None = None) -> Query:
+    def labels(
+        cls, points: Tensor, valid: Tensor | None = None, beside: Neighbours | None = None, final: bool = False
+    ) -> Query:
         """Ask only which class wins."""
-        return cls(points, Access.LABELS, valid=valid, beside=beside)
+        return cls(points, Access.LABELS, valid=valid, beside=beside, final=final)
 
     @classmethod
     def scores(

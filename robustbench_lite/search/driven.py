@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.errors import AttackError, ModelError, RobustBenchError
+from robustbench_lite.errors import AttackError, RobustBenchError
 from robustbench_lite.search.attack import Access, Answer, Attack, Query
 from robustbench_lite.search.engine import Engine, Outcome, Task
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.lanes import Lane, Request, kept_generators, seed_generators
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
@@ -253,7 +253,7 @@ class DrivenEngine:
 
     def _refuse(self, sample: int, point: Tensor) -> NoReturn:
         if bool(point.isfinite().all()):
-            raise ModelError(f"The model returned NaN or inf near sample {sample}: check its weights and normalisation.")
+            raise not_finite(sample)
         raise AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
 
 
@@ -266,4 +266,5 @@ def _outcome(rows: list[_Row]) -> Outcome:
     size = torch.tensor([row.best_size for row in rows])
     columns = ([row.position for row in rows], [row.forward for row in rows], [row.backward for row in rows])
     position, forward, backward = (torch.tensor(column) for column in columns)
-    return Outcome(position, size.isfinite(), torch.cat([row.best for row in rows]), size, forward, backward)
+    found = size.isfinite()
+    return Outcome(position, found, torch.zeros_like(found), torch.cat([row.best for row in rows]), size, forward, backward)

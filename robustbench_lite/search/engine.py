@@ -14,12 +14,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import AttackError, ModelError
+from robustbench_lite.errors import AttackError
 from robustbench_lite.search.attack import Answer, Attack, Query, State
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.oracle import Cost, Oracle
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import Rows
+from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 
 
@@ -42,34 +43,19 @@ class Outcome(Rows):
     position: Tensor
     """Row of the task, (M,)."""
     found: Tensor
+    unasked: Tensor
+    """Instead there is a last point that the model was not asked about: whether it succeeds is the judge's to say."""
     x_adv: Tensor
-    """The adversarial, or the clean image where none was found."""
+    """The adversarial or the last point, or the clean image where there is none."""
     size: Tensor
-    """Its distance in the norm of the threat; inf where none was found."""
+    """Its distance in the norm of the threat; inf where there is none."""
     forward: Tensor
     backward: Tensor
 
-
-@dataclass(frozen=True)
-class Slots(Rows):
-    """The rows in flight."""
-
-    position: Tensor
-    index: Tensor
-    restart: Tensor
-    x: Tensor
-    y: Tensor
-    target: Tensor
-    best: Tensor
-    best_size: Tensor
-    forward: Tensor
-    backward: Tensor
-    wins: Tensor
-    """Votes of a random model for ``best``."""
-    done: Tensor
-    fault: Tensor
-    """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was not finite."""
-    state: State
+    @property
+    def claimed(self) -> Tensor:
+        """What the judge has to look at, (M,) bool."""
+        return self.found | self.unasked
 
 
 class Engine:
@@ -139,8 +125,8 @@ class Engine:
         inf = torch.full(y.shape, float("inf"), device=self.device)
         return Slots(
             position=position.to(self.device), index=index, restart=zeros, x=x, y=y, target=target, best=x.clone(),
-            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), wins=zeros.clone(), done=zeros.bool(), fault=-inf,
-            state=self._init(x, y, index, zeros),
+            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), wins=zeros.clone(), unasked=zeros.bool(),
+            done=zeros.bool(), fault=-inf, state=self._init(x, y, index, zeros),
         )  # fmt: skip
 
     def _init(self, x: Tensor, y: Tensor, index: Tensor, restart: Tensor) -> State:
@@ -155,6 +141,8 @@ class Engine:
             broke = used > self.query_budget
             slots = slots.replace(done=slots.done | broke)
             cost = self.oracle.cost(query, ~slots.done)
+        if self._may_leave_it_to_the_judge(query):
+            return self._leave_it_to_the_judge(slots, query, cost), query
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
         answer, finite = self.oracle.answer(query, rows, cost)
         if finite is not None:
@@ -166,40 +154,65 @@ class Engine:
             forward=slots.forward + cost.forward, backward=slots.backward + cost.backward,
         ), query  # fmt: skip
 
+    def _may_leave_it_to_the_judge(self, query: Query) -> bool:
+        """Nothing depends on the answer to one last point a row: no draw of the model, no restart, no nearer point."""
+        nothing_depends = self.first_success_ends and self.restarts == 1 and not self.oracle.passes.model.traits.random
+        return query.final and query.points.dim() == 4 and self.free_looks and nothing_depends
+
+    def _leave_it_to_the_judge(self, slots: Slots, query: Query, cost: Cost) -> Slots:
+        """The last points of the rows that ask are what they found. The query counts: the judge makes it."""
+        asks = cost.valid.squeeze(1).clone()
+        best = torch.where(asks.reshape(-1, 1, 1, 1), query.points, slots.best)
+        size = torch.where(asks, self.threat.norm.size(query.points - slots.x), slots.best_size)
+        forward = slots.forward + cost.forward
+        return slots.replace(best=best, best_size=size, unasked=asks, done=torch.ones_like(asks), forward=forward)
+
     def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> Slots:
         """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
         hits = answer.success.reshape(cost.valid.shape)  # (B, P)
-        hits = hits if cost.whole else hits & cost.valid
-        if self.free_looks:  # go on with the rows and points that count
-            index = hits.any(1).nonzero().squeeze(1)
-            if not len(index):
+        hits = (hits if cost.whole else hits & cost.valid).flatten()
+        count, points = cost.valid.shape[1], query.points.reshape(-1, *slots.x.shape[1:])  # (B P, C, H, W)
+        # What successes claim, one after the other, (N,); without free looks, what all points would claim.
+        claim = hits.nonzero().squeeze(1) if self.free_looks else torch.arange(len(hits), device=self.device)
+        if self.free_looks and not len(claim):
+            return slots
+        row = claim if count == 1 else claim // count
+        asked, clean = points.index_select(0, claim), slots.x.index_select(0, row)
+        size = self.threat.norm.size(asked - clean)
+        if self.free_looks and self.attack.kind == "minimal_distance" and not self.oracle.holds_votes:
+            # Such an attack answers for no point but the one that is kept, and a vote cannot prefer a farther one.
+            nearer = (size < slots.best_size[row]).nonzero().squeeze(1)
+            if not len(nearer):
                 return slots
-            row, point = hits[index].nonzero(as_tuple=True)
-        else:
-            index, place = (torch.arange(size, device=self.device) for size in hits.shape)
-            row, point = index.repeat_interleave(len(place)), place.repeat(len(index))
-        hits = hits[index]
-        points = query.points.reshape(*cost.valid.shape, *slots.x.shape[1:])  # (B, P, C, H, W)
-        asked, clean = points[index[row], point], slots.x[index[row]]
-        nowhere = torch.full(hits.shape, float("inf"), device=self.device)
-        excess = (-nowhere).index_put_((row, point), self.threat.excess(asked, clean))  # (M, P)
-        size = nowhere.index_put((row, point), self.threat.norm.size(asked - clean))
-        nearest_size, nearest = size.masked_fill(~hits | ~(excess <= 0), float("inf")).min(1)
-        nearer = nearest_size < slots.best_size[index]
-        points = points[index, nearest]  # (M, C, H, W)
-        sure = torch.ones_like(nearer)
-        if self.oracle.holds_votes:
-            slots, nearer, sure = self._vote(slots, index, points, nearest_size, cost)
-            nearest_size = nearest_size.masked_fill(~nearer, float("inf"))
-        best = torch.where(nearer.reshape(-1, 1, 1, 1), points, slots.best[index])
+            claim, row, asked, clean, size = (part.index_select(0, nearer) for part in (claim, row, asked, clean, size))
+        excess = self.threat.excess(asked, clean, size)
+        if not self.free_looks:
+            size, excess = size.masked_fill(~hits, float("inf")), excess.masked_fill(~hits, float("-inf"))
+        size = size.masked_fill(~(excess <= 0), float("inf"))
         fault = slots.fault
         if self.attack.kind == "fixed_eps":
-            worst = excess.masked_fill(~hits, float("-inf")).amax(1)
-            fault = fault.index_copy(0, index, torch.maximum(fault[index], worst))
-        best_size = slots.best_size.index_copy(0, index, torch.where(nearer, nearest_size, slots.best_size[index]))
-        ends = nearer & sure if self.first_success_ends else torch.zeros_like(nearer)
-        done = slots.done.index_copy(0, index, slots.done[index] | ends)
-        return slots.replace(best=slots.best.index_copy(0, index, best), best_size=best_size, fault=fault, done=done)
+            fault = fault.scatter_reduce(0, row, excess, "amax")
+        index, nearest, nearest_size = (row, asked, size) if count == 1 else self._nearest(claim, points, size, count)
+        nearer = nearest_size < slots.best_size[index]
+        sure = torch.ones_like(nearer)
+        if self.oracle.holds_votes:
+            slots, nearer, sure = self._vote(slots, index, nearest, nearest_size, cost)
+        best_size = torch.where(nearer, nearest_size, slots.best_size[index])
+        best = torch.where(nearer.reshape(-1, 1, 1, 1), nearest, slots.best[index])
+        slots.best.index_copy_(0, index, best)  # in place: a copy of all rows would cost more than the rest
+        done = slots.done
+        if self.first_success_ends:
+            done = done.index_copy(0, index, done[index] | (nearer & sure))
+        return slots.replace(best_size=slots.best_size.index_copy(0, index, best_size), fault=fault, done=done)
+
+    def _nearest(self, claim: Tensor, points: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the claims (N,), with ``count`` points a row: the rows (M,), the nearest claim of each, and its size."""
+        row = claim // count
+        every = torch.arange(len(points) // count, device=self.device)
+        index, place = torch.unique_consecutive(row, return_inverse=True) if self.free_looks else (every, row)
+        sizes = size.new_full((len(index), count), float("inf")).index_put_((place, claim % count), size)
+        nearest_size, nearest = sizes.min(1)
+        return index, points.index_select(0, index * count + nearest), nearest_size
 
     def _vote(self, slots: Slots, index: Tensor, points: Tensor, size: Tensor, cost: Cost) -> tuple[Slots, Tensor, Tensor]:
         """A random model votes on ``points`` (M, C, H, W), whose logits may have been lucky, and the judge will draw anew.
@@ -242,20 +255,23 @@ class Engine:
         slots.state.assign(again, self._init(slots.x[again], slots.y[again], slots.index[again], restart))
 
     def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
-        rows, last = slots.select(gone), query.points[gone]
-        last = last[:, 0] if last.dim() == 5 else last
-        fault = rows.fault
+        last = query.points if query.points.dim() == 4 else query.points[:, 0]
+        rows = slice(None) if len(gone) == len(slots.y) else gone  # no copy where every row goes
+        fault = slots.fault[rows]
         if self.attack.kind == "fixed_eps":
-            fault = torch.maximum(fault, self.threat.excess(last, rows.x))
+            fault = torch.maximum(fault, self.threat.excess(last[rows], slots.x[rows]))
         wrong = (~(fault <= 0)).nonzero().squeeze(1)
         if len(wrong):
-            self._refuse(int(rows.index[wrong[0]]), float(fault[wrong[0]]), bool(last[wrong[0]].isfinite().all()))
-        found = rows.best_size.isfinite()
-        return Outcome(rows.position, found, rows.best, rows.best_size, rows.forward, rows.backward)
+            at = gone[wrong[0]]
+            self._refuse(int(slots.index[at]), float(fault[wrong[0]]), bool(last[at].isfinite().all()))
+        position, unasked, best, size, forward, backward = (
+            field[gone] for field in (slots.position, slots.unasked, slots.best, slots.best_size, slots.forward, slots.backward)
+        )
+        return Outcome(position, size.isfinite() & ~unasked, unasked, best, size, forward, backward)
 
     def _refuse(self, sample: int, excess: float, finite_point: bool) -> None:
         if math.isnan(excess) and finite_point:
-            raise ModelError(f"The model returned NaN or inf near sample {sample}: check its weights and normalisation.")
+            raise not_finite(sample)
         if math.isnan(excess):
             raise AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
         raise AttackError(

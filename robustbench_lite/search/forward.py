@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.errors import ModelError
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.incremental import Incremental
 from robustbench_lite.search.losses import Loss
@@ -129,3 +130,8 @@ class Passes:
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(self.seed * 1_000_003 + draw)
             return module(x)  # type: ignore[no-any-return]
+
+
+def not_finite(sample: int) -> ModelError:
+    """What to raise when a model's output at a point is no number."""
+    return ModelError(f"The model returned NaN or inf near sample {sample}: check its weights and normalisation.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.losses import margin
 from robustbench_lite.threat import ThreatModel
 
@@ -58,6 +58,9 @@ class Judge:
             sample, amount = int(index[outside[0]]), float(finding.excess[outside[0]])
             what = "is not finite" if math.isnan(amount) else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
             raise AttackError(f"{self.attack_name}: the adversarial it claims for sample {sample} {what}.")
+        unknown = (~finding.margin.isfinite()).nonzero().squeeze(1)
+        if len(unknown):
+            raise not_finite(int(index[unknown[0]]))
         return Verdict(finding.reached, finding.size)
 
     def examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
@@ -73,7 +76,7 @@ class Judge:
         excess = self.threat.excess(x_adv, x)
         inside = excess <= 0
         # The model never sees what is no image: the clean one stands in.
-        shown = torch.where(inside.reshape(-1, *([1] * (x.dim() - 1))), x_adv, x)
+        shown = x_adv if bool(inside.all()) else torch.where(inside.reshape(-1, 1, 1, 1), x_adv, x)
         points = Points(shown, y, target, index, torch.zeros_like(y))
         votes = self.passes.model.traits.votes if self.passes.model.traits.random else 1
         ballots = torch.stack(list(self.passes.votes(points, votes)))  # (votes, M, K)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +33,26 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 def _lead(logits: Tensor, label: Tensor) -> Tensor:
     """By how much the class ``label`` (N,) is ahead of the best other, (N,)."""
-    own = logits.gather(1, label.unsqueeze(1)).squeeze(1)
-    return own - logits.scatter(1, label.unsqueeze(1), float("-inf")).amax(1)
+    lead: Tensor = _Lead.apply(logits, label.unsqueeze(1))
+    return lead
+
+
+class _Lead(torch.autograd.Function):
+    """Its gradient takes two operations instead of ten: beside a small network the difference shows."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
+        best, rival = logits.scatter(1, label, float("-inf")).max(1, keepdim=True)  # (N, 1)
+        ctx.save_for_backward(label, rival)
+        ctx.shape = logits.shape
+        return (logits.gather(1, label) - best).squeeze(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        label, rival = ctx.saved_tensors
+        grad = grad.unsqueeze(1)
+        return grad.new_zeros(ctx.shape).scatter_(1, label, grad).scatter_(1, rival, -grad), None
 
 
 def _free_to_look(logits: Tensor) -> bool:

@@ -97,10 +97,12 @@ class Oracle:
         elif fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all())):
             wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
             logits, gradient = self._pass(query, points, wanted)
-            if gradient is None and query.access == Access.GRADIENT:
-                gradient = torch.zeros_like(points.x)
+        elif cost.whole:
+            logits, gradient = self._in_turn(query, points, bool(cost.gradient.any()))
         else:
             logits, gradient = self._packed(query, points, cost)
+        if gradient is None and query.access == Access.GRADIENT:
+            gradient = torch.zeros_like(points.x)
         margins, loss = margin(logits, points.y, points.target), query.loss
         answer = Answer(
             success=(margins < 0).reshape(shape),
@@ -162,6 +164,13 @@ class Oracle:
         if with_gradient and query.loss is not None:
             return self.passes.gradient(points, query.loss)
         return self.passes.logits(points), None
+
+    def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """All points, in full model batches."""
+        size = self.passes.batch_size
+        parts = [self._pass(query, points.take(slice(i, i + size)), with_gradient) for i in range(0, len(points.x), size)]
+        logits, gradients = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(gradients) if with_gradient else None
 
     def _packed(self, query: Query, points: Points, cost: Cost) -> tuple[Tensor, Tensor | None]:
         """Full model batches of the valid points only, those that want a gradient first, so that one batch at most is mixed."""

@@ -56,13 +56,17 @@ class ThreatModel:
         blocked = ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0)) if self.norm.sparse else None
         return self.norm.steepest(grad, blocked)
 
-    def excess(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is inside, NaN is outside."""
-        out_of_bounds = torch.maximum(LOW - x_adv, x_adv - HIGH).flatten(1).amax(1)
+    def excess(self, x_adv: Tensor, x: Tensor, size: Tensor | None = None) -> Tensor:
+        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is inside, NaN is outside.
+
+        ``size`` (B,), where the caller knows it already, is the norm of ``x_adv - x``.
+        """
+        flat = x_adv.flatten(1)
+        out_of_bounds = torch.maximum(LOW - flat.amin(1), flat.amax(1) - HIGH)
         if self.eps is None:
             return out_of_bounds
-        over = self.norm.size(x_adv - x) - (self.eps + self.norm.tolerance(self.eps))
-        return torch.maximum(over, out_of_bounds)
+        size = self.norm.size(x_adv - x) if size is None else size
+        return torch.maximum(size - (self.eps + self.norm.tolerance(self.eps)), out_of_bounds)
 
     @property
     def radius(self) -> float:

@@ -78,7 +78,8 @@ class Linf(Norm):
     label = "Linf"
 
     def size(self, delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).amax(1)
+        flat = delta.flatten(1)
+        return torch.maximum(flat.amax(1), -flat.amin(1)).abs()  # without a copy of all the absolute values
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         if isinstance(eps, Tensor):

@@ -12,6 +12,7 @@ from robustbench_lite.search.craft import craft
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.judge import Judge
 from robustbench_lite.threat import ThreatModel
 
 with warnings.catch_warnings():
@@ -37,11 +38,12 @@ def peer(name, model, **options):
 
 
 def wins(attack, model, x, y, threat):
+    passes, index, none = Passes(DefendedModel(model), 32), torch.arange(len(y)), torch.full_like(y, -1)
+    judge = Judge(passes, threat, attack.name, "cpu")
     hits = torch.zeros(len(y), dtype=torch.bool)
-    for rows in Engine(attack, Passes(DefendedModel(model), 32), threat).search(
-        Task(x, y, torch.full_like(y, -1), torch.arange(len(y)))
-    ):
-        hits[rows.position] = rows.found
+    for rows in Engine(attack, passes, threat).search(Task(x, y, none, index)):
+        at = rows.position[rows.claimed]
+        hits[at] = judge.confirm(rows.x_adv[rows.claimed], x[at], y[at], none[at], index[at]).confirmed
     return hits
 
 
