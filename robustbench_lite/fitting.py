@@ -21,7 +21,7 @@ from robustbench_lite.errors import DataError, ModelError, RecordError, UsageErr
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
 from robustbench_lite.records.files import write_bytes
-from robustbench_lite.search.attack import Attack, Fit, FittedAttack
+from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
@@ -113,9 +113,13 @@ def _run(
 
 
 def _points(job: Job, images: Dataset) -> Points:
-    """The training images that there is something to learn from: classified correctly, and not of the target class."""
-    logits, correct = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
-    rows = correct & job.threat.goal.applies_to(images.y)
+    """The training images that there is something to learn from: those that are classified correctly.
+
+    What is one perturbation for all images learns from none of the target class; what starts from images needs just these.
+    """
+    logits, rows = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
+    if isinstance(job.attack, UniversalAttack):
+        rows = rows & job.threat.goal.applies_to(images.y)
     if not bool(rows.any()):
         raise DataError(
             f"{job.attack.name} has nothing to be fitted on: of {len(images):,} training images ({images.name}, "

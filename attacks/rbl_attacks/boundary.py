@@ -15,6 +15,7 @@ from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Qu
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat.goals import Untargeted
 
 FIRST_STEP, FACTOR, CONVERGED = 0.1, 1.5, 1e-7
 """First delta and epsilon (the authors begin with 0.01, and it has to grow first), by how much they change at once, and the
@@ -38,7 +39,8 @@ class Boundary(FittedAttack):
         proposals: points tried from one place.
         grains: kinds of noise that proposals take in turn: white, then smooth over 2, 4, ... pixels. The paper's is 1.
         bisections: queries that narrow the first success down to the boundary, each by a factor of ``proposals`` + 2.
-        start: ``noise``, or ``images``: training images of other classes, which the attack is then fitted on.
+        start: ``noise``, or ``images``: training images of other classes, which the attack is then fitted on. A targeted search
+            needs these, and begins at the first one of its class: among K classes after about K / 7 queries.
         start_draws: queries for a start after which a row counts as not attackable.
     """
 
@@ -47,7 +49,6 @@ class Boundary(FittedAttack):
     access: ClassVar[Access] = Access.LABELS
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
-    targeted: ClassVar[bool] = False
     batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Brendel et al. 2018, arXiv:1712.04248"
 
@@ -63,6 +64,10 @@ class Boundary(FittedAttack):
         if too_few or self.start not in ("noise", "images"):
             counts = "steps, proposals, grains and start_draws of at least 1, no negative bisections"
             raise UsageError(f"boundary needs {counts}, and start=noise or start=images.")
+
+    def check(self, threat: ThreatModel) -> None:
+        if self.start == "noise" and not isinstance(threat.goal, Untargeted):
+            raise UsageError("boundary reaches a given class from images of it, not from noise: use 'boundary start=images'.")
 
     @property
     def fits(self) -> bool:

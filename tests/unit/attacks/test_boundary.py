@@ -63,6 +63,27 @@ def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch)
     assert cell.median_distance < 2 * noise.median_distance
 
 
+def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network):
+    x, other = images(60), images(60, seed=5)
+    with torch.no_grad():
+        network[-1].bias -= network(other).mean(0)  # no class has most of the images
+    fit, wanted = (other, network(other).argmax(1)), "class:1"
+    cell = rbl.evaluate(
+        network, (x, network(x).argmax(1)), "boundary start=images steps=300", norm="l2", fit_data=fit, targeted=wanted,
+        keep_adversarials=True,
+    ).cells[0]  # fmt: skip
+    assert 20 < cell.n < 60  # without those that are of the class already
+    assert cell.robust_accuracy == 0
+    assert (network(cell.x_adv).argmax(1) == 1).all()
+    nearest = rbl.evaluate(network, (x, network(x).argmax(1)), "carlini_wagner steps=200", norm="l2", targeted=wanted).cells[0]
+    assert nearest.median_distance < cell.median_distance < 2 * nearest.median_distance
+
+
+def test_noise_is_no_start_for_a_targeted_walk(network, batch):
+    with pytest.raises(UsageError, match="boundary start=images"):
+        rbl.evaluate(network, batch, "boundary", norm="l2", targeted="least_likely")
+
+
 def test_without_images_it_says_what_to_do(network, batch):
     with pytest.raises(UsageError, match="fit_data"):
         rbl.evaluate(network, batch, "boundary start=images", norm="l2")
