@@ -46,6 +46,7 @@ class CarliniWagner(Attack):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(DISTANCES)
     kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
+    batches: ClassVar[int] = 2
     paper: ClassVar[str] = "Carlini and Wagner 2017, arXiv:1608.04644"
 
     steps: int = 1000
