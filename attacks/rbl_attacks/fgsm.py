@@ -63,17 +63,21 @@ class FGSM(Attack):
         return FGSMState(finished=pending, x=x, candidates=candidates, has_gradient=pending, threat=threat)
 
     def ask(self, state: FGSMState) -> Query:
-        if len(self._shares) == 1 and _all_free_to_see(state.has_gradient):
-            return Query.labels(state.candidates[:, 0], final=True)
+        if not self.sweep:
+            points = state.candidates[:, 0]
+            if _all_free_to_see(state.has_gradient):
+                return Query.labels(points, final=True)
+            return Query.gradient(points, cross_entropy, rows=~state.has_gradient)
         # The gradient is asked at the first point alone; the candidates that it yields are only judged.
         first = torch.arange(len(self._shares), device=state.x.device) == 0  # (P,)
-        valid = None if len(first) == 1 else state.has_gradient.unsqueeze(1) | first  # (B, P)
+        valid = state.has_gradient.unsqueeze(1) | first  # (B, P)
         return Query.gradient(state.candidates, cross_entropy, rows=~state.has_gradient, valid=valid)
 
     def tell(self, state: FGSMState, answer: Answer) -> FGSMState:
         if _all_free_to_see(state.has_gradient):
             return state.replace(finished=torch.ones_like(state.finished))
-        ascent = state.threat.ascent(state.x, answer.need_gradient()[:, 0])
+        gradient = answer.need_gradient()
+        ascent = state.threat.ascent(state.x, gradient[:, 0] if self.sweep else gradient)
         steps = [state.threat.project(state.x + share * state.threat.radius * ascent, state.x) for share in self._shares]
         candidates, waiting = torch.stack(steps, 1), ~state.has_gradient  # (B, P, C, H, W)
         if not _all_free_to_see(waiting):

@@ -69,6 +69,15 @@ def test_fgsm_without_the_sweep_gives_the_same_verdicts(case, norm, name):
     assert torch.equal(verdicts, model(theirs).argmax(1) != y)
 
 
+@pytest.mark.parametrize(("norm", "name"), [("linf", "LinfFastGradientAttack"), ("l2", "L2FastGradientAttack")])
+def test_fgsm_for_training_takes_the_same_step(case, norm, name):
+    model, x, y = case
+    attack, wrapped = peer(name, model)
+    theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
+    ours = craft(model, FGSM(sweep=False), x, y, ThreatModel.parse(norm, EPS[norm]), index=torch.arange(20), seed=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
 def test_a_tie_is_no_success():
     class Tied(nn.Module):
         def forward(self, x):
