@@ -12,6 +12,13 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.judge import Judge
+from robustbench_lite.threat import ThreatModel
+
 settings.register_profile("whole", deadline=None)  # no test is about time
 settings.load_profile("whole")
 
@@ -32,6 +39,19 @@ def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, see
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return network.eval()
+
+
+def judged(attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """Which rows of ``task`` are broken before the judge, (N,), and the distances that the search claims."""
+    passes = Passes(DefendedModel(model), batch_size)
+    judge = Judge(passes, threat, attack.name, "cpu")
+    hits, size = torch.zeros(len(task.y), dtype=torch.bool), torch.full((len(task.y),), float("inf"))
+    for rows in Engine(attack, passes, threat).search(task):
+        at = rows.position[rows.claimed]
+        claims = rows.x_adv[rows.claimed]
+        hits[at] = judge.confirm(claims, task.x[at], task.y[at], task.target[at], task.index[at]).confirmed
+        size[rows.position] = rows.size
+    return hits, size
 
 
 @pytest.fixture

@@ -192,7 +192,10 @@ class Engine:
         fault = slots.fault
         if self.attack.kind == "fixed_eps":
             fault = fault.scatter_reduce(0, row, excess, "amax")
-        index, nearest, nearest_size = (row, asked, size) if count == 1 else self._nearest(claim, points, size, count)
+        index, nearest, nearest_size = row, asked, size
+        if count > 1:
+            index, point, nearest_size = self._nearest(row, claim % count, size, cost.valid.shape)
+            nearest = points.index_select(0, index * count + point)
         nearer = nearest_size < slots.best_size[index]
         sure = torch.ones_like(nearer)
         if self.oracle.holds_votes:
@@ -205,14 +208,14 @@ class Engine:
             done = done.index_copy(0, index, done[index] | (nearer & sure))
         return slots.replace(best_size=slots.best_size.index_copy(0, index, best_size), fault=fault, done=done)
 
-    def _nearest(self, claim: Tensor, points: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the claims (N,), with ``count`` points a row: the rows (M,), the nearest claim of each, and its size."""
-        row = claim // count
-        every = torch.arange(len(points) // count, device=self.device)
-        index, place = torch.unique_consecutive(row, return_inverse=True) if self.free_looks else (every, row)
-        sizes = size.new_full((len(index), count), float("inf")).index_put_((place, claim % count), size)
+    def _nearest(self, row: Tensor, point: Tensor, size: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Of claims (N,) in a table of ``shape`` (B, P): the rows that make some (M,), which point is nearest, and its size."""
+        index, place = torch.arange(shape[0], device=self.device), row
+        if self.free_looks:
+            index, place = torch.unique_consecutive(row, return_inverse=True)
+        sizes = size.new_full((len(index), shape[1]), float("inf")).index_put_((place, point), size)
         nearest_size, nearest = sizes.min(1)
-        return index, points.index_select(0, index * count + nearest), nearest_size
+        return index, nearest, nearest_size
 
     def _vote(self, slots: Slots, index: Tensor, points: Tensor, size: Tensor, cost: Cost) -> tuple[Slots, Tensor, Tensor]:
         """A random model votes on ``points`` (M, C, H, W), whose logits may have been lucky, and the judge will draw anew.

@@ -94,11 +94,9 @@ class Oracle:
         # The few rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
         if incremental is not None:
             logits, gradient = self._beside(incremental, query, cost), None
-        elif fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all())):
+        elif cost.whole or (fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all()))):
             wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
-            logits, gradient = self._pass(query, points, wanted)
-        elif cost.whole:
-            logits, gradient = self._in_turn(query, points, bool(cost.gradient.any()))
+            logits, gradient = self._in_turn(query, points, wanted)
         else:
             logits, gradient = self._packed(query, points, cost)
         if gradient is None and query.access == Access.GRADIENT:
@@ -166,8 +164,10 @@ class Oracle:
         return self.passes.logits(points), None
 
     def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """All points, in full model batches."""
+        """All points, one model batch after the other."""
         size = self.passes.batch_size
+        if len(points.x) <= size:
+            return self._pass(query, points, with_gradient)
         parts = [self._pass(query, points.take(slice(i, i + size)), with_gradient) for i in range(0, len(points.x), size)]
         logits, gradients = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(gradients) if with_gradient else None

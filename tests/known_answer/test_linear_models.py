@@ -9,11 +9,9 @@ from rbl_attacks.carlini_wagner import CarliniWagner
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from rbl_attacks.zoo import ZOO
-from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
-from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import NORMS, ThreatModel
+from tests.conftest import judged
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ROWS = 12
@@ -42,14 +40,7 @@ def linear(classes, norm="l2", push=0.0):
 
 
 def found(attack, model, x, y, target, norm, eps, batch_size=64):
-    passes, threat, index = Passes(DefendedModel(model), batch_size), ThreatModel.parse(norm, eps), torch.arange(len(y))
-    judge = Judge(passes, threat, attack.name, "cpu")
-    hits, size = torch.zeros(len(y), dtype=torch.bool), torch.full((len(y),), float("inf"))
-    for rows in Engine(attack, passes, threat).search(Task(x, y, target, index)):
-        at = rows.position[rows.claimed]
-        hits[at] = judge.confirm(rows.x_adv[rows.claimed], x[at], y[at], target[at], index[at]).confirmed
-        size[rows.position] = rows.size
-    return hits, size
+    return judged(attack, model, Task(x, y, target, torch.arange(len(y))), ThreatModel.parse(norm, eps), batch_size)
 
 
 @pytest.mark.parametrize("classes", [2, 10])

@@ -9,11 +9,9 @@ from torch import nn
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from robustbench_lite.search.craft import craft
-from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
-from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import judged
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # foolbox 3.3.4 imports a SciPy module by its old name
@@ -38,13 +36,7 @@ def peer(name, model, **options):
 
 
 def wins(attack, model, x, y, threat):
-    passes, index, none = Passes(DefendedModel(model), 32), torch.arange(len(y)), torch.full_like(y, -1)
-    judge = Judge(passes, threat, attack.name, "cpu")
-    hits = torch.zeros(len(y), dtype=torch.bool)
-    for rows in Engine(attack, passes, threat).search(Task(x, y, none, index)):
-        at = rows.position[rows.claimed]
-        hits[at] = judge.confirm(rows.x_adv[rows.claimed], x[at], y[at], none[at], index[at]).confirmed
-    return hits
+    return judged(attack, model, Task(x, y, torch.full_like(y, -1), torch.arange(len(y))), threat, batch_size=32)[0]
 
 
 @pytest.mark.parametrize(("norm", "name"), [("linf", "LinfPGD"), ("l2", "L2PGD")])

@@ -65,12 +65,13 @@ class Probe(Attack):
     moves: int = 3
     wants: Access = Access.LABELS
     restarts: int = 1
+    final: bool = False
 
     def init(self, x, y, threat, rng):
         return Still(torch.zeros_like(y, dtype=torch.bool), x, torch.zeros_like(y))
 
     def ask(self, state):
-        return Query(state.x + self.shift, self.wants, margin_loss if self.wants == Access.GRADIENT else None)
+        return Query(state.x + self.shift, self.wants, margin_loss if self.wants == Access.GRADIENT else None, final=self.final)
 
     def tell(self, state, answer):
         assert answer.logits is None
@@ -149,6 +150,36 @@ def test_a_query_budget_is_kept_to_the_query(budget):
     gradients = search(PGD(steps=3), task([0.2, 0.8]), query_budget=budget)
     assert (gradients.forward + gradients.backward <= budget).all()
     assert (gradients.forward + gradients.backward >= min(budget, 7) - 1).all()
+
+
+def test_a_last_point_is_handed_over_unasked_and_its_query_is_counted():
+    model = Brightness()
+    outcome = search(Probe(shift=0.05, moves=1, final=True), task(MEANS), model)
+    assert model.rows == 0
+    assert outcome.unasked.all()
+    assert outcome.claimed.all()
+    assert not outcome.found.any()
+    assert (outcome.forward == 1).all()
+    assert (outcome.size - 0.05).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("attack", "options"),
+    [({"final": False}, {}), ({"restarts": 2}, {}), ({}, {"free_looks": False})],
+    ids=["not final", "may start anew", "no look is free"],
+)
+def test_where_something_depends_on_the_answer_to_a_last_point_the_model_is_asked(attack, options):
+    model = Brightness()
+    outcome = search(Probe(**{"shift": 0.05, "moves": 1, "final": True} | attack), task(MEANS), model, **options)
+    assert model.rows > 0
+    assert not outcome.unasked.any()
+    assert 0 < outcome.found.sum() < len(MEANS)
+
+
+def test_a_row_that_cannot_pay_for_its_last_point_claims_nothing():
+    outcome = search(Probe(shift=0.05, moves=1, final=True), task(MEANS), query_budget=0)
+    assert not outcome.claimed.any()
+    assert (outcome.forward == 0).all()
 
 
 def test_queries_are_what_the_model_was_shown():
