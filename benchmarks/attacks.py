@@ -3,7 +3,8 @@
     python benchmarks/attacks.py --attack pgd --against foolbox torchattacks
 
 Prints robust accuracy (or the median distance), model evaluations a sample, seconds and the ratio, as a table; ``--json FILE``
-writes the same. Peers: ``pip install robustbench_lite[peers]``. ``--against plain`` is a PGD loop written by hand.
+writes the same. Peers: ``pip install robustbench_lite[peers]``. ``--against plain`` is a PGD loop written by hand. What comes
+once a network, whatever the number of attacks and images (its copy, its fast path), is timed apart, as "prepare".
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from architectures import ARCHITECTURES, with_random_weights
 from peers import PEERS, Counter, Runner, as_evaluated, broken, training_images
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -35,15 +39,20 @@ from robustbench_lite.sources.models import reference_model, trained_model
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
 
+Prepare = Callable[[nn.Module, Tensor], Any]
+"""What comes once a network: (model, x) -> what ``Contestant.run`` takes as its model."""
+
 
 @dataclass
 class Contestant:
     name: str
     run: Runner
+    prepare: Prepare = lambda model, x: model
     seconds: list[float] = field(default_factory=list)
     evaluations: float = float("nan")
     robust: list[float] = field(default_factory=list)
     distance: list[float] = field(default_factory=list)
+    preparing: list[float] = field(default_factory=list)
 
     def note(self, model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, norm: str) -> None:
         """What one run found: robust accuracy, and the median distance over all images."""
@@ -52,7 +61,7 @@ class Contestant:
         self.distance.append(float(norm_by_name(norm).size(x_adv - x).masked_fill(~hit, float("inf")).median()))
 
 
-def ours(options: argparse.Namespace) -> Runner:
+def ours(options: argparse.Namespace) -> Callable[[DefendedModel, Tensor, Tensor], Tensor]:
     params: dict[str, object] = {"steps": options.steps}
     if options.attack == "fgsm":
         params = {"sweep": False}
@@ -71,9 +80,8 @@ def ours(options: argparse.Namespace) -> Runner:
     attack = registry.load("attack", options.attack)(**params)
     threat = ThreatModel.parse(options.norm, options.eps)
 
-    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        model = as_evaluated(model)
-        passes, index = Passes(DefendedModel(model), options.batch_size), torch.arange(len(y))
+    def run(model: DefendedModel, x: Tensor, y: Tensor) -> Tensor:
+        passes, index = Passes(model, options.batch_size, fast=True), torch.arange(len(y))
         none, x_adv = torch.full_like(y, -1), x.clone()
         engine = Engine(ready(attack, passes, threat, options), passes, threat, seed=options.seed, device=x.device)
         judge = Judge(passes, threat, attack.name, x.device)
@@ -90,7 +98,7 @@ def ready(attack: Attack, passes: Passes, threat: ThreatModel, options: argparse
     """A universal attack fitted to the training images; any other as it is."""
     if not isinstance(attack, FittedAttack) or not attack.fits:
         return attack
-    x, y = training_images(passes.model.module, options)
+    x, y = training_images(passes.module, options)
     zeros = torch.zeros_like(y)
     *_, last = attack.fit(passes, Points(x, y, zeros - 1, torch.arange(len(y), device=y.device), zeros), threat, options.seed)
     return dataclasses.replace(attack, fitted=last.result)
@@ -98,6 +106,8 @@ def ready(attack: Attack, passes: Passes, threat: ThreatModel, options: argparse
 
 def subject(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and those of the first ``--images`` images that it classifies correctly."""
+    if options.architecture:
+        return with_random_weights(options)
     data = load_dataset(options.dataset, data_dir=options.data_dir)
     loaded = trained_model(options.weights) if options.weights else reference_model(options.dataset, options.model)
     model = loaded.module.to(options.device).eval().requires_grad_(False)
@@ -115,14 +125,17 @@ def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
     model, x, y = subject(options)
     for one in contestants:
         counter = Counter(model).eval()
-        one.note(model, one.run(counter, x, y), x, y, options.norm)
+        one.note(model, one.run(one.prepare(counter, x), x, y), x, y, options.norm)
         one.evaluations = counter.rows / len(y)
     for repeat in range(1, options.repeats + 1):
         options.seed = repeat
         for one in contestants:
             torch.manual_seed(options.seed)  # the peers draw from the global generator
             start = time.perf_counter()
-            x_adv = one.run(model, x, y)
+            prepared = one.prepare(model, x)
+            one.preparing.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            x_adv = one.run(prepared, x, y)
             if one is not contestants[0]:  # a number needs a verdict for each image, and ours are judged already
                 broken(model, x_adv, y)
             if x.device.type == "cuda":
@@ -131,7 +144,7 @@ def measure(contestants: list[Contestant], options: argparse.Namespace) -> None:
             one.note(model, x_adv, x, y, options.norm)
     first = statistics.median(contestants[0].seconds) if options.repeats else float("nan")
     rows = [row(one, first) for one in contestants]
-    print(f"{options.attack} on {options.model}, {len(y)} images, {options.norm}, {vars(options)}\n")
+    print(f"{options.attack} on {options.architecture or options.model}, {len(y)} images, {options.norm}, {vars(options)}\n")
     print(tabulate(rows, headers="keys", floatfmt=".4g"))
     print(f"\nA forward pass alone, a row: {forward_microseconds(model, x, options.batch_size):.0f} microseconds")
     print(f"Peak memory of the process: {peak_memory(x.device):.0f} MiB")
@@ -146,23 +159,30 @@ def row(one: Contestant, first: float) -> dict[str, float | str]:
         "robust accuracy": statistics.mean(one.robust),
         "median distance": statistics.mean(one.distance),
         "model evaluations a sample": one.evaluations,
+        "prepare": statistics.median(one.preparing) if one.preparing else float("nan"),
         "seconds": seconds,
         "slower than ours": seconds / first,
     }
 
 
-@torch.no_grad()
 def forward_microseconds(model: nn.Module, x: Tensor, batch_size: int) -> float:
     """What one row of the network's own pass takes, in full batches, laid out as ours: the median of 21. No attack saves it."""
-    network, batch = as_evaluated(model), x[torch.arange(batch_size, device=x.device) % len(x)]
+    network, batch = searched(model, x), x[torch.arange(batch_size, device=x.device) % len(x)]
     seconds = []
-    for _ in range(21):
-        start = time.perf_counter()
-        network(batch)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    with torch.no_grad():
+        for _ in range(21):
+            start = time.perf_counter()
+            network(batch)
+            if x.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
     return statistics.median(seconds) / batch_size * 1e6
+
+
+def searched(model: nn.Module, x: Tensor) -> nn.Module:
+    """The network that a search asks: the fast path of ``model``, where there is one."""
+    prepared = as_evaluated(model, x)
+    return prepared.module if prepared.fast is None else prepared.fast.module
 
 
 def peak_memory(device: torch.device) -> float:
@@ -179,6 +199,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--against", nargs="+", choices=sorted(PEERS), default=["foolbox", "torchattacks"])
     parser.add_argument("--model", default="none", help="defense whose bundled reference network is attacked")
+    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="random weights, on images of CIFAR-10's size")
     parser.add_argument("--weights", type=Path, help="a network that rbl train wrote, instead of a bundled one")
     parser.add_argument("--dataset", default="fashion_mnist")
     parser.add_argument("--data-dir", type=Path, help="where data sets lie that are not bundled")
@@ -217,9 +238,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     theirs = argparse.Namespace(**vars(options) | {"steps": options.peer_steps or options.steps})
-    measure(
-        [Contestant("robustbench_lite", ours(options)), *(Contestant(n, PEERS[n](theirs)) for n in options.against)], options
-    )
+    peers = [Contestant(n, PEERS[n](theirs)) for n in options.against]
+    for one in peers:
+        one.prepare = searched if one.name == "plain_prepared" else one.prepare
+    measure([Contestant("robustbench_lite", ours(options), as_evaluated), *peers], options)
 
 
 if __name__ == "__main__":

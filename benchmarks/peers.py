@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from robustbench_lite import registry
 from robustbench_lite.diagnosis import prepare
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.fast import PROBES, with_fast_path
 from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.threat.norms import norm_by_name
@@ -50,12 +52,11 @@ def in_batches(run: Runner, size: int) -> Runner:
     return whole
 
 
-def as_evaluated(model: nn.Module) -> nn.Module:
-    """The frozen copy that evaluate() works on; a counter is left as it is."""
+def as_evaluated(model: nn.Module, x: Tensor) -> DefendedModel:
+    """The copy that evaluate() works on, with its fast path; a counter is left as it is."""
     if isinstance(model, Counter):
-        return model
-    device = next(model.parameters()).device
-    return prepare(model, registry.create("defense", "none"), device).module
+        return DefendedModel(model)
+    return with_fast_path(prepare(model, registry.create("defense", "none"), x.device), x[:PROBES])
 
 
 def training_images(model: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -81,12 +82,6 @@ def plain(options: argparse.Namespace) -> Runner:
         return x_adv
 
     return in_batches(run, options.batch_size)
-
-
-def plain_prepared(options: argparse.Namespace) -> Runner:
-    """The same loop on the network as ``evaluate`` lays it out, which is faster: what is left is the engine."""
-    by_hand = plain(options)
-    return lambda model, x, y: by_hand(as_evaluated(model), x, y)
 
 
 def foolbox(options: argparse.Namespace) -> Runner:
@@ -220,5 +215,5 @@ PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
     "foolbox": foolbox,
     "torchattacks": torchattacks,
     "plain": plain,
-    "plain_prepared": plain_prepared,
+    "plain_prepared": plain,  # on the network as ``evaluate`` searches it: what is left is the engine
 }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import logging
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.defense import Defense
-from robustbench_lite.errors import ModelError
+from robustbench_lite.errors import ModelError, RobustBenchError
 from robustbench_lite.memory import keep_freed_memory
-from robustbench_lite.search.convolution import speed_up_input_gradients
-from robustbench_lite.search.defended import DefendedModel, takes_rng
+from robustbench_lite.search.copies import own_copy
+from robustbench_lite.search.defended import DefendedModel, Wrapper, takes_rng
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
@@ -26,6 +26,8 @@ _PROBE = 32
 """Samples that the checks run on."""
 _COUPLING = 1e-4
 """Largest difference, relative to the largest logit, that a row may show between batches."""
+_ROUNDINGS = 20
+"""A batch of another size rounds in every layer; a change of the image in its last bits stands for one rounding."""
 _RANDOM_DRAWS, _RANDOM_VOTES = 8, 9
 """For a network that turns out to be random: forwards that a gradient is averaged over, and votes on a verdict."""
 
@@ -43,47 +45,51 @@ class LogProbabilities(nn.Module):
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
+class WithGradients(Wrapper):
+    """A network that differentiates inside of its forward and leaves it to the caller to have gradients enabled."""
+
+    def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            logits = self.inner(x, rng)
+        return logits if wanted else logits.detach()
+
+
 def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: Outputs = "logits") -> DefendedModel:
-    """A frozen copy of ``model`` behind ``defense`` on ``device``; the user's own object is left as it is."""
+    """A copy of ``model`` behind ``defense`` on ``device``, as it was given; the user's own object is left as it is."""
     owned = copied(model)
     defended = defense.wrap(LogProbabilities(owned) if outputs == "probabilities" else owned)
     surrogate = defended.traits.surrogate
-    traits = replace(defended.traits, surrogate=None if surrogate is None else _frozen(surrogate, device))
+    traits = replace(defended.traits, surrogate=None if surrogate is None else _placed(surrogate, device))
     if device.type == "cpu":
         keep_freed_memory()
-    return DefendedModel(_frozen(defended.module, device), traits)
+    return DefendedModel(_placed(defended.module, device), traits)
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of ``model``, which must be a module in eval mode."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}; wrap it in an nn.Module that maps images to logits.")
-    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    training = [name or "the model itself" for name, module in model.named_modules() if _trains(module)]
     if training:
         raise ModelError(
             f"The model is in train mode ({', '.join(training[:3])}): dropout and batch statistics would make verdicts "
             "random. Call model.eval() first."
         )
-    try:
-        return copy.deepcopy(model)
-    except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
-        raise ModelError(f"The model cannot be copied ({error}): detach tensors that it keeps.") from error
+    return own_copy(model)
 
 
-def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module``, in place, as attacks use it: on ``device``, without gradients of parameters, and in the quickest layout."""
-    module = module.to(device).eval().requires_grad_(False)
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-    # Convolutions with their input gradient run up to a third faster in this layout; results are the same. But torch 2.15, on
-    # a CPU, writes beyond its memory in the gradient of one in this layout whose kernel is shorter than its stride.
-    if convolutions and not (device.type == "cpu" and any(map(_skips, convolutions))):
-        module = module.to(memory_format=torch.channels_last)
-    return speed_up_input_gradients(module) if device.type == "cpu" else module
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module``, in place, on ``device`` and in eval mode, where the user's part of it is already."""
+    module = module.to(device)
+    for part in module.modules():
+        if _trains(part):
+            part.train(False)
+    return module
 
 
-def _skips(conv: nn.Conv2d) -> bool:
-    """There are inputs between its windows that it never sees."""
-    return any(kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True))
+def _trains(module: nn.Module) -> bool:
+    return bool(getattr(module, "training", False))  # frozen TorchScript has no such attribute
 
 
 def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = None) -> DefendedModel:
@@ -93,13 +99,14 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
         ModelError: it fails on these images; returns the wrong shape, too few classes, NaN, or probabilities; or lets a row
             depend on its batch. Each message says what to do.
     """
-    module = model.module
-    device = _device_of(module)
+    device = _device_of(model.module)
     x = x[:_PROBE].to(device)
     every = torch.arange(len(x), device=device)
+    model = _with_gradients(model, x, every)
+    module = model.module
     for part in module.modules():
         if isinstance(part, LogProbabilities):
-            _check_probabilities(part.model(x))
+            _check_probabilities(_output(part.model, x))
 
     def forward(rows: Tensor) -> Tensor:
         return _forward(module, x[rows], rows)[..., : -1 if model.traits.abstains else None]
@@ -112,12 +119,19 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
     scale = max(1.0, float(logits.abs().max()))
     if float((logits - again).abs().max()) > _COUPLING * scale:
         logger.warning("The model is random: gradients over %d draws, verdicts by %d votes.", _RANDOM_DRAWS, _RANDOM_VOTES)
-        return DefendedModel(module, replace(model.traits, random=True, draws=_RANDOM_DRAWS, votes=_RANDOM_VOTES))
+        return replace(model, traits=replace(model.traits, random=True, draws=_RANDOM_DRAWS, votes=_RANDOM_VOTES))
     alone = torch.cat([forward(row) for row in torch.split(every[:4], 1)])
     order = torch.cat([every[::2], every[1::2]])
     halves = torch.cat([forward(half) for half in (every[::2], every[1::2]) if len(half)])
     gap = max(float((alone - logits[:4]).abs().max()), float((halves - logits[order]).abs().max()))
     if gap > _COUPLING * scale:
+        rounding = _rounding(module, x, every, logits)
+        if gap <= _ROUNDINGS * rounding:
+            remark = (
+                f"ill-conditioned: a change of its images in the last bit moves the network's logits by {rounding:.2g}, and "
+                f"their batch by {gap:.2g}: verdicts with a smaller margin may differ between machines"
+            )
+            return replace(model, remarks=(*model.remarks, remark))
         raise ModelError(
             f"The logits of an image change by {gap:.3g} with the batch it is in: a layer mixes rows (batch statistics, say). "
             "Robustness of single images is undefined for such a model; use running statistics (model.eval())."
@@ -146,21 +160,56 @@ def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int
     return int((gradient == 0).flatten(1).all(1).sum()), len(y)
 
 
+def _rounding(module: nn.Module, x: Tensor, rows: Tensor, logits: Tensor) -> float:
+    """By how much the logits (N, K) of ``x`` move when each value of it changes by at most its last bit."""
+    nudged = torch.nextafter(x, torch.full_like(x, 0.5))
+    found = _forward(module, nudged, rows)[..., : logits.shape[1]]
+    return float((found - logits).abs().max())
+
+
+def _with_gradients(model: DefendedModel, x: Tensor, rows: Tensor) -> DefendedModel:
+    """``model``, with gradients enabled inside where it works in no other way."""
+    try:
+        _forward(model.module, x, rows)
+    except ModelError:
+        enabled, surrogate = WithGradients(model.module).eval(), model.traits.surrogate
+        try:
+            _forward(enabled, x, rows)
+        except ModelError:
+            return model  # the first error is the one to tell
+        traits = replace(model.traits, surrogate=None if surrogate is None else WithGradients(surrogate).eval())
+        return replace(model, module=enabled, traits=traits)
+    return model
+
+
 def _device_of(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def _forward(module: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
     """Logits (N, K) of the images ``x`` (N, C, H, W), which are the samples ``rows`` (N,) for a model that draws a sample."""
     drawn = (SampleRng.create(0, "diagnosis", rows, torch.zeros_like(rows)),) if takes_rng(module) else ()
-    try:
-        logits = module(x, *drawn)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The model fails on images of shape {tuple(x.shape)}, {x.dtype}: {reason}") from error
+    logits = _output(module, x, *drawn)
     if not isinstance(logits, Tensor):
         raise ModelError(f"The model returns a {type(logits).__name__}; a tensor of logits (B, K) is needed.")
     return logits
+
+
+@torch.no_grad()
+def _output(module: nn.Module, x: Tensor, *drawn: SampleRng) -> Any:
+    """What ``module`` gives for a copy of ``x``."""
+    try:
+        found = module(x.clone(), *drawn)
+        return found.detach() if isinstance(found, Tensor) else found
+    except RobustBenchError:
+        raise
+    except Exception as error:  # a network raises whatever it likes
+        reason = str(error).splitlines()[0] if str(error) else "without a word"
+        raise ModelError(
+            f"The model fails on images of shape {tuple(x.shape)}, {x.dtype}: {reason} ({type(error).__name__}). "
+            "Is it for images of this size and number of channels?"
+        ) from error
 
 
 def _check_probabilities(found: Tensor) -> None:

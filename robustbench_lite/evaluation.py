@@ -28,6 +28,7 @@ from robustbench_lite.records.journal import open_journal
 from robustbench_lite.report import Cell, Report
 from robustbench_lite.search.attack import Access, Attack
 from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.fast import PROBES, with_fast_path
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
@@ -157,6 +158,7 @@ def run(
     # Every network is checked before the first of them is attacked.
     prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
     prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
+    prepared = [with_fast_path(model, data.x[:PROBES].to(device)) for model in prepared]
     crossed = [attackers(attacks, model.traits, options.plain) for model in prepared]
     dead = [_dead_gradients(attacks, model, data) for model in prepared]
     certifiers = [certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:])) for subject in subjects]
@@ -167,13 +169,14 @@ def run(
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
             target = targets(threat, logits, data, options.seed)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
-            certificate = None
+            certificate, remarks = None, list(model.remarks)
             if certifier is not None:
                 claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
                 certificate = proved(
                     claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
                     on_rows=partial(tell.steps, of=len(data), before="certify"),
                 )  # fmt: skip
+                remarks += _unfinished(certificate)
             for attack, adaptive in faced:
                 identity = identify(
                     subject, attack, threat, data, options, eps_written, fit_data, certifier=certifier, adaptive=adaptive
@@ -194,7 +197,7 @@ def run(
                         at,
                         tell,
                         fit_data,
-                        _unfinished(certificate) + (signs if adaptive and attack.access == Access.GRADIENT else []),
+                        remarks + (signs if adaptive and attack.access == Access.GRADIENT else []),
                     )
                 )
     return Report(cells)
@@ -224,9 +227,9 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _unfinished(certificate: Proved | None) -> list[str]:
+def _unfinished(certificate: Proved) -> list[str]:
     """What a reader must know of a certificate that ran out of time."""
-    if certificate is None or certificate.tried == certificate.of:
+    if certificate.tried == certificate.of:
         return []
     return [
         f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} of {certificate.of:,} "

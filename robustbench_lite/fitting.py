@@ -94,7 +94,7 @@ def fitted(
 def _run(
     attack: FittedAttack, job: Job, images: Dataset, fit: Fit | None, path: Path | None, on_step: Callable[[int, int], None]
 ) -> Fit:
-    passes = Passes(job.model, job.batch_size, job.seed)
+    passes = Passes(job.model, job.batch_size, job.seed, fast=True)
     saved = told = time.monotonic()
     for fit in attack.fit(passes, _points(job, images), job.threat, job.seed, fit):  # noqa: B020 -- where it goes on from
         now = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from robustbench_lite.threat import ThreatModel, Untargeted
 # Enough rows to keep the kernels busy, few enough images that a batch stays in the caches (CPU) or in memory.
 _CPU_ROWS, _CPU_VALUES = 128, 2**20
 _ACCELERATOR_ROWS, _ACCELERATOR_VALUES = 1024, 2**27
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def threat_id(threat: ThreatModel, eps_written: str | None = None) -> ThreatId:
 
 def model_id(subject: Subject, outputs: Outputs) -> ModelId:
     """The network by its name, and by the hashes of its weights and of its structure."""
-    architecture = f"{type(subject.module).__module__}.{subject.module!r}/{outputs}"
+    # What a layer prints of a function or an object of its own holds an address, which is another one in each process.
+    architecture = _ADDRESS.sub("", f"{type(subject.module).__module__}.{subject.module!r}/{outputs}")
     return ModelId(
         name=subject.name,
         weights_sha256=weights_hash(subject.module),

@@ -132,7 +132,7 @@ class _Batch:
 
 def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
     """Search the samples at ``positions``, in batches that the judge has seen."""
-    passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive)
+    passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive, fast=True)
     engine = _engine(job, passes)
     judge = Judge(passes, job.threat, job.attack.name, job.device)
     task = Task(job.data.x, job.data.y, job.target, job.data.ids, positions)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.search.convolution import FrozenStridedConv2d
+from robustbench_lite.search.convolution import FEW_CHANNELS, InputGradient
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -159,7 +159,7 @@ class Convolution(Affine):
 
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         if self._fast is not None:
-            return self._fast.input_gradient(a, torch.Size((len(a), *shape)))
+            return self._fast(a, torch.Size((len(a), *shape)))
         # Channels last is twice as fast. Not where the kernel skips inputs: oneDNN (torch 2.x, CPU) corrupted memory there.
         a = a.contiguous(memory_format=torch.contiguous_format if self._skips else torch.channels_last)
         # What a stride leaves over at the far edge: without it, the last inputs would be cut off with the padding.
@@ -189,20 +189,16 @@ class Convolution(Affine):
         return any(seen < stride for seen, stride in zip(self.reach, self.stride, strict=True))
 
     @cached_property
-    def _fast(self) -> FrozenStridedConv2d | None:
+    def _fast(self) -> InputGradient | None:
         """The transpose as a forward convolution, where a CPU does that faster: few channels, or float64."""
-        outputs, inputs, *kernel = self.weight.shape
+        inputs = self.weight.shape[1]
         if self.weight.device.type != "cpu" or self.groups > 1 or self.dilation != (1, 1) or self._skips:
             return None
-        if self.weight.dtype == torch.float32 and inputs > FrozenStridedConv2d.FEW_CHANNELS:
+        if self.weight.dtype == torch.float32 and inputs > FEW_CHANNELS:
             return None
-        layer = nn.Conv2d(inputs, outputs, (kernel[0], kernel[1]), self.stride, self.padding, bias=False, device="meta")
-        layer.weight = nn.Parameter(self.weight, requires_grad=False)
-        fast = FrozenStridedConv2d(layer)
-        if self.weight.requires_grad:
-            fast.few = False  # a product's pieces, added up in place, make a slow gradient
-            fast.phases = fast.sorted_by_remainder(self.weight)
-        return fast
+        # A product's pieces, added up in place, make a slow gradient.
+        few = False if self.weight.requires_grad else None
+        return InputGradient(self.weight, self.stride, self.padding, few)
 
     @cached_property
     def _matrices(self) -> dict[Shape, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -30,6 +31,15 @@ class Traits:
         return self.random or (gradients and (self.surrogate is not None or self.abstains))
 
 
+class FastPath(NamedTuple):
+    """The same function in less time: a second network beside the judged one, seen to agree with it (``search.fast``)."""
+
+    module: nn.Module
+    surrogate: nn.Module | None
+    what: tuple[str, ...]
+    """How it differs, in words for a record; empty where only its parameters are frozen."""
+
+
 @dataclass(frozen=True)
 class DefendedModel:
     """The network that is judged, (B, C, H, W) in [0, 1] -> logits (B, K), with its traits.
@@ -38,7 +48,12 @@ class DefendedModel:
     """
 
     module: nn.Module
+    """As its author made it: own layout, own layers."""
     traits: Traits = Traits()
+    fast: FastPath | None = None
+    """What a search may ask instead; the judge, the clean accuracy and certificates never do."""
+    remarks: tuple[str, ...] = ()
+    """What a reader of its numbers must know."""
 
 
 def takes_rng(module: nn.Module) -> bool:

@@ -38,15 +38,25 @@ class Points(NamedTuple):
 
 
 class Passes:
-    """Runs a model on batches of at most ``batch_size`` points. Parameters gather no gradients and nothing is recorded.
+    """Runs a model on batches of at most ``batch_size`` points, each on a copy of the images.
 
     Logits have K columns here: where the model abstains, the abstention counts for the true class (``defended.credited``).
     An attacker that is not ``adaptive`` follows the gradient of the module itself, of one draw, and of its K classes alone.
+    With ``fast`` the model's fast path answers, for a search; without, the network itself, as it was given.
     """
 
-    def __init__(self, model: DefendedModel, batch_size: int, seed: int = 0, *, adaptive: bool = True) -> None:
-        self.model, self.batch_size, self.seed, self.adaptive = model, batch_size, seed, adaptive
+    def __init__(
+        self, model: DefendedModel, batch_size: int, seed: int = 0, *, adaptive: bool = True, fast: bool = False
+    ) -> None:
+        self.model, self.batch_size, self.seed, self.adaptive, self.fast = model, batch_size, seed, adaptive, fast
+        path = model.fast if fast else None
+        self.module = model.module if path is None else path.module
+        self._surrogate = model.traits.surrogate if path is None else path.surrogate
         self._incremental: dict[tuple[int, ...], Incremental | None] = {}
+
+    def as_given(self) -> Passes:
+        """The same passes through the network itself: what a judge asks."""
+        return Passes(self.model, self.batch_size, self.seed, adaptive=self.adaptive) if self.fast else self
 
     @property
     def forwards_per_point(self) -> int:
@@ -56,11 +66,11 @@ class Passes:
     @property
     def surrogate(self) -> nn.Module | None:
         """What gradients are taken of instead of the model."""
-        return self.model.traits.surrogate if self.adaptive else None
+        return self._surrogate if self.adaptive else None
 
     def incremental(self, shape: tuple[int, ...], device: torch.device) -> Incremental | None:
         """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the model has one."""
-        if device.type != "cpu" or self.model.traits.random or self.model.traits.abstains:
+        if not self.fast or device.type != "cpu" or self.model.traits.random or self.model.traits.abstains:
             return None
         if shape not in self._incremental:
             self._incremental[shape] = Incremental.of(self.model.module, shape)
@@ -91,7 +101,7 @@ class Passes:
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self._call(surrogate or self.model.module, padded._replace(x=x), draw)
+                logits = self._call(surrogate or self.module, padded._replace(x=x), draw)
                 seen = self._seen(logits, padded.y)
                 (gradient,) = torch.autograd.grad(loss(seen, padded.y, padded.target).sum(), x)
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
@@ -117,10 +127,10 @@ class Passes:
 
     @torch.no_grad()
     def _logits(self, points: Points, draw: int) -> Tensor:
-        return self._call(self.model.module, points, draw)
+        return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
 
     def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
-        x = points.x
+        x = points.x.clone()  # a forward may write over its input
         if not self.model.traits.random:
             return module(x)  # type: ignore[no-any-return]
         if takes_rng(module):

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.search.convolution import FrozenStridedConv2d, LayoutKeepingFlatten, hooked
+from robustbench_lite.search.convolution import hooked
 from robustbench_lite.search.defended import Pointwise, Wrapper
 from robustbench_lite.search.pixel_windows import (
     Axis,
@@ -134,9 +134,7 @@ def _kind(layer: nn.Module) -> str:
 
 _KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
-    FrozenStridedConv2d: "convolution",
     nn.ReLU: "relu",
     nn.Flatten: "flatten",
-    LayoutKeepingFlatten: "flatten",
     nn.Linear: "linear",
 }

@@ -39,10 +39,13 @@ class Finding(NamedTuple):
 
 
 class Judge:
-    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds them against the threat."""
+    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds them against the threat.
+
+    Whatever path the search took through ``passes``, the judge asks the network as it was given.
+    """
 
     def __init__(self, passes: Passes, threat: ThreatModel, attack_name: str, device: torch.device | str) -> None:
-        self.passes, self.threat, self.attack_name, self.device = passes, threat, attack_name, device
+        self.passes, self.threat, self.attack_name, self.device = passes.as_given(), threat, attack_name, device
 
     def confirm(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Verdict:
         """Judge the rows of ``x_adv`` (M, C, H, W) against their clean images, labels and target classes.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.search.convolution import FrozenStridedConv2d, Pair
+from robustbench_lite.search.convolution import Pair
 from robustbench_lite.search.rows import at_least
 
 SMALLEST_GROUP = 8
@@ -75,7 +75,7 @@ class WindowedConvolution:
     """(sh sw, h w C, h' w' O): what a window becomes, for each offset of its first position from the stride's grid."""
 
     @classmethod
-    def of(cls, layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> WindowedConvolution:
+    def of(cls, layer: nn.Conv2d, before: tuple[Axis, Axis]) -> WindowedConvolution:
         weight, (stride, padding) = layer.weight.detach(), _steps(layer)
         after = axes_after(layer, before)
         rows, columns = (_taps(*part) for part in zip(before, after, weight.shape[2:], stride, strict=True))
@@ -166,20 +166,20 @@ def windows_of(output: Tensor, windows: Windows, axes: tuple[Axis, Axis]) -> Ten
     return padded.flatten(0, 2).index_select(0, at).reshape(len(first), high.length, wide.length, padded.shape[3])
 
 
-def axes_after(layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> tuple[Axis, Axis]:
+def axes_after(layer: nn.Conv2d, before: tuple[Axis, Axis]) -> tuple[Axis, Axis]:
     """Where windows lie behind ``layer``."""
     (high, wide), (stride, padding), (kh, kw) = before, _steps(layer), layer.weight.shape[2:]
     return _axis_after(high, kh, stride[0], padding[0]), _axis_after(wide, kw, stride[1], padding[1])
 
 
-def entries(layer: nn.Conv2d | FrozenStridedConv2d, before: tuple[Axis, Axis]) -> int:
+def entries(layer: nn.Conv2d, before: tuple[Axis, Axis]) -> int:
     """How many numbers the matrices of ``layer`` hold."""
     outputs, inputs = layer.weight.shape[:2]
     positions = [axis.length for axis in (*before, *axes_after(layer, before))]
     return math.prod([*_steps(layer)[0], outputs, inputs, *positions])
 
 
-def _steps(layer: nn.Conv2d | FrozenStridedConv2d) -> tuple[Pair, Pair]:
+def _steps(layer: nn.Conv2d) -> tuple[Pair, Pair]:
     """Stride and padding."""
     return (layer.stride[0], layer.stride[1]), (int(layer.padding[0]), int(layer.padding[1]))
 

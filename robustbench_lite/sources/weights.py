@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,38 @@ def weights_file_hash(path: Path) -> str:
     return _tensors_hash(_read(path))
 
 
-def _tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+def _tensors_hash(tensors: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8)
-        digest.update(content.numpy().tobytes())
+    for name, value in sorted(tensors.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        for part in _contents(value):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """The bytes of an entry of a state dict: a tensor, or what quantised layers keep there."""
+    if isinstance(value, Tensor) and value.is_quantized:
+        yield f"{value.qscheme()} ".encode()
+        per_channel = value.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        scales = (value.q_per_channel_scales(), value.q_per_channel_zero_points()) if per_channel else ()
+        yield b"" if per_channel else repr((value.q_scale(), value.q_zero_point())).encode()
+        for part in (*scales, value.int_repr()):
+            yield from _contents(part)
+    elif isinstance(value, Tensor):
+        content = value.detach().cpu().to_dense() if value.layout != torch.strided else value.detach().cpu()
+        yield content.resolve_conj().resolve_neg().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield repr(key).encode()
+            yield from _contents(value[key])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _contents(part)
+    else:  # a number, a name, a dtype; of any other object its kind, since its text may hold an address
+        plain = value is None or isinstance(value, int | float | str | bytes | torch.dtype)
+        yield repr(value if plain else type(value).__qualname__).encode()
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -73,7 +73,8 @@ def test_the_users_model_is_left_as_it_is() -> None:
     prepared = prepare(model, NoDefense(), torch.device("cpu"))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model[0].weight.is_contiguous()
-    assert not any(parameter.requires_grad for parameter in prepared.module.parameters())
+    theirs, ours = set(map(id, model.parameters())), set(map(id, prepared.module.parameters()))
+    assert not theirs & ours
 
 
 def test_probabilities_can_be_declared() -> None:
@@ -88,11 +89,3 @@ def test_a_random_model_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
     assert traits.random
     assert traits.votes % 2 == 1
     assert "random" in caplog.text
-
-
-@pytest.mark.parametrize(("kernel", "fast"), [(3, True), (1, False)])
-def test_a_layout_in_which_torch_corrupts_memory_is_avoided(kernel: int, fast: bool) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, kernel, stride=2), nn.Flatten(), nn.LazyLinear(3)).eval()
-    network(torch.zeros(1, 3, 8, 8))
-    first = prepare(network, NoDefense(), torch.device("cpu")).module[0]  # type: ignore[index]
-    assert first.weight.is_contiguous(memory_format=torch.channels_last) == fast
