@@ -21,6 +21,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
@@ -165,11 +166,11 @@ def run(
         at = Workplace(folder, journal, options.fresh, options.on_error)
         for subject, model, faced, certifier, signs in zip(subjects, prepared, crossed, certifiers, dead, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
-            target = targets(threat, logits, data, options.seed)
+            target, behaviour = targets(threat, logits, data, options.seed), ask(model, data, device)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
             certificate = None
             if certifier is not None:
-                claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
+                claim = Claim.of(subject, certifier, threat, data, correct, device, behaviour, options.outputs)
                 certificate = proved(
                     claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
                     on_rows=partial(tell.steps, of=len(data), before="certify"),
@@ -180,24 +181,22 @@ def run(
                 )
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
-                    target=target, seed=options.seed, batch_size=batch_size, device=device,
+                    target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
                     query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
                     certified=None if certificate is None else certificate.certified,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)
-                cells.append(
-                    cell_of(
-                        subject,
-                        identity,
-                        job,
-                        at,
-                        tell,
-                        fit_data,
-                        _unfinished(certificate) + (signs if adaptive and attack.access == Access.GRADIENT else []),
-                    )
-                )
+                flags = _unfinished(certificate) + (signs if adaptive and attack.access == Access.GRADIENT else [])
+                cells.append(_noted(cell_of(subject, identity, job, at, tell, fit_data, flags), certificate))
     return Report(cells)
+
+
+def _noted(cell: Cell, certificate: Proved | None) -> Cell:
+    """``cell`` with what is to be said of its certificate."""
+    said = None if certificate is None or certificate.note is None else f"the certificate was {certificate.note}"
+    notes = [note for note in (cell.note, said) if note is not None]
+    return dataclasses.replace(cell, note="; ".join(notes) or None)
 
 
 def attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:

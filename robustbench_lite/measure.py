@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import ContradictionError
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.search.attack import Attack
@@ -44,6 +45,8 @@ class Job:
     seed: int
     batch_size: int
     device: torch.device
+    behaviour: Behaviour
+    """What ``model`` answers on probe images: nothing is continued that another network has left."""
     query_budget: int | None = None
     keep_adversarials: bool = False
     adaptive: bool = True
