@@ -30,6 +30,11 @@ from robustbench_lite.search.attack import FittedAttack
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.sources.datasets import Dataset
 
+NO_GRADIENT = "the gradient is 0 at"
+"""How the flag begins that masked gradients are told by."""
+_SAME_DISTANCE = 1e-6
+"""Relative difference that float32 rounding of a stated distance explains."""
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -59,7 +64,7 @@ def cell_of(
         path=path, forwards_per_point=Passes(job.model, 1, adaptive=job.adaptive).forwards_per_point,
     )  # fmt: skip
     kept = None if at.fresh or path is None or not path.exists() else read_record(path)
-    other = None if kept is None else objection(kept[0].behaviour, job.behaviour)
+    other = None if kept is None else objection(kept[0].behaviour, job.behaviour) or _of_another_gradient(kept[0], flags)
     if kept is not None and other is None and all(file.exists() for file in needed) and not _more_is_proved(job, kept[1]):
         record, arrays = kept
         tell.rows(len(job.data))
@@ -90,6 +95,12 @@ def cell_of(
         at.journal.forget(job.key)
     cell = dataclasses.replace(cell, fitted=_fitted(job))
     return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
+
+
+def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
+    """Answers do not show whether there is a gradient: for an attacker, a network that has got one is another."""
+    before, now = (any(flag.startswith(NO_GRADIENT) for flag in some) for some in (record.provenance.flags, flags))
+    return None if before == now else "the same answers, but with other gradients, were recorded here before"
 
 
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
@@ -137,5 +148,9 @@ def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
     x_adv, kept = job.data.x.clone(), read_images(path, arrays.broken)
     if kept.shape[1:] != x_adv.shape[1:]:
         raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
-    x_adv[torch.from_numpy(arrays.broken)] = torch.from_numpy(kept)
+    broken, images = torch.from_numpy(arrays.broken), torch.from_numpy(kept)
+    size = job.threat.norm.size(images.double() - x_adv[broken].double())  # as the judge takes it
+    if not torch.allclose(size, torch.from_numpy(arrays.distance)[broken].double(), rtol=_SAME_DISTANCE, atol=0):
+        raise RecordError(f"The images in {path} are not as far from the clean ones as the record says: run with --fresh.")
+    x_adv[broken] = images
     return x_adv

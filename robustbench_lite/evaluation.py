@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import inputs
 from robustbench_lite.bounds.certifier import Certifier
-from robustbench_lite.cells import Workplace, cell_of
+from robustbench_lite.cells import NO_GRADIENT, Workplace, cell_of
 from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, dead_gradients, diagnose, prepare
@@ -216,7 +216,7 @@ def _dead_gradients(attacks: Sequence[Attack], model: DefendedModel, data: Datas
     dead, probed = dead_gradients(model, data.x, data.y)
     if dead * 2 <= probed:
         return []
-    return [f"the gradient is 0 at {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
+    return [f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
 
 
 def _whole(value: object) -> bool:

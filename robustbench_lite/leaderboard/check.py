@@ -179,6 +179,8 @@ def _certificate(path: Path, where: str, one: Loaded) -> Iterator[Problem]:
         record, _ = read_certificate(path)
         if "" not in weights and record.identity.model.weights_sha256 not in weights:
             yield Problem(where, "it is of a network that the board does not have", f"rm {path}")
+        if record.behaviour is None:
+            yield Problem(where, "it does not say what its network answers", f"rbl leaderboard migrate {one.board.name}")
         if path.stem != record.key:
             yield Problem(
                 where, f"the file is not named after its key, {record.key}", f"mv {path} {path.with_stem(record.key)}"

@@ -19,6 +19,7 @@ from robustbench_lite.errors import RecordError
 from robustbench_lite.inputs import subject_from
 from robustbench_lite.records.cell import read_record, write_record
 from robustbench_lite.records.journal import open_journal
+from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.report import Cell
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
@@ -133,6 +134,35 @@ def test_the_replaced_record_is_kept_with_its_images(tmp_path: Path) -> None:
     assert edited.path is not None
     assert read_record(edited.path)[0] == edited.record
     assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == [f"{first.key}.json", f"{first.key}.npz"]
+
+
+class Stepped(Code):
+    """It rounds; whether a gradient passes changes none of its answers."""
+
+    def __init__(self, passing: bool) -> None:
+        super().__init__(lambda x: x + ((x * 8).round() / 8 - x).detach() if passing else (x * 8).round() / 8)
+
+
+def test_a_gradient_that_passes_since_an_edit_is_followed(tmp_path: Path) -> None:
+    masked = cell(Stepped(False).eval(), tmp_path)
+    assert cell(Stepped(False).eval(), tmp_path).cached
+    edited, alone = cell(Stepped(True).eval(), tmp_path), cell(Stepped(True).eval(), None)
+    assert edited.key == masked.key
+    assert "other gradients" in str(edited.note)
+    assert verdicts(edited) == verdicts(alone) != verdicts(masked)
+
+
+def test_images_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
+    first = cell(small_network(), tmp_path, keep_adversarials=True)
+    assert first.path is not None
+    assert first.arrays is not None
+    broken, kept = first.arrays.broken, read_images(first.path.with_suffix(".npz"), first.arrays.broken)
+    assert broken.any()
+    whole = np.zeros((len(broken), *kept.shape[1:]), np.float32)
+    whole[broken] = kept.clip(0.1, 0.9)
+    write_images(first.path.with_suffix(".npz"), broken, whole)
+    with pytest.raises(RecordError, match="not as far from the clean ones"):
+        cell(small_network(), tmp_path, keep_adversarials=True)
 
 
 def test_two_networks_of_one_key_take_turns_and_never_get_each_others_number(tmp_path: Path) -> None:
