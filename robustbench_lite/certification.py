@@ -20,7 +20,9 @@ from robustbench_lite.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import clean_logits
+from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
+from robustbench_lite.records.behaviour import ANEW, Behaviour, anew, objection
 from robustbench_lite.records.certificate import (
     CertificateArrays,
     CertificateIdentity,
@@ -29,7 +31,7 @@ from robustbench_lite.records.certificate import (
     read_certificate,
     write_certificate,
 )
-from robustbench_lite.records.files import require_writable
+from robustbench_lite.records.files import require_writable, set_aside
 from robustbench_lite.records.journal import Journal, Proof, open_journal
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.registry import parse_number
@@ -88,6 +90,8 @@ class Claim:
     data: Dataset
     correct: Tensor
     device: torch.device
+    behaviour: Behaviour
+    """What the network answers on probe images."""
 
     @classmethod
     def of(
@@ -98,6 +102,7 @@ class Claim:
         data: Dataset,
         correct: Tensor,
         device: torch.device,
+        behaviour: Behaviour,
         outputs: Outputs = "logits",
         eps_written: str | None = None,
     ) -> Claim:
@@ -106,7 +111,7 @@ class Claim:
             certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat, eps_written),
             data=inputs.data_id(data),
         )  # fmt: skip
-        return cls(identity, certifier, deployed(subject).to(device), threat, data, correct, device)
+        return cls(identity, certifier, deployed(subject).to(device), threat, data, correct, device, behaviour)
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Proved:
     """Sealed once every sample was tried."""
     path: Path | None = None
     cached: bool = False
+    note: str | None = None
+    """What became of an earlier certificate under the same key that is of another network."""
 
     @property
     def certified(self) -> Tensor:
@@ -140,28 +147,34 @@ def proved(
 ) -> Proved:
     """Certify what is missing of ``claim``, for up to ``seconds``.
 
-    The finished certificate lies in ``folder``, where a later call finds it.
+    The finished certificate lies in ``folder``, where a later call finds it; that of another network moves to ``replaced``.
     """
     key = claim.identity.key()
     path = None if folder is None else folder / "certificates" / f"{key}.json"
-    if fresh:
-        journal.forget(key)
-    elif path is not None and path.exists():
-        record, arrays = read_certificate(path)
+    kept = None if fresh or path is None or not path.exists() else read_certificate(path)
+    other = None if kept is None else objection(kept[0].behaviour, claim.behaviour)
+    if kept is not None and other is None:
+        record, arrays = kept
         on_rows(len(claim.data))
         of = int(claim.correct.sum())
         return Proved(arrays, of, of, record.provenance.seconds, record, path, cached=True)
+    if fresh:
+        journal.forget(key)
+    unfinished = ANEW if journal.begin(key, claim.behaviour) else None
+    note = anew(other, folder) or unfinished
     known = _work(claim, key, journal, seconds, on_rows)
     arrays, of, spent = _arrays(claim, known), int(claim.correct.sum()), journal.seconds(key)
     if len(known) < of:
-        return Proved(arrays, len(known), of, spent)
+        return Proved(arrays, len(known), of, spent, note=note)
     origin = provenance(seconds=spent, device=str(claim.device), batch_size=0, partial=claim.data.partial)
-    record = make_certificate(claim.identity, arrays, origin)
+    record = make_certificate(claim.identity, arrays, origin, claim.behaviour)
     if path is not None:
         path.parent.mkdir(exist_ok=True)
+        if kept is not None:
+            set_aside(path, kept[0].digest)
         write_certificate(record, path)
         journal.forget(key)
-    return Proved(arrays, of, of, spent, record, path)
+    return Proved(arrays, of, of, spent, record, path, note=note)
 
 
 def _work(
@@ -263,6 +276,7 @@ def certify_all(
         for number, (subject, model) in enumerate(zip(subjects, models, strict=True)):
             tell = Teller(on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}")
             _, correct = clean_logits(model, data, batch_size, where, 0)
-            claim = Claim.of(subject, certifier, threat, data, correct, where, eps_written=eps_written)
+            behaviour = ask(model, data, where)
+            claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour, eps_written=eps_written)
             found.append(proved(claim, journal, output, fresh=fresh, on_rows=tell.rows))
     return found

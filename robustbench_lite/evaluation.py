@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import inputs
 from robustbench_lite.bounds.certifier import Certifier
-from robustbench_lite.cells import Workplace, cell_of
+from robustbench_lite.cells import NO_GRADIENT, Workplace, cell_of
 from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, dead_gradients, diagnose, prepare
@@ -21,6 +21,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
@@ -167,11 +168,11 @@ def run(
         at = Workplace(folder, journal, options.fresh, options.on_error)
         for subject, model, faced, certifier, signs in zip(subjects, prepared, crossed, certifiers, dead, strict=True):
             logits, correct = clean_logits(model, data, batch_size, device, options.seed)
-            target = targets(threat, logits, data, options.seed)
+            target, behaviour = targets(threat, logits, data, options.seed), ask(model, data, device)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
             certificate, remarks = None, list(model.remarks)
             if certifier is not None:
-                claim = Claim.of(subject, certifier, threat, data, correct, device, options.outputs)
+                claim = Claim.of(subject, certifier, threat, data, correct, device, behaviour, options.outputs)
                 certificate = proved(
                     claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
                     on_rows=partial(tell.steps, of=len(data), before="certify"),
@@ -183,24 +184,22 @@ def run(
                 )
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
-                    target=target, seed=options.seed, batch_size=batch_size, device=device,
+                    target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
                     query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
                     certified=None if certificate is None else certificate.certified,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)
-                cells.append(
-                    cell_of(
-                        subject,
-                        identity,
-                        job,
-                        at,
-                        tell,
-                        fit_data,
-                        remarks + (signs if adaptive and attack.access == Access.GRADIENT else []),
-                    )
-                )
+                flags = remarks + (signs if adaptive and attack.access == Access.GRADIENT else [])
+                cells.append(_noted(cell_of(subject, identity, job, at, tell, fit_data, flags), certificate))
     return Report(cells)
+
+
+def _noted(cell: Cell, certificate: Proved | None) -> Cell:
+    """``cell`` with what is to be said of its certificate."""
+    said = None if certificate is None or certificate.note is None else f"the certificate was {certificate.note}"
+    notes = [note for note in (cell.note, said) if note is not None]
+    return dataclasses.replace(cell, note="; ".join(notes) or None)
 
 
 def attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:
@@ -220,7 +219,7 @@ def _dead_gradients(attacks: Sequence[Attack], model: DefendedModel, data: Datas
     dead, probed = dead_gradients(model, data.x, data.y)
     if dead * 2 <= probed:
         return []
-    return [f"the gradient is 0 at {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
+    return [f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
 
 
 def _whole(value: object) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from robustbench_lite.diagnosis import Outputs, prepare
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.files import write_bytes
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
 from robustbench_lite.search.forward import Passes, Points
@@ -135,9 +137,32 @@ def _targets(threat: ThreatModel, logits: Tensor, y: Tensor) -> Tensor:
     return threat.goal.targets(logits, y, torch.zeros(len(y)))  # the number is for goals that a universal attack cannot have
 
 
-def _seal(key: str, step: int, of: int, tensors: dict[str, Tensor]) -> str:
+def is_of_another(path: Path, job: Job) -> bool:
+    """A fit lies at ``path``, and not of the network of ``job``: nobody asked that one, or it answers otherwise."""
+    return path.exists() and objection(_stored(path, job.key).behaviour, job.behaviour) is not None
+
+
+def attribute(path: Path, key: str, behaviour: Behaviour) -> bool:
+    """Write into a fit of the cell ``key`` what its network answers, where it does not say so yet; True if it was written."""
+    stored = _stored(path, key)
+    if stored.behaviour is None:
+        _save(path, key, stored._replace(behaviour=behaviour))
+    return stored.behaviour is None
+
+
+class _Stored(NamedTuple):
+    """The content of a file; tensors on the CPU, with the result among them."""
+
+    step: int
+    of: int
+    tensors: dict[str, Tensor]
+    behaviour: Behaviour | None
+
+
+def _seal(key: str, stored: _Stored) -> str:
     """A checksum that ties a state to its cell."""
-    digest = hashlib.sha256(f"{key}/{step}/{of}".encode())
+    said = "" if stored.behaviour is None else f"/{stored.behaviour.model_dump_json()}"
+    digest, tensors = hashlib.sha256(f"{key}/{stored.step}/{stored.of}{said}".encode()), stored.tensors
     for name in sorted(tensors):
         digest.update(f"/{name}{tuple(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
     return digest.hexdigest()
@@ -146,22 +171,35 @@ def _seal(key: str, step: int, of: int, tensors: dict[str, Tensor]) -> str:
 def _write(path: Path, job: Job, fit: Fit) -> None:
     needed = dict(fit.tensors) if fit.step < fit.of else {}
     tensors = {name: t.detach().cpu().contiguous() for name, t in (needed | {"result": fit.result}).items()}
-    about = {"step": str(fit.step), "of": str(fit.of), "seal": _seal(job.key, fit.step, fit.of, tensors)}
     path.parent.mkdir(exist_ok=True)
-    write_bytes(path, save(tensors, about))
+    _save(path, job.key, _Stored(fit.step, fit.of, tensors, job.behaviour))
+
+
+def _save(path: Path, key: str, stored: _Stored) -> None:
+    about = {"step": str(stored.step), "of": str(stored.of), "seal": _seal(key, stored)}
+    if stored.behaviour is not None:
+        about["behaviour"] = stored.behaviour.model_dump_json()
+    write_bytes(path, save(stored.tensors, about))
 
 
 def _read(path: Path, job: Job) -> Fit | None:
-    """The state at ``path``; None where there is none."""
-    if not path.exists():
+    """The state at ``path``; None where there is none, or that of another network."""
+    if not path.exists() or is_of_another(path, job):
         return None
+    stored = _stored(path, job.key)
+    tensors = {name: value.to(job.device) for name, value in stored.tensors.items()}
+    return Fit(stored.step, stored.of, tensors.pop("result"), tensors)
+
+
+def _stored(path: Path, key: str) -> _Stored:
     try:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        step, of = int(about["step"]), int(about["of"])
-        if about["seal"] != _seal(job.key, step, of, tensors):
+        said = about.get("behaviour")
+        behaviour = None if said is None else Behaviour.model_validate_json(said)
+        stored = _Stored(int(about["step"]), int(about["of"]), tensors, behaviour)
+        if about["seal"] != _seal(key, stored) or "result" not in tensors:
             raise ValueError("its contents do not agree with its seal")
-        tensors = {name: value.to(job.device) for name, value in tensors.items()}
-        return Fit(step, of, tensors.pop("result"), tensors)
+        return stored
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RecordError(f"The fit {path} is damaged or was changed: {error}. Delete it, or run with --fresh.") from error

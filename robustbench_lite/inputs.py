@@ -163,8 +163,11 @@ def registered_name(kind: registry.Kind, plugin: Any) -> str:
 
 
 def threat_id(threat: ThreatModel, eps_written: str | None = None) -> ThreatId:
-    """The threat model as records name it."""
-    return ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec())
+    """The threat model as records name it; how eps was written, where that says exactly what it is."""
+    found = ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec())
+    if found.is_as_written:
+        return found
+    return found.model_copy(update={"eps_written": None if threat.eps is None else repr(threat.eps)})  # of float32, say
 
 
 def model_id(subject: Subject, outputs: Outputs) -> ModelId:

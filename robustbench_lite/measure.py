@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import ContradictionError
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.search.attack import Attack
@@ -44,6 +45,8 @@ class Job:
     seed: int
     batch_size: int
     device: torch.device
+    behaviour: Behaviour
+    """What ``model`` answers on probe images: nothing is continued that another network has left."""
     query_budget: int | None = None
     keep_adversarials: bool = False
     adaptive: bool = True
@@ -70,6 +73,8 @@ class Measured:
     arrays: CellArrays
     x_adv: Tensor | None
     seconds: float
+    paths: tuple[str, ...]
+    """What was searched beside the network as it was given."""
 
 
 def clean_logits(
@@ -102,12 +107,13 @@ def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambd
     settled, skipped = len(job.data) - len(positions), int((~job.open_rows).sum())
     _contradict(job, list(known.values()))
     on_rows(settled)
-    for batch in _search(job, positions, lambda done: on_rows(settled + done)):
+    passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive, fast=True)
+    for batch in _search(job, passes, positions, lambda done: on_rows(settled + done)):
         _contradict(job, batch.outcomes)
         journal.add(job.key, batch.outcomes, batch.seconds)
         known |= {outcome.position: outcome for outcome in batch.outcomes}
         on_rows(len(known) + skipped)
-    return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key))
+    return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key), passes.paths)
 
 
 def _contradict(job: Job, outcomes: list[Outcome]) -> None:
@@ -130,9 +136,8 @@ class _Batch:
     seconds: float
 
 
-def _search(job: Job, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
+def _search(job: Job, passes: Passes, positions: Tensor, on_done: Callable[[float], None]) -> Iterator[_Batch]:
     """Search the samples at ``positions``, in batches that the judge has seen."""
-    passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive, fast=True)
     engine = _engine(job, passes)
     judge = Judge(passes, job.threat, job.attack.name, job.device)
     task = Task(job.data.x, job.data.y, job.target, job.data.ids, positions)

@@ -44,6 +44,8 @@ class Cell:
     """Model calls that one point costs: the draws of a random model."""
     cached: bool = False
     """Read from an earlier run's record."""
+    note: str | None = None
+    """What became of earlier results under the same key that are of another network; None where there were none."""
     error: str | None = None
 
     @property
@@ -142,8 +144,8 @@ class Cell:
             }  # fmt: skip
         flags = list(self.record.provenance.flags) if self.record else []
         return row | {
-            "seconds": self.seconds, "status": self.status, "cached": self.cached, "flags": flags, "error": self.error,
-            "seed": self.identity.seed, "query_budget": self.identity.query_budget, "cell_key": self.key,
+            "seconds": self.seconds, "status": self.status, "cached": self.cached, "flags": flags, "note": self.note,
+            "error": self.error, "seed": self.identity.seed, "query_budget": self.identity.query_budget, "cell_key": self.key,
             "digest": self.record.digest if self.record else None, "record": str(self.path) if self.path else None,
         }  # fmt: skip
 

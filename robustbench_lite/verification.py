@@ -14,7 +14,8 @@ from robustbench_lite.adversarials import Adversarials
 from robustbench_lite.errors import DataError
 from robustbench_lite.evaluation import Settings
 from robustbench_lite.inputs import Subject
-from robustbench_lite.replay import Replay, replay, set_up
+from robustbench_lite.probes import ask
+from robustbench_lite.replay import Replay, Setup, replay, set_up
 from robustbench_lite.search.judge import Finding
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
@@ -41,6 +42,8 @@ class Verification:
     checks: list[Check]
     failures: dict[int, list[str]]
     """Data-set index of each that does not hold -> why."""
+    note: str | None = None
+    """What a reader must know of the network that was asked."""
 
     @property
     def held(self) -> int:
@@ -79,7 +82,19 @@ def verify(
         reasons = [test.reason(row) for test in tests if bool(test.checked[row] & test.failed[row])]
         if reasons:
             failures[sample] = reasons
-    return Verification(len(saved), [test.counts() for test in tests], failures)
+    return Verification(len(saved), [test.counts() for test in tests], failures, _note(saved, setup, rows, data))
+
+
+def _note(saved: Adversarials, setup: Setup, rows: Dataset, data: Dataset | None) -> str | None:
+    """That the network answers otherwise than the one that was attacked; without the data, to the fixed images alone."""
+    kept, named = saved.record.behaviour, saved.record.identity.data
+    if kept is None:
+        return "The record does not say what the network that was attacked answers: it may be another one."
+    whole = data is not None and data.fingerprint == named.fingerprint
+    here = ask(setup.model, data if data is not None and whole else rows, setup.device)
+    if kept.agrees(here, images=whole):
+        return None
+    return "The network answers otherwise than the one that was attacked, whose weights are the same: its code is another."
 
 
 @dataclass(frozen=True)

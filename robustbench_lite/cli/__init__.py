@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, report, show, train, verify
+from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, migrate, report, show, train, verify
 from robustbench_lite.errors import RobustBenchError
 
 INTERRUPTED = 130
@@ -32,6 +32,7 @@ app.command("train")(train.train)
 app.command("list")(listing.list_names)
 app.command("show")(show.show)
 app.command("report")(report.report)
+app.command("migrate")(migrate.migrate)
 app.add_typer(leaderboard.app, name="leaderboard")
 app.command("doctor")(doctor.doctor)
 

@@ -90,7 +90,7 @@ def _row(one: Proved, label: str) -> dict[str, Any]:
         "box": identity.certifier.parameters.get("box"), "dataset": identity.data.name, "split": identity.data.split,
         "norm": identity.threat.norm, "eps": identity.threat.eps, **record.summary.model_dump(mode="json"),
         "stages": {stage: stages.count(stage) for stage in sorted(set(stages))}, "seconds": one.seconds,
-        "cached": one.cached, "partial": record.provenance.partial,
+        "cached": one.cached, "note": one.note, "partial": record.provenance.partial,
         "key": record.key, "digest": record.digest, "record": str(one.path) if one.path else None,
     }  # fmt: skip
 
@@ -115,6 +115,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     lines = [tabulate(shown, headers="keys", disable_numparse=True, colglobalalign="left"), ""]
     lines += sorted({f"Partial: the first {row['n']:,} samples of {row['dataset']} only." for row in rows if row["partial"]})
+    lines += sorted({f"{row['note'][0].upper()}{row['note'][1:]}." for row in rows if row["note"]})
     if any(row["cached"] for row in rows):
         lines.append("Read from an earlier run's certificate; --fresh certifies again.")
     return "\n".join([*lines, *(f"Certificate: {row['record']}" for row in rows)])

@@ -91,19 +91,26 @@ def run(
     allow_code: Annotated[bool, opt.AllowCode] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
-    """Measure what is missing or out of date. Interrupted, the same command continues where it was."""
+    """Measure what is missing or out of date, or is of a network that answers otherwise than the one at hand.
+
+    Interrupted, the same command continues where it was.
+    """
     from robustbench_lite.leaderboard import running
+    from robustbench_lite.leaderboard.answers import of_other_networks
+    from robustbench_lite.leaderboard.bench import Bench
     from robustbench_lite.leaderboard.build import load
 
     means = _means(data_dir, download, device, batch_size, allow_code)
     loaded = load(root, boards or [])
-    planned = running.plan(loaded, root, running.Shard.parse(shard))
+    part = running.Shard.parse(shard)
+    others = {found.path.stem for one in loaded for found in of_other_networks(one, Bench(one.board, root, means))}
+    planned = running.plan(loaded, root, part, others)
     failed = 0
     with progress_bar(quiet or jobs > 1) as on_progress:
         for number, done in enumerate(running.run(planned, root, means, jobs, on_progress), 1):
             failed += done.error is not None
             if not quiet or done.error:
-                state = "done" if done.error is None else f"failed: {done.error}"
+                state = f"failed: {done.error}" if done.error else "done"
                 typer.echo(f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: {state}", err=True)
     gone = running.prune(load(root, boards or []), root) if prune and not failed else []
     if not quiet:
@@ -163,6 +170,28 @@ def check(
     hours = {name: sum(record.provenance.seconds for record in records) / 3600 for name, records in found.items()}
     boards = ", ".join(f"{name} {len(records)} cells in {hours[name]:.1f} h" for name, records in found.items())
     print(f"{len(found)} boards ({boards}), {len(built.files)} rendered files: all agree.{note}")
+
+
+@app.command("migrate")
+def migrate(
+    boards: Names = None,
+    root: Folder = Path("leaderboards"),
+    networks: Annotated[str | None, opt.Networks] = None,
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    device: Annotated[str, opt.Device] = "auto",
+    allow_code: Annotated[bool, opt.AllowCode] = False,
+) -> None:
+    """Bring the records of boards to the schema of this version, with what the networks at hand answer.
+
+    Keys, digests and tables stay. Exit 1 if a record is refused. Interrupted, the same command continues.
+    """
+    from robustbench_lite.cli.migrate import tell
+    from robustbench_lite.leaderboard.board import load_boards
+    from robustbench_lite.leaderboard.migration import migrate as run
+
+    means = _means(data_dir, download, device, "auto", allow_code)
+    tell(one for board in load_boards(root, boards or []) for one in run(board, root, means))
 
 
 @app.command("diff")

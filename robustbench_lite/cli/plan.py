@@ -9,12 +9,15 @@ from typing import Literal, NamedTuple, get_args
 from robustbench_lite import inputs, registry
 from robustbench_lite.certification import certifier_for
 from robustbench_lite.composition import defense_from, trained_part
-from robustbench_lite.diagnosis import Outputs, copied
+from robustbench_lite.diagnosis import Outputs, diagnose, prepare
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import Settings, attackers, identify
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
-from robustbench_lite.records.journal import open_journal
+from robustbench_lite.probes import ask
+from robustbench_lite.records.behaviour import Behaviour, objection
+from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.journal import Journal, open_journal
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
@@ -170,26 +173,35 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
         inputs.check_fit(attack, plan.threat)
         if needs_fit(attack):
             check_fit_data(attack, plan.fit_data, plan.data)
-    data = inputs.applicable(plan.data, plan.threat)
+    data, device = inputs.applicable(plan.data, plan.threat), inputs.pick_device(settings.device)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     cells = []
     with open_journal(journal_path if journal_path.exists() else None) as journal:
         for subject in plan.subjects:
             certifier = certifier_for(settings.certify, subject, plan.threat, tuple(data.x.shape[1:]))
-            traits = subject.defense.wrap(copied(subject.module)).traits
-            for attack, adaptive in attackers(plan.attacks, traits, settings.plain):
+            model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
+            behaviour = ask(model, data, device)
+            for attack, adaptive in attackers(plan.attacks, model.traits, settings.plain):
                 key = identify(
                     subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data,
                     certifier=certifier, adaptive=adaptive,
                 ).key()  # fmt: skip
-                journaled = len(journal.outcomes(key))
-                state = f"{journaled:,} samples in the journal" if journaled else "to measure"
-                if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
-                    state = "recorded"
+                state = "to measure" if settings.fresh else _state(key, behaviour, journal, folder)
                 label = inputs.short_label("attack", attack) + ("" if adaptive else " (plain)")
                 cells.append(PlannedCell(key, subject.label, label, len(data), state))
     return cells
+
+
+def _state(key: str, behaviour: Behaviour, journal: Journal, folder: Path) -> str:
+    """What earlier runs left of a cell whose network answers so."""
+    path = folder / "cells" / f"{key}.json"
+    if path.exists() and objection(read_record(path)[0].behaviour, behaviour) is None:
+        return "recorded"
+    journaled = 0 if journal.is_of_another(key, behaviour) else len(journal.outcomes(key))
+    if journaled:
+        return f"{journaled:,} samples in the journal"
+    return "to measure anew: recorded of another network" if path.exists() else "to measure"
 
 
 def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> list[str]:

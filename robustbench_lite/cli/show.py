@@ -29,7 +29,7 @@ def show(
 ) -> None:
     """Show an attack, a defense, a network, or a record: a file, or the first four digits or more of its key.
 
-    A record is checked as it is read: schema, key, digest and summary must agree with its contents.
+    A record is checked as it is read: version, seal, key, digest and summary must agree with its contents.
     """
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     if what.endswith(".npz"):
@@ -100,8 +100,8 @@ def _show_record(path: Path) -> None:
     identity, made = record.identity, record.provenance
     forward, backward = arrays.mean_queries()
     rows: Rows = [
-        ("record", f"{path} (schema, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest), ("", ""),
-        ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
+        ("record", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
+        ("", ""), ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
         ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
         ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
         ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
@@ -115,7 +115,7 @@ def _show_record(path: Path) -> None:
         ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
         ("took", f"{made.seconds} s on {made.device}"),
         ("batch size", made.batch_size), ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
-        *(("note", flag) for flag in made.flags),
+        *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
     ]  # fmt: skip
     _print(rows)
 
@@ -134,8 +134,8 @@ def _show_certificate(path: Path) -> None:
     identity, made, summary = record.identity, record.provenance, record.summary
     stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
     _print([
-        ("certificate", f"{path} (schema, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
-        ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
+        ("certificate", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key),
+        ("digest", record.digest), ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
         ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
         ("certified accuracy", _share(summary.certified_accuracy, summary.certified_interval)),
         ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())), ("", ""),

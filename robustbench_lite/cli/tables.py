@@ -56,7 +56,7 @@ def notes(report: Report) -> list[str]:
             lines.setdefault(f"Partial: the first {cell.n:,} samples of {_data(cell)} only.", []).append(label)
         if cell.cached:
             lines.setdefault("Read from an earlier run's record; --fresh measures again.", []).append(label)
-        for flag in cell.record.provenance.flags if cell.record else ():
+        for flag in (*filter(None, [cell.note]), *(cell.record.provenance.flags if cell.record else ())):
             lines.setdefault(f"{flag[0].upper()}{flag[1:]}.", []).append(label)
         if (masking := report.masking(cell)) is not None:
             lines.setdefault(f"{masking[0].upper()}{masking[1:]}.", []).append(label)

@@ -63,6 +63,7 @@ def verify(
 
         threat = origin.threat_of(identity)
         found = verification.verify(saved, subject, threat, data, settings, on_rows)
+        notes += filter(None, [found.note])
     print(_json(saved, found, notes) if format_name == "json" else _table(saved, found, notes))
     if found.failures:
         raise typer.Exit(_ONE_DOES_NOT_HOLD)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from robustbench_lite import evaluation, inputs
-from robustbench_lite.errors import DataError
+from robustbench_lite.errors import DataError, RobustBenchError
 from robustbench_lite.evaluation import Settings, targets
 from robustbench_lite.fitting import calibrated, fitted, needs_fit
 from robustbench_lite.inputs import Subject
@@ -26,8 +27,10 @@ from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_f
 from robustbench_lite.leaderboard.selection import chosen_samples
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
 from robustbench_lite.measure import Job, clean_logits, measure
+from robustbench_lite.probes import IMAGES, ask
 from robustbench_lite.progress import Progress
-from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.cell import DataId, ModelId, PluginId, read_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.replay import Setup, replay, set_up
@@ -45,6 +48,8 @@ class Means:
     allow_code: bool = False
 
 
+_DIAGNOSED = 32
+"""Images that a network is examined on before it is asked."""
 Verdicts = dict[int, tuple[bool, bool]]
 """Data-set index -> correct on the clean image, broken by the attack."""
 
@@ -56,6 +61,8 @@ class Bench:
         self.board, self.root, self.means = board, root, means
         self.folder = results_folder(board, root)
         self._subjects: dict[int, Subject] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._answers: dict[tuple[int, tuple[int, ...]], Behaviour] = {}
 
     @cached_property
     def slots(self) -> list[Slot]:
@@ -102,17 +109,55 @@ class Bench:
             self._subjects[row] = subject
         return self._subjects[row]
 
-    def _settings(self, slot: Slot, **others: object) -> Settings:
+    def row_of(self, model: ModelId, defense: PluginId) -> int | None:
+        """The row whose network, as it is at hand, has the weights of ``model`` and stands behind ``defense``."""
+        wanted = _as_recorded(defense)
+        for row, weights, stated in self._at_hand:
+            if weights == model.weights_sha256 and _covers(_as_recorded(stated), wanted):
+                return row
+        return None
+
+    @cached_property
+    def _at_hand(self) -> list[tuple[int, str, PluginId]]:
+        """Row, hash of the weights and defense, of the networks that can be had."""
+        known = []
+        for row, entrant in enumerate(self.board.rows):
+            with contextlib.suppress(RobustBenchError):
+                subject = self.subject(row)
+                weights = inputs.model_id(subject, entrant.outputs).weights_sha256
+                known.append((row, weights, inputs.plugin_id("defense", subject.defense)))
+        return known
+
+    def has_images_of(self, wanted: DataId) -> bool:
+        """The samples of a record are here, and their images are those that it was measured on."""
+        key = str(wanted.id_ranges)
+        if key not in self._fingerprints:
+            try:
+                self._fingerprints[key] = _part(self.data, wanted.ids()).fingerprint
+            except DataError:
+                self._fingerprints[key] = ""
+        return self._fingerprints[key] == wanted.fingerprint
+
+    def answers(self, row: int, ids: NDArray[np.int64]) -> Behaviour:
+        """What the network of a row answers on probe images, those of the samples ``ids`` (N,) among them."""
+        key = (row, tuple(ids[:IMAGES].tolist()))
+        if key not in self._answers:
+            data = _part(self.data, ids[:_DIAGNOSED])
+            setup = set_up(self.subject(row), data, self._settings(row))
+            self._answers[key] = ask(setup.model, data, setup.device)
+        return self._answers[key]
+
+    def _settings(self, row: int, query_budget: int | None = None, **others: object) -> Settings:
         means, size = self.means, self.means.batch_size
         return Settings(
-            seed=self.board.seed, query_budget=slot.expected.query_budget, device=means.device, batch_size=size or "auto",
-            outputs=self.board.rows[slot.row].outputs, certify=self.board.certify, certify_seconds=None, **others,  # type: ignore[arg-type]
+            seed=self.board.seed, query_budget=query_budget, device=means.device, batch_size=size or "auto",
+            outputs=self.board.rows[row].outputs, certify=self.board.certify, certify_seconds=None, **others,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def measure(self, slot: Slot, on_progress: Callable[[Progress], None] | None = None) -> Found:
         """Measure the cell, or continue it, and write its record into the results of the board."""
         data = _part(self.data, slot.expected.data.ids())
-        settings = self._settings(slot, output=self.folder, on_progress=on_progress)
+        settings = self._settings(slot.row, slot.expected.query_budget, output=self.folder, on_progress=on_progress)
         report = evaluation.run(
             [self.subject(slot.row)], data, [slot.attack], slot.threat, settings, eps_written=slot.eps_written,
             fit_data=self.fit_data if needs_fit(slot.attack) else None,
@@ -136,13 +181,15 @@ class Bench:
         if needs_fit(slot.attack):
             arrays = self._from_fit(slot, found, data, self._set_up(slot, data))[0]
         else:
-            report = evaluation.run([self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot))
+            report = evaluation.run(
+                [self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot.row, slot.expected.query_budget)
+            )
             arrays = report.cells[0].arrays  # type: ignore[assignment]
         verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
         return dict(zip(data.ids.tolist(), verdicts, strict=True))
 
     def _set_up(self, slot: Slot, data: Dataset) -> Setup:
-        return set_up(self.subject(slot.row), data, self._settings(slot))
+        return set_up(self.subject(slot.row), data, self._settings(slot.row))
 
     def _from_fit(
         self, slot: Slot, found: Found, data: Dataset, setup: Setup, *, keep: bool = False
@@ -153,6 +200,7 @@ class Bench:
         job = Job(
             key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=correct,
             target=targets(slot.threat, logits, data, seed), seed=seed, batch_size=batch_size, device=device,
+            behaviour=self.answers(slot.row, found.record.identity.data.ids()),
             query_budget=slot.expected.query_budget, keep_adversarials=keep,
         )  # fmt: skip
         with _copy_of(self.folder / FITS / f"{found.record.key}.safetensors") as fit, open_journal(None) as journal:
@@ -175,12 +223,28 @@ class Bench:
         ]
 
 
+def _as_recorded(plugin: PluginId) -> list[dict[str, Any]]:
+    """Its parts, or itself, as they come back from a file: JSON knows no infinity."""
+    return [part.model_dump(mode="json") for part in plugin.parts or [plugin]]
+
+
+def _covers(stated: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
+    """Whether ``stated`` is what ``wanted`` says; parameters that came later, and so are not in it, may be anything."""
+    if [(part["name"], part["version"]) for part in stated] != [(part["name"], part["version"]) for part in wanted]:
+        return False
+    pairs = ((a["parameters"], b["parameters"]) for a, b in zip(stated, wanted, strict=True))
+    return all(name in a and a[name] == value for a, b in pairs for name, value in b.items())
+
+
 def _class_name(data: Dataset, label: int) -> str:
     return "rejected" if data.classes is not None and label >= data.classes else data.class_name(label)
 
 
 def _part(data: Dataset, ids: NDArray[np.int64]) -> Dataset:
     """The samples ``ids``, in that order."""
+    missing = ids[~np.isin(ids, data.ids.numpy())]
+    if len(missing):
+        raise DataError(f"Sample {missing[0]} is none of those of the board ({data.name} {data.split}).")
     return data.take(torch.from_numpy(positions(ids, data.ids.numpy())))
 
 

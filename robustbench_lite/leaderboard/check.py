@@ -13,11 +13,11 @@ from robustbench_lite.errors import RecordError
 from robustbench_lite.leaderboard.board import PAGE, RESULTS, TABLES
 from robustbench_lite.leaderboard.build import Built, Loaded, build
 from robustbench_lite.leaderboard.lock import lock_problems
-from robustbench_lite.leaderboard.results import CELLS, FITS, GALLERY, JOURNAL, Found, Problem
+from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, JOURNAL, Found, Problem
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.records.certificate import read_certificate
+from robustbench_lite.records.files import REPLACED
 
-CERTIFICATES = "certificates"
 _DIFF_LINES = 12
 """Lines of a difference that are shown."""
 _GENERATOR = re.compile(r'<meta name="generator" content="([^"]*)">')
@@ -30,7 +30,7 @@ def check(root: Path) -> tuple[list[Problem], Built]:
     slots = [slot for one in built.loaded for slot in one.filled.slots]
     problems = list(built.problems)
     for one in built.loaded:
-        problems += [*_without_network(one), *_stale(one), *_rows(one), *_columns(one)]
+        problems += [*_without_network(one), *_stale(one), *_rows(one), *_answers(one), *_columns(one)]
     problems += [*_orphans(root, built), *lock_problems(root, slots), *_rendered(root, built)]
     return problems, built
 
@@ -90,6 +90,28 @@ def _rows(one: Loaded) -> Iterator[Problem]:
     yield from _proofs(one)
 
 
+def _answers(one: Loaded) -> Iterator[Problem]:
+    """Every record says what its network answers, and those of a row are answers of one network."""
+    by_row: dict[int, list[Found]] = {}
+    for row, found in one.sheet.records():
+        by_row.setdefault(row, []).append(found)
+    for row, cells in sorted(by_row.items()):
+        label = f"{one.board.name}, {one.sheet.rows[row].model} ({one.sheet.rows[row].defense})"
+        said = [(found, found.record.behaviour) for found in cells if found.record.behaviour is not None]
+        if len(said) < len(cells):
+            name = next(found.path.name for found in cells if found.record.behaviour is None)
+            yield Problem(
+                label, f"{len(cells) - len(said)} of its records do not say what its network answers, such as {name}",
+                f"rbl leaderboard migrate {one.board.name}, if the network at hand is that of then; else measure again",
+            )  # fmt: skip
+        other = [found for found, answers in said if not answers.agrees(said[0][1], images=False)]
+        if other:
+            yield Problem(
+                label, f"the networks of {said[0][0].path.name} and {other[0].path.name} answer otherwise",
+                f"measure the row again: rbl leaderboard run {one.board.name}",
+            )  # fmt: skip
+
+
 def _proofs(one: Loaded) -> Iterator[Problem]:
     """Certified within robust within clean, for every sample."""
     for (row, group_id), proof in sorted(one.sheet.proofs.items(), key=lambda item: item[0]):
@@ -139,11 +161,13 @@ def _orphans(root: Path, built: Built) -> Iterator[Problem]:
 
 
 def _accounted(parts: tuple[str, ...], one: Loaded) -> bool:
-    """A record (it was looked at already), what lies beside a record, or the journal."""
+    """A record (it was looked at already), what lies beside a record, what was replaced, or the journal."""
     keys = {found.record.key for found in (*one.filled.found, *one.filled.unused) if found is not None}
     if len(parts) == 1:
         return parts[0].startswith(JOURNAL)
     folder, name = parts[0], parts[-1]
+    if folder == REPLACED:  # what `run` has measured anew: no result, and gone with --prune
+        return True
     beside = {GALLERY: ".json", FITS: ".safetensors"}
     return (folder == CELLS and name.endswith(".json")) or (folder in beside and name.removesuffix(beside[folder]) in keys)
 
@@ -155,6 +179,8 @@ def _certificate(path: Path, where: str, one: Loaded) -> Iterator[Problem]:
         record, _ = read_certificate(path)
         if "" not in weights and record.identity.model.weights_sha256 not in weights:
             yield Problem(where, "it is of a network that the board does not have", f"rm {path}")
+        if record.behaviour is None:
+            yield Problem(where, "it does not say what its network answers", f"rbl leaderboard migrate {one.board.name}")
         if path.stem != record.key:
             yield Problem(
                 where, f"the file is not named after its key, {record.key}", f"mv {path} {path.with_stem(record.key)}"

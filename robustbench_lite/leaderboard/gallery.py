@@ -18,8 +18,10 @@ from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.pictures import difference
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.seal import seal_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had no seal."""
 
 
 class Example(Strict):
@@ -43,6 +45,11 @@ class Examples(Strict):
     key: str
     digest: str
     examples: list[Example] = Field(min_length=1)
+    seal: str = ""
+
+    def sealed(self) -> Examples:
+        """The same with the seal that belongs to it."""
+        return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 
 class Picture(NamedTuple):
@@ -70,16 +77,48 @@ def example(sample: int, before: str, after: str, x: NDArray[np.float32], x_adv:
 def write_examples(path: Path, found: Found, examples: list[Example]) -> None:
     """Write the file that belongs to the record ``found``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = Examples(key=found.record.key, digest=found.record.digest, examples=examples)
+    _write(path, Examples(key=found.record.key, digest=found.record.digest, examples=examples))
+
+
+def migrate_examples(path: Path, found: Found) -> bool:
+    """Seal the file of ``found``, if it is of version 1 and shows what the record says; True if it was written."""
+    content = _parsed(path)
+    if content.format_version != 1:
+        read_examples(path, found)
+        return False
+    content = content.model_copy(update={"format_version": FORMAT_VERSION})
+    _check(path, content.sealed(), found)
+    _write(path, content)
+    return True
+
+
+def _write(path: Path, content: Examples) -> None:
+    content = content.sealed()
     write_text(path, json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
 def read_examples(path: Path, found: Found) -> Examples:
     """Read the file of ``found``; a RecordError if it belongs to another record, or shows what that does not say."""
+    content = _parsed(path)
+    _check(path, content, found)
+    return content
+
+
+def _parsed(path: Path) -> Examples:
     try:
-        content = Examples.model_validate_json(path.read_bytes())
+        return Examples.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise RecordError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _check(path: Path, content: Examples, found: Found) -> None:
+    if content.format_version != FORMAT_VERSION:
+        raise RecordError(
+            f"{path.name} is of format version {content.format_version}; known is {FORMAT_VERSION} (version 1 becomes that by "
+            "`rbl leaderboard migrate`)"
+        )
+    if content.seal != content.sealed().seal:
+        raise RecordError(f"{path.name} was changed: its seal does not agree with its contents")
     if (content.key, content.digest) != (found.record.key, found.record.digest):
         raise RecordError(f"{path.name} is not of the record as it stands: its key or digest is another")
     broken = set(found.record.identity.data.ids()[found.arrays.broken].tolist())
@@ -87,7 +126,6 @@ def read_examples(path: Path, found: Found) -> Examples:
         if shown.id not in broken:
             raise RecordError(f"{path.name} shows sample {shown.id}, which the record does not call broken")
         arrays(shown)
-    return content
 
 
 def arrays(shown: Example) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

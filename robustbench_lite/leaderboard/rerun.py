@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.leaderboard.answers import answer_problems
 from robustbench_lite.leaderboard.bench import Bench, Means
 from robustbench_lite.leaderboard.build import Loaded
 from robustbench_lite.leaderboard.results import Found, Problem
@@ -41,6 +42,7 @@ def rerun(
         if not bench.has_data():
             without_data.append(one.board.name)
             continue
+        problems += answer_problems(one, bench)
         measured = {
             found.record.key: (slot, found) for slot, found in zip(one.filled.slots, one.filled.found, strict=True) if found
         }

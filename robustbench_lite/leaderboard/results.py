@@ -12,7 +12,7 @@ from robustbench_lite.leaderboard.slots import Fields, Slot, differences, flat, 
 from robustbench_lite.records.cell import Identity, Record, read_record
 from robustbench_lite.records.outcomes import CellArrays
 
-CELLS, GALLERY, FITS, JOURNAL = "cells", "gallery", "fits", "journal.sqlite"
+CELLS, CERTIFICATES, GALLERY, FITS, JOURNAL = "cells", "certificates", "gallery", "fits", "journal.sqlite"
 """What lies in the results of a board; the journal is no result, it holds what is not finished."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from threading import Thread
@@ -17,6 +17,7 @@ from robustbench_lite.leaderboard.build import Loaded
 from robustbench_lite.leaderboard.results import CELLS, FITS, GALLERY, results_folder
 from robustbench_lite.leaderboard.slots import CURVE
 from robustbench_lite.progress import Progress
+from robustbench_lite.records.files import REPLACED
 
 
 class Shard(NamedTuple):
@@ -54,8 +55,16 @@ class Done(NamedTuple):
     error: str | None
 
 
-def plan(loaded: Sequence[Loaded], root: Path, shard: Shard = Shard()) -> list[Planned]:  # noqa: B008 -- immutable
-    """What is missing or out of date, board by board. Which shard a cell is in depends on the board alone."""
+def plan(
+    loaded: Sequence[Loaded],
+    root: Path,
+    shard: Shard = Shard(),  # noqa: B008 -- immutable
+    others: Container[str] = (),
+) -> list[Planned]:
+    """What is missing or out of date, board by board. Which shard a cell is in depends on the board alone.
+
+    ``others``: keys of records whose network answers otherwise than they say.
+    """
     planned = []
     for board, filled, _ in loaded:
         seen: set[str] = set()
@@ -74,6 +83,8 @@ def plan(loaded: Sequence[Loaded], root: Path, shard: Shard = Shard()) -> list[P
             )
             if found is None:
                 planned.append(Planned(board.name, number, slot.label, slot.n, filled.reason(number)))
+            elif found.record.key in others:
+                planned.append(Planned(board.name, number, slot.label, slot.n, "the network at hand answers otherwise"))
             elif shown and not picture.exists():
                 planned.append(Planned(board.name, number, slot.label, slot.n, "no gallery"))
     return planned
@@ -163,7 +174,7 @@ def _work(cell: Planned) -> Done:
 
 
 def prune(loaded: Sequence[Loaded], root: Path) -> list[Path]:
-    """Delete the records that no board asks for, with what lies beside them; returns what is gone."""
+    """Delete the records that no board asks for, with what lies beside them, and those that were replaced; what is gone."""
     gone = []
     for board, filled, _ in loaded:
         folder = results_folder(board, root)
@@ -173,4 +184,7 @@ def prune(loaded: Sequence[Loaded], root: Path) -> list[Path]:
                 if path.exists():
                     path.unlink()
                     gone.append(path)
+        for path in sorted((folder / REPLACED).glob("*")):
+            path.unlink()
+            gone.append(path)
     return gone

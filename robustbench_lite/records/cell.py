@@ -1,12 +1,12 @@
 """A cell: one model under one attack and one threat model on fixed samples, with a verdict for each sample.
 
 The key of a cell is the hash of everything that decides its outcome; the digest also covers the outcome. Both leave out
-provenance (when, where, how long), so the same measurement has the same digest on any machine and after any resume.
+provenance (when, where, how long), so the same measurement has the same digest on any machine and after any resume. The seal
+covers all of a file: what a reader is shown is what was written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from robustbench_lite.errors import RecordError
+from robustbench_lite.errors import RecordError, UsageError
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import CellArrays, Outcomes, Sparse, Strict, Summary
+from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
 from robustbench_lite.records.statistics import agree
-
-PROTOCOL_VERSION = 1
-"""Raised whenever the engine or the judge may give another verdict for the same cell."""
+from robustbench_lite.registry import parse_number
 
 
 class ModelId(Strict):
@@ -52,6 +52,18 @@ class ThreatId(Strict):
     eps: float | None
     eps_written: str | None
     goal: str
+
+    @property
+    def is_as_written(self) -> bool:
+        """``eps_written``, where it is there, says what ``eps`` is."""
+        if self.eps_written is None:
+            return True
+        if self.eps is None or self.eps_written.lower() == "none":
+            return self.eps is None and self.eps_written.lower() == "none"
+        try:
+            return parse_number(self.eps_written) == self.eps
+        except UsageError:
+            return False
 
 
 class DataId(Strict):
@@ -109,7 +121,7 @@ class Identity(Sparse):
         return sha256_of(self.model_dump(mode="json", exclude={"threat": {"eps_written"}}))[:32]
 
 
-class Provenance(Strict):
+class Provenance(Sparse):
     """When, where and how a cell was measured; no part of key or digest."""
 
     created: str
@@ -120,27 +132,49 @@ class Provenance(Strict):
     versions: dict[str, str]
     partial: bool
     flags: list[str] = Field(default_factory=list)
+    paths: list[str] | None = None
+    """Which quicker ways the search took through the network; left out where it took none."""
 
 
 class Record(Strict):
     """The JSON file of a finished cell."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     key: str
     digest: str
     summary: Summary
     identity: Identity
     outcomes: Outcomes
     provenance: Provenance
+    behaviour: Behaviour | None
+    """What the network answered; None where nobody asked it. No part of key or digest."""
+    seal: str = ""
+
+    def sealed(self) -> Record:
+        """The same with the seal that belongs to it."""
+        return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 
-def make_record(identity: Identity, arrays: CellArrays, provenance: Provenance) -> Record:
-    """Join identity and outcomes, and seal them with the digest."""
+def make_record(identity: Identity, arrays: CellArrays, provenance: Provenance, behaviour: Behaviour | None = None) -> Record:
+    """Join identity and outcomes by the digest, and seal the whole."""
     outcomes = arrays.pack()
     return Record(
         key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(),
-        identity=identity, outcomes=outcomes, provenance=provenance,
-    )  # fmt: skip
+        identity=identity, outcomes=outcomes, provenance=provenance, behaviour=behaviour,
+    ).sealed()  # fmt: skip
+
+
+def derived_flags(identity: Identity, unconfirmed: int) -> list[str]:
+    """What a reader must know of a cell and can tell from its identity and outcomes alone: no record goes without these."""
+    flags = []
+    if identity.adaptive is False:
+        flags.append(
+            "not adaptive: the attacker takes one gradient of the module as it is and knows of no detector; the judge does"
+        )
+    if unconfirmed:
+        what = "1 success of the search did" if unconfirmed == 1 else f"{unconfirmed:,} successes of the search did"
+        flags.append(f"{what} not hold before the judge and count{'s' * (unconfirmed == 1)} as robust")
+    return flags
 
 
 def write_record(record: Record, path: Path) -> None:
@@ -149,7 +183,7 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def read_record(path: Path) -> tuple[Record, CellArrays]:
-    """Read and check a record: schema, key, digest, summary. Anything that does not agree is a RecordError."""
+    """Read and check a record: versions, seal, key, digest, summary, eps. What does not agree is a RecordError."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -162,6 +196,7 @@ def read_record(path: Path) -> tuple[Record, CellArrays]:
 def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
     """:func:`read_record` for a record that is no file of its own; ``where`` names it in errors."""
     advice = "Delete the file (or run with --fresh) and measure the cell again."
+    check_versions(content, f"The record {where}")
     try:
         record = Record.model_validate_json(content)
     except ValidationError as error:
@@ -170,6 +205,8 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
         raise RecordError(f"The record {where} cannot be read: {field} {first['msg']}. {advice}") from error
     try:
         arrays = CellArrays.unpack(record.outcomes, record.identity.data.count)
+        if record.behaviour is not None:
+            record.behaviour.array()
     except RecordError as error:
         raise RecordError(f"The record {where} is damaged: {error} {advice}") from error
     claims: Mapping[str, tuple[object, object]] = {
@@ -177,6 +214,9 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
         "digest": (record.digest, _digest(record.identity, record.outcomes)),
         "summary": (agree(record.summary.model_dump(), arrays.summary().model_dump()), True),
         "broken samples": (bool((arrays.broken & ~arrays.clean_correct).any()), False),
+        "eps as written": (record.identity.threat.is_as_written, True),
+        "flags": (set(derived_flags(record.identity, arrays.unconfirmed)) <= set(record.provenance.flags), True),
+        "seal": (record.seal, record.sealed().seal),
         "certified samples": (arrays.certified is not None and bool((arrays.certified & ~arrays.robust).any()), False),
     }
     for what, (stated, derived) in claims.items():
@@ -187,8 +227,3 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
 
 def _digest(identity: Identity, outcomes: Outcomes) -> str:
     return sha256_of({"key": identity.key(), "outcomes": outcomes.model_dump(mode="json")})
-
-
-def sha256_of(value: Any) -> str:
-    """64 hex digits that follow from the JSON of ``value``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

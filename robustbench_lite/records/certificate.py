@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
-from robustbench_lite.records.cell import PROTOCOL_VERSION, DataId, ModelId, PluginId, Provenance, ThreatId, sha256_of
+from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
 from robustbench_lite.records.statistics import Interval, agree, wilson
 
 
@@ -55,13 +57,20 @@ class CertificateSummary(Strict):
 class CertificateRecord(Strict):
     """The JSON file of a finished certificate."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     key: str
     digest: str
     summary: CertificateSummary
     identity: CertificateIdentity
     outcomes: CertificateOutcomes
     provenance: Provenance
+    behaviour: Behaviour | None
+    """What the network answered; None where nobody asked it. No part of key or digest."""
+    seal: str = ""
+
+    def sealed(self) -> CertificateRecord:
+        """The same with the seal that belongs to it."""
+        return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 
 class CertificateArrays(NamedTuple):
@@ -89,8 +98,10 @@ class CertificateArrays(NamedTuple):
         )  # fmt: skip
 
 
-def make_certificate(identity: CertificateIdentity, arrays: CertificateArrays, provenance: Provenance) -> CertificateRecord:
-    """Join identity and outcomes, and seal them with the digest."""
+def make_certificate(
+    identity: CertificateIdentity, arrays: CertificateArrays, provenance: Provenance, behaviour: Behaviour | None = None
+) -> CertificateRecord:
+    """Join identity and outcomes by the digest, and seal the whole."""
     stages = sorted({name for name in arrays.stage if name})
     numbers = np.array([stages.index(name) if name else -1 for name in arrays.stage], dtype=np.int32)
     outcomes = CertificateOutcomes(
@@ -99,8 +110,8 @@ def make_certificate(identity: CertificateIdentity, arrays: CertificateArrays, p
     )  # fmt: skip
     return CertificateRecord(
         key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(), identity=identity,
-        outcomes=outcomes, provenance=provenance,
-    )  # fmt: skip
+        outcomes=outcomes, provenance=provenance, behaviour=behaviour,
+    ).sealed()  # fmt: skip
 
 
 def write_certificate(record: CertificateRecord, path: Path) -> None:
@@ -109,13 +120,23 @@ def write_certificate(record: CertificateRecord, path: Path) -> None:
 
 
 def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
-    """Read and check: schema, key, digest, summary, and that what is certified is classified correctly."""
-    advice = "Delete the file (or run with --fresh) and certify again."
+    """Read and check: versions, seal, key, digest, summary, eps, and that what is certified is classified correctly."""
     try:
-        record = CertificateRecord.model_validate_json(path.read_bytes())
-        arrays = _unpacked(record)
+        content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"Cannot read {path}: {error.strerror}.") from error
+    return parse_certificate(content, str(path))
+
+
+def parse_certificate(content: bytes | str, path: str) -> tuple[CertificateRecord, CertificateArrays]:
+    """:func:`read_certificate` for the content of a file; ``path`` names it in errors."""
+    advice = "Delete the file (or run with --fresh) and certify again."
+    check_versions(content, f"The certificate {path}")
+    try:
+        record = CertificateRecord.model_validate_json(content)
+        arrays = _unpacked(record)
+        if record.behaviour is not None:
+            record.behaviour.array()
     except ValidationError as error:
         first = error.errors()[0]
         raise RecordError(f"The certificate {path} cannot be read: {first['loc']} {first['msg']}. {advice}") from error
@@ -125,6 +146,8 @@ def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
         "key": record.key == record.identity.key(),
         "digest": record.digest == _digest(record.identity, record.outcomes),
         "summary": agree(record.summary.model_dump(), arrays.summary().model_dump()),
+        "eps as written": record.identity.threat.is_as_written,
+        "seal": record.seal == record.sealed().seal,
         "certified samples": not (arrays.certified & ~arrays.clean_correct).any(),
         "margins": bool((arrays.margins[arrays.certified] > 0).all()),
     }

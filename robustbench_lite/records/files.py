@@ -9,6 +9,9 @@ from pathlib import Path
 
 from robustbench_lite.errors import RecordError
 
+REPLACED = "replaced"
+"""Folder of the records of networks that others, with the same key, have taken the place of."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write ``path`` in one step: a temporary file beside it, flushed to disk, then renamed."""
@@ -28,6 +31,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise RecordError(f"Cannot write {path}: {error.strerror}. Free some space or choose another folder.") from error
+
+
+def set_aside(path: Path, digest: str) -> None:
+    """Move the record ``FOLDER/<kind>/<key>.json``, and its images, to ``FOLDER/replaced/<key>-<8 digits of digest>.json``."""
+    folder = path.parent.parent / REPLACED
+    try:
+        folder.mkdir(exist_ok=True)
+        for file in (path.with_suffix(".npz"), path):  # the record last: killed in between, the next run finds it and goes on
+            if file.exists():
+                file.replace(folder / f"{path.stem}-{digest[:8]}{file.suffix}")
+    except OSError as error:
+        raise RecordError(f"Cannot move {path} to {folder}: {error.strerror}.") from error
 
 
 def require_writable(directory: Path, need_bytes: int, option: str = "--output") -> None:

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.records.behaviour import Behaviour
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
@@ -25,7 +27,9 @@ CREATE TABLE IF NOT EXISTS proofs (
     key TEXT NOT NULL, position INTEGER NOT NULL, margin REAL NOT NULL, stage TEXT NOT NULL, seal TEXT NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS behaviours (key TEXT PRIMARY KEY, answers TEXT NOT NULL, seal TEXT NOT NULL);
 """
+_TABLES = ("outcomes", "proofs", "cells", "behaviours")
 
 
 class Outcome(NamedTuple):
@@ -63,6 +67,40 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection, self.path = connection, path
+
+    def begin(self, key: str, behaviour: Behaviour) -> bool:
+        """Start or continue a cell or a certificate of the network that answers so.
+
+        True where earlier rows are of a network that answers otherwise, or that nobody asked: they are forgotten.
+        """
+        stale = self.is_of_another(key, behaviour)
+        if stale or not self._rows(key):
+            self.forget(key)
+        text = behaviour.model_dump_json()
+        with self._guard(), self._connection:
+            self._connection.execute("INSERT OR IGNORE INTO behaviours VALUES (?, ?, ?)", (key, text, _seal(key, text)))
+        return stale
+
+    def is_of_another(self, key: str, behaviour: Behaviour) -> bool:
+        """Rows are there, and not of the network that answers so."""
+        with self._guard():
+            row = self._connection.execute("SELECT answers, seal FROM behaviours WHERE key = ?", (key,)).fetchone()
+        if row is None or not self._rows(key):
+            return self._rows(key)
+        try:
+            if _seal(key, row[0]) == row[1]:
+                return not Behaviour.model_validate_json(row[0]).agrees(behaviour)
+        except ValidationError:
+            pass
+        raise RecordError(
+            f"The journal {self.path} was changed: what the network of {key} answered does not agree with its seal. "
+            "Run with --fresh to measure again."
+        )
+
+    def _rows(self, key: str) -> bool:
+        with self._guard():
+            found = (self._connection.execute(f"SELECT 1 FROM {name} WHERE key = ? LIMIT 1", (key,)) for name in _TABLES[:3])
+            return any(rows.fetchone() for rows in found)
 
     def outcomes(self, key: str) -> list[Outcome]:
         """What earlier runs of the cell left, in order of position."""
@@ -119,9 +157,8 @@ class Journal:
     def forget(self, key: str) -> None:
         """Drop a cell or a certificate: its record is written, or it is to be measured afresh."""
         with self._guard(), self._connection:
-            self._connection.execute("DELETE FROM outcomes WHERE key = ?", (key,))
-            self._connection.execute("DELETE FROM proofs WHERE key = ?", (key,))
-            self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
+            for table in _TABLES:
+                self._connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
 
     def _spend(self, key: str, seconds: float) -> None:
         self._connection.execute(
@@ -157,6 +194,10 @@ def open_journal(path: Path | None) -> Iterator[Journal]:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
         yield journal
+
+
+def _seal(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}/{text}".encode()).hexdigest()[:16]
 
 
 def image_bytes(x: NDArray[np.float32]) -> bytes:

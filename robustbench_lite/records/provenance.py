@@ -15,7 +15,9 @@ from robustbench_lite.records.cell import Provenance
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy")
 
 
-def provenance(*, seconds: float, device: str, batch_size: int, partial: bool, flags: Sequence[str] = ()) -> Provenance:
+def provenance(
+    *, seconds: float, device: str, batch_size: int, partial: bool, flags: Sequence[str] = (), paths: Sequence[str] = ()
+) -> Provenance:
     """The provenance of a cell that was finished now, by this process."""
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -26,6 +28,7 @@ def provenance(*, seconds: float, device: str, batch_size: int, partial: bool, f
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         partial=partial,
         flags=list(flags),
+        paths=list(paths) or None,
     )
 
 

@@ -59,6 +59,11 @@ class Passes:
         return Passes(self.model, self.batch_size, self.seed, adaptive=self.adaptive) if self.fast else self
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """How answers differ in the way they come about from the network as it was given, in words for a record."""
+        return () if not self.fast or self.model.fast is None else self.model.fast.what
+
+    @property
     def forwards_per_point(self) -> int:
         """Model calls that one point costs: the draws of a random model are all counted."""
         return self.model.traits.draws if self.model.traits.random and self.adaptive else 1

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.journal import open_journal
+
 IMAGES = np.zeros((6, 1, 28, 28), dtype=np.float32)
 LABELS = np.arange(6)
 #: Arrays of an npz file -> what the message says.
@@ -174,7 +177,11 @@ def test_a_record_that_was_changed_is_refused_and_left_as_it_is(rbl, own_network
 def test_a_journal_that_was_changed_is_refused(rbl, own_network) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
     (cell,) = json.loads(rbl(*options, "--dry-run", "--format", "json").out)["cells"]
-    assert rbl(*options, "--seed", "1").code == 0
+    other = json.loads(rbl(*options, "--seed", "1", "--format", "json").out)["cells"][0]
+    answers = read_record(Path(other["record"]))[0].behaviour
+    assert answers is not None
+    with open_journal(Path("rbl-results/journal.sqlite")) as journal:
+        journal.begin(cell["key"], answers)
     with sqlite3.connect("rbl-results/journal.sqlite") as connection:
         connection.execute("INSERT INTO outcomes VALUES (?, 0, 0, 0, NULL, 5, 5, NULL, 'forged')", (cell["key"],))
     connection.close()

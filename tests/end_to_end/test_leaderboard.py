@@ -255,7 +255,7 @@ def forge(path: Path, change: Callable[[np.ndarray], None]) -> Record:
     """Change verdicts of a record and seal it anew, as somebody who knows how would."""
     record, arrays = read_record(path)
     change(arrays.broken)
-    sealed = make_record(record.identity, arrays, record.provenance)
+    sealed = make_record(record.identity, arrays, record.provenance, record.behaviour)
     write_record(sealed, path)
     return sealed
 
@@ -300,7 +300,7 @@ def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl, root: Pat
     record, arrays = read_record(path)
     sample = int(np.flatnonzero(arrays.clean_correct)[0])
     arrays.clean_correct[sample] = arrays.broken[sample] = False
-    write_record(make_record(record.identity, arrays, record.provenance), path)
+    write_record(make_record(record.identity, arrays, record.provenance, record.behaviour), path)
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
     expect(rbl, root, f"differ on the clean image {sample}")
 

@@ -16,7 +16,7 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 ROOMS = [
     {"errors", "memory"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"},
-    {"diagnosis", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
+    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
     {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
 ]  # fmt: skip
 

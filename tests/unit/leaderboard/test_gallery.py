@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.leaderboard.gallery import example, pictures, png, read_examples, write_examples
+from robustbench_lite.leaderboard.gallery import example, migrate_examples, pictures, png, read_examples, write_examples
 from tests.unit.leaderboard.conftest import cell
 
 FOUND = cell("d", "pgd", "1111", "1010")
@@ -38,6 +39,31 @@ def test_an_example_of_a_sample_that_held_is_refused(tmp_path: Path) -> None:
     write_examples(tmp_path / "a.json", FOUND, [example(2, "Coat", "Bag", x, x)])
     with pytest.raises(RecordError, match="sample 2"):
         read_examples(tmp_path / "a.json", FOUND)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"Bag"', '"Cat"'), ('"format_version": 2', '"format_version": 3'), ('"id": 1', '"id": 3')]
+)
+def test_examples_that_were_changed_are_refused(tmp_path: Path, old: str, new: str) -> None:
+    x, path = np.zeros((1, 4, 4), dtype=np.float32), tmp_path / "a.json"
+    write_examples(path, FOUND, [example(1, "Coat", "Bag", x, x)])
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecordError, match=r"seal|format version"):
+        read_examples(path, FOUND)
+
+
+def test_examples_of_version_1_are_refused_until_they_are_migrated(tmp_path: Path) -> None:
+    x, path = np.zeros((1, 4, 4), dtype=np.float32), tmp_path / "a.json"
+    write_examples(path, FOUND, [example(1, "Coat", "Bag", x, x)])
+    whole, content = path.read_bytes(), json.loads(path.read_text())
+    del content["seal"]
+    path.write_text(json.dumps(content | {"format_version": 1}))
+    with pytest.raises(RecordError, match="rbl leaderboard migrate"):
+        read_examples(path, FOUND)
+    assert migrate_examples(path, FOUND)
+    assert path.read_bytes() == whole
+    assert not migrate_examples(path, FOUND)
 
 
 def test_examples_of_another_record_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import (
     DataId,
     Identity,
@@ -18,6 +19,7 @@ from robustbench_lite.records.cell import (
     PluginId,
     Record,
     ThreatId,
+    derived_flags,
     make_record,
     ranges,
     read_record,
@@ -25,6 +27,7 @@ from robustbench_lite.records.cell import (
 )  # fmt: skip
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.seal import seal_of
 from robustbench_lite.records.statistics import wilson
 
 
@@ -49,9 +52,10 @@ def arrays() -> CellArrays:
     return CellArrays(clean, broken, distance, counts, counts)
 
 
-def record() -> Record:
+def record(**changes: object) -> Record:
     about = provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
-    return make_record(identity(), arrays(), about)
+    behaviour = Behaviour.of(np.ones((2, 3), np.float32), fixed=1, probes=1)
+    return make_record(identity(**changes), arrays(), about, behaviour)
 
 
 def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -104,9 +108,11 @@ def test_the_last_bit_of_an_interval_may_come_from_another_scipy(tmp_path: Path)
     content = record().model_dump(mode="json")
     low, high = content["summary"]["robust_interval"]
     content["summary"]["robust_interval"] = [math.nextafter(low, 1), high]
+    content["seal"] = seal_of(content)
     (tmp_path / "cell.json").write_text(json.dumps(content))
     assert read_record(tmp_path / "cell.json")[0].digest == record().digest
     content["summary"]["robust_interval"] = [low + 1e-6, high]
+    content["seal"] = seal_of(content)
     (tmp_path / "cell.json").write_text(json.dumps(content))
     with pytest.raises(RecordError, match="summary"):
         read_record(tmp_path / "cell.json")
@@ -128,6 +134,24 @@ def test_the_last_bit_of_an_interval_may_come_from_another_scipy(tmp_path: Path)
         (("identity", "data", "id_ranges"), [[0, 10]]),
         (("identity", "data", "id_ranges"), [[0, 10**15]]),
         (("identity", "data", "id_ranges"), [[11, 0]]),
+        (("identity", "threat", "eps_written"), "16/255"),
+        (("provenance", "flags"), ["forged"]),
+        (("provenance", "partial"), True),
+        (("provenance", "seconds"), 2.5),
+        (("provenance", "device"), "cuda"),
+        (("provenance", "command"), "rbl evaluate"),
+        (("provenance", "versions"), {}),
+        (("provenance", "paths"), ["search: none"]),
+        (("behaviour",), None),
+        (("behaviour", "answers"), "AAAA"),
+        (("behaviour", "shape"), [1, 2]),
+        (("seal",), "0" * 64),
+        (("seal",), ""),
+        (("schema_version",), 0),
+        (("schema_version",), 99),
+        (("schema_version",), True),
+        (("identity", "protocol_version"), 0),
+        (("identity", "protocol_version"), 99),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], value: object) -> None:
@@ -140,6 +164,73 @@ def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], valu
     file.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="--fresh"):
         read_record(file)
+
+
+@pytest.mark.parametrize(
+    ("written", "eps"),
+    [("16/255", 8 / 255), ("0.0313", 8 / 255), ("none", 0.1), ("0.1", None), ("8 of 255", 8 / 255), ("", 0.1)],
+)
+def test_a_radius_that_is_not_what_is_written_is_refused_however_it_is_sealed(
+    tmp_path: Path, written: str, eps: float | None
+) -> None:
+    write_record(record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")), tmp_path / "cell.json")
+    with pytest.raises(RecordError, match="eps as written"):
+        read_record(tmp_path / "cell.json")
+
+
+@pytest.mark.parametrize(("written", "eps"), [(None, 0.1), ("1/10", 0.1), ("none", None), (None, None), ("5", 5.0)])
+def test_a_radius_may_be_written_in_any_way_that_says_what_it_is(
+    tmp_path: Path, written: str | None, eps: float | None
+) -> None:
+    write_record(record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")), tmp_path / "cell.json")
+    assert read_record(tmp_path / "cell.json")[0].identity.threat.eps == eps
+
+
+@pytest.mark.parametrize(("changes", "unconfirmed"), [({"adaptive": False}, 0), ({}, 1), ({}, 1234)])
+def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
+    tmp_path: Path, changes: dict[str, object], unconfirmed: int
+) -> None:
+    outcomes, who, path = arrays(), identity(**changes), tmp_path / "cell.json"
+    outcomes.unconfirmed = unconfirmed
+    flags = derived_flags(who, unconfirmed)
+    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False, flags=["another", *flags])
+    write_record(make_record(who, outcomes, about), path)
+    assert read_record(path)[0].provenance.flags == ["another", *flags]
+    write_record(make_record(who, outcomes, about.model_copy(update={"flags": ["another"]})), path)
+    with pytest.raises(RecordError, match="flags"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "version", "words"),
+    [
+        ("schema_version", 1, "schema version 1; this version reads 2.*rbl migrate FOLDER"),
+        ("schema_version", 99, "schema version 99; known are 2, and 1 to `rbl migrate`.*--fresh"),
+        ("protocol_version", 99, "protocol version 99; known is 1.*--fresh"),
+    ],
+)
+def test_a_version_that_nobody_knows_is_refused_with_those_that_are_known(
+    tmp_path: Path, field: str, version: int, words: str
+) -> None:
+    content = record().model_dump(mode="json")
+    (content if field == "schema_version" else content["identity"])[field] = version
+    content["from the future"] = 1
+    (tmp_path / "cell.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=words):
+        read_record(tmp_path / "cell.json")
+
+
+def test_answers_are_no_part_of_key_and_digest() -> None:
+    silent = make_record(identity(), arrays(), record().provenance)
+    assert (silent.key, silent.digest) == (record().key, record().digest)
+    assert silent.seal != record().seal
+
+
+def test_paths_of_the_search_are_in_the_file_only_where_there_are_some(tmp_path: Path) -> None:
+    assert "paths" not in record().model_dump()["provenance"]
+    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False, paths=["search: channels last"])
+    write_record(make_record(identity(), arrays(), about), tmp_path / "cell.json")
+    assert read_record(tmp_path / "cell.json")[0].provenance.paths == ["search: channels last"]
 
 
 def test_a_truncated_record_is_refused(tmp_path: Path) -> None:

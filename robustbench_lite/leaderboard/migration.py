@@ -1,0 +1,55 @@
+"""The results of a board in the schema of this version, with what the networks at hand answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from robustbench_lite.errors import RecordError, RobustBenchError
+from robustbench_lite.fitting import attribute
+from robustbench_lite.leaderboard.bench import Bench, Means
+from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.gallery import migrate_examples
+from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
+from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.cell import Identity, read_record
+from robustbench_lite.records.certificate import CertificateIdentity
+from robustbench_lite.records.migration import Migrated
+from robustbench_lite.records.migration import migrate as migrate_files
+
+
+def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
+    """Cells and certificates first, then what lies beside the cells: fits and examples. A file is written in one step."""
+    bench = Bench(board, root, means)
+
+    def ask(identity: Identity | CertificateIdentity) -> Behaviour:
+        row = bench.row_of(identity.model, identity.defense)
+        if row is None:
+            raise RecordError(f"no row of the board has its network at hand ({identity.model.name})")
+        if not bench.has_images_of(identity.data):
+            raise RecordError(
+                f"the {identity.data.name} images that it was measured on are not here: name them with --data-dir"
+            )
+        return bench.answers(row, identity.data.ids())
+
+    files = [path for folder in (CELLS, CERTIFICATES) for path in sorted((bench.folder / folder).glob("*.json"))]
+    yield from migrate_files(files, ask)
+    for folder in (FITS, GALLERY):
+        for path in sorted((bench.folder / folder).glob("*")):
+            try:
+                changed = _beside(path, bench.folder / CELLS / f"{path.stem}.json")
+            except RobustBenchError as error:
+                yield Migrated(path, "refused", str(error))
+            else:
+                yield Migrated(path, "migrated" if changed else "current")
+
+
+def _beside(path: Path, cell: Path) -> bool:
+    """Migrate what belongs to the record ``cell``; True if it was written."""
+    found = Found(cell, *read_record(cell))
+    if path.suffix == ".json":
+        return migrate_examples(path, found)
+    behaviour = found.record.behaviour
+    if behaviour is None:
+        raise RecordError("its record does not say what the network answers")
+    return attribute(path, found.record.key, behaviour)
