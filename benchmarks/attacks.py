@@ -180,9 +180,9 @@ def forward_microseconds(model: nn.Module, x: Tensor, batch_size: int) -> float:
 
 
 def searched(model: nn.Module, x: Tensor) -> nn.Module:
-    """The network that a search asks: the fast path of ``model``, where there is one."""
+    """The network that a search follows the gradient of: the fast path of ``model``, where there is one."""
     prepared = as_evaluated(model, x)
-    return prepared.module if prepared.fast is None else prepared.fast.module
+    return prepared.module if prepared.fast is None else prepared.fast.gradient
 
 
 def peak_memory(device: torch.device) -> float:

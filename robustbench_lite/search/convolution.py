@@ -1,4 +1,4 @@
-"""Input gradients of strided convolutions on a CPU, at the speed of a forward convolution.
+"""Input gradients of strided convolutions on a CPU, at the speed of a forward convolution, and of what flattens them.
 
 An attack wants the gradient of the input and of nothing else. For a stride above 1 the general backward kernel spends most of
 its time between the positions that count. Sorting the input's positions by their remainder modulo the stride turns the gradient
@@ -94,16 +94,36 @@ def _forward(layer: nn.Conv2d, gradient: InputGradient, x: Tensor) -> Tensor:
     return _Convolution.apply(x, layer, gradient)  # type: ignore[no-any-return]
 
 
-def speed_up_input_gradients(module: nn.Module) -> int:
-    """Give convolutions inside of the frozen ``module``, in place, the faster input gradient; returns how many there are.
+class _Flattened(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.channels_last = x.shape, x.is_contiguous(memory_format=torch.channels_last)
+        return x.flatten(1)
 
-    Every layer stays the object that it is, with its class, attributes and hooks: it is its ``forward`` that changes.
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        return grads[0].reshape(ctx.shape).contiguous(memory_format=layout)
+
+
+def _flatten(x: Tensor) -> Tensor:
+    return _Flattened.apply(x) if x.dim() == 4 else x.flatten(1)
+
+
+def speed_up_input_gradients(module: nn.Module) -> int:
+    """Give layers inside of the frozen ``module``, in place, faster input gradients; returns to how many convolutions.
+
+    Every layer stays the object that it is, with its class, attributes and hooks: it is its ``forward`` that changes. A
+    flattening layer hands its gradient on in the layout of its input, so that what comes before it need not work on a mixture.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and _gains(layer)]
     for layer in layers:
         stride, padding = (layer.stride[0], layer.stride[1]), (int(layer.padding[0]), int(layer.padding[1]))
         gradient = InputGradient(layer.weight.detach(), stride, padding)
         layer.forward = partial(_forward, layer, gradient)  # type: ignore[method-assign]
+    for part in module.modules():
+        if type(part) is nn.Flatten and (part.start_dim, part.end_dim) == (1, -1) and "forward" not in vars(part):
+            part.forward = _flatten  # type: ignore[assignment, method-assign]
     return len(layers)
 
 

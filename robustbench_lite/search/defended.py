@@ -32,12 +32,18 @@ class Traits:
 
 
 class FastPath(NamedTuple):
-    """The same function in less time: a second network beside the judged one, seen to agree with it (``search.fast``)."""
+    """The same function in less time: networks beside the one that is judged, seen to agree with it (``search.fast``)."""
 
     module: nn.Module
+    """What is asked for logits."""
+    gradient: nn.Module
+    """What input gradients are taken of, where nothing stands in for the model."""
     surrogate: nn.Module | None
+    """What stands in for the model."""
     what: tuple[str, ...]
     """How it differs, in words for a record; empty where only its parameters are frozen."""
+    writes: bool = False
+    """Its forward writes over its input, and so gets copies of images."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Points(NamedTuple):
 
 
 class Passes:
-    """Runs a model on batches of at most ``batch_size`` points, each on a copy of the images.
+    """Runs a model on batches of at most ``batch_size`` points; what may write over its input gets a copy.
 
     Logits have K columns here: where the model abstains, the abstention counts for the true class (``defended.credited``).
     An attacker that is not ``adaptive`` follows the gradient of the module itself, of one draw, and of its K classes alone.
@@ -51,6 +51,8 @@ class Passes:
         self.model, self.batch_size, self.seed, self.adaptive, self.fast = model, batch_size, seed, adaptive, fast
         path = model.fast if fast else None
         self.module = model.module if path is None else path.module
+        self._followed = model.module if path is None else path.gradient
+        self._copies = path is None or path.writes
         self._surrogate = model.traits.surrogate if path is None else path.surrogate
         self._incremental: dict[tuple[int, ...], Incremental | None] = {}
 
@@ -106,7 +108,7 @@ class Passes:
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self._call(surrogate or self.module, padded._replace(x=x), draw)
+                logits = self._call(surrogate or self._followed, padded._replace(x=x), draw)
                 seen = self._seen(logits, padded.y)
                 (gradient,) = torch.autograd.grad(loss(seen, padded.y, padded.target).sum(), x)
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
@@ -135,7 +137,7 @@ class Passes:
         return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
 
     def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
-        x = points.x.clone()  # a forward may write over its input
+        x = points.x.clone() if self._copies else points.x  # a forward may write over its input
         if not self.model.traits.random:
             return module(x)  # type: ignore[no-any-return]
         if takes_rng(module):

@@ -168,7 +168,7 @@ def test_the_judge_and_the_clean_accuracy_ask_the_network_as_it_was_given() -> N
             asked.append(self.name)
             return x.flatten(1)[:, :3]
 
-    model = DefendedModel(Named("given"), Traits(), fast.FastPath(Named("fast"), None, ()))
+    model = DefendedModel(Named("given"), Traits(), fast.FastPath(Named("fast"), Named("followed"), None, ()))
     Passes(model, 16, fast=True).logits(points(X))
     assert asked == ["fast"]
     judge = Judge(Passes(model, 16, fast=True), ThreatModel.parse("linf", 0.1), "test", "cpu")
@@ -183,6 +183,7 @@ def test_the_given_network_keeps_its_layout_layers_and_what_gathers_gradients() 
     model = prepared(network)
     assert model.fast is not None
     assert model.fast.what[0] == CHANNELS_LAST
+    assert not model.fast.writes
     assert model.module[0].weight.is_contiguous()  # type: ignore[index]
     assert [p.requires_grad for p in model.module.parameters()] == [p.requires_grad for p in network.parameters()]
     assert not any(p.requires_grad for p in model.fast.module.parameters())
@@ -226,7 +227,7 @@ def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatc
 
     def bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
         path = honest(modules, device)
-        return path._replace(module=Bent(path.module))
+        return path._replace(module=Bent(path.module), gradient=Bent(path.module))
 
     monkeypatch.setattr(fast, "_frozen", bent)
     assert prepared(filled(chain())).fast is None
