@@ -46,6 +46,16 @@ def test_saturated_cross_entropy_still_has_a_gradient(target):
     assert gradient.abs().sum() > 0.5
 
 
+def test_the_smallest_cross_entropy_above_0_is_not_saturated_on_either_side_of_its_rounding(monkeypatch):
+    logits, y = torch.tensor([[15.94, 0.0]], requires_grad=True), torch.tensor([0])
+    smallest = torch.tensor(2.0**-23)
+    for value in (smallest, torch.nextafter(smallest, torch.tensor(0.0)), torch.nextafter(smallest, torch.tensor(1.0))):
+        monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda z, *_, v=value, **__: z[:, 1] * 0 + v)
+        assert LOSSES["ce"](logits, y, NONE).item() == value.item()
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda z, *_, **__: z[:, 1] * 0)
+    assert LOSSES["ce"](logits, y, NONE).item() == pytest.approx(-15.94)
+
+
 def test_cross_entropy_equals_torch_where_it_is_not_saturated():
     logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
     y = torch.arange(8)
