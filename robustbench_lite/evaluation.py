@@ -25,6 +25,7 @@ from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
+from robustbench_lite.registry import Trust
 from robustbench_lite.report import Cell, Report
 from robustbench_lite.search.attack import Access, Attack
 from robustbench_lite.search.defended import DefendedModel, Traits
@@ -119,8 +120,8 @@ def evaluate(
     options = Settings(**settings)
     threat = ThreatModel.parse(norm, eps, targeted)
     dataset = inputs.dataset_from(data, ids)
-    chosen = [inputs.attack_from(item) for item in inputs.listed(attacks)]
-    subjects = [inputs.subject_from(item, model, name, dataset) for item in inputs.listed(defenses)]
+    chosen = [inputs.attack_from(item, Trust.INSTALLED) for item in inputs.listed(attacks)]
+    subjects = [inputs.subject_from(item, model, name, dataset, Trust.INSTALLED) for item in inputs.listed(defenses)]
     images = None if fit_data is None else inputs.dataset_from(fit_data)
     if images is not None and not isinstance(fit_data, Dataset):
         images = dataclasses.replace(images, split="fit")

@@ -18,6 +18,7 @@ from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UsageError, WeightsError
 from robustbench_lite.inputs import Subject, model_id
 from robustbench_lite.records.cell import Identity, PluginId
+from robustbench_lite.registry import Trust
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, named_network
 from robustbench_lite.sources.zoo import network_files
@@ -29,7 +30,7 @@ def threat_of(identity: Identity) -> ThreatModel:
     return ThreatModel.parse(identity.threat.norm, identity.threat.eps, identity.threat.goal)
 
 
-def subject_of(identity: Identity, network: LoadedModel | None, *, allow_code: bool = False) -> Subject:
+def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED) -> Subject:
     """The network that was attacked, with its defense: ``network``, else the one at hand of that name.
 
     Raises:
@@ -44,7 +45,7 @@ def subject_of(identity: Identity, network: LoadedModel | None, *, allow_code: b
                 "--weights (and --model for your own), or the folder that it is in with --networks."
             )
         network = named_network(wanted.name)
-    subject = Subject(network.name, network.module, _defense(identity.defense, allow_code), identity.defense.name)
+    subject = Subject(network.name, network.module, _defense(identity.defense, trust), identity.defense.name)
     found = model_id(subject, "logits")
     if found.weights_sha256 != wanted.weights_sha256:
         raise WeightsError(
@@ -78,18 +79,14 @@ def images_of(
     return data.take(ids)
 
 
-def _defense(named: PluginId, allow_code: bool) -> Defense:
+def _defense(named: PluginId, trust: Trust) -> Defense:
     if named.parts is not None:
-        return Composition(parts=tuple(_defense(part, allow_code) for part in named.parts))
-    if named.name not in registry.names("defense") and not allow_code:
-        raise UsageError(f"The defense {named.name!r} is not registered here. If you trust its code, add --allow-code.")
-    kind = registry.load("defense", named.name)
-    if not (isinstance(kind, type) and issubclass(kind, Defense)):
-        raise UsageError(f"{named.name!r} is no defense.")
+        return Composition(parts=tuple(_defense(part, trust) for part in named.parts))
+    kind = registry.load("defense", named.name, trust)
     if kind.version != named.version:
         raise UsageError(
             f"The record was made with version {named.version} of the defense {named.name!r}; installed is {kind.version}, "
             "which is another one. Install the package that made the record."
         )
-    defense: Defense = registry.call_with_text(kind, named.parameters, f"defense {named.name!r}")
+    defense: Defense = registry.call_with_text(kind, named.parameters, f"defense {named.name!r}", trust)
     return defense
