@@ -13,8 +13,6 @@ import dataclasses
 import enum
 import importlib
 import inspect
-import math
-import re
 import shlex
 import typing
 from collections.abc import Callable, Mapping
@@ -24,10 +22,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.numerals import is_fraction
+from robustbench_lite.numerals import parse_number as parse_number
+from robustbench_lite.numerals import parse_whole as parse_whole
 
 Kind = Literal["attack", "defense"]
-_WHOLE = re.compile(r"[0-9]{1,18}")
-_FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 
 
 class Trust(enum.IntEnum):
@@ -256,38 +255,13 @@ def _convert(value: Any, annotation: Any, what: str) -> Any:
     if isinstance(value, str):
         if value.lower() == "none" and type(None) in typing.get_args(annotation):
             return None
-        if _FRACTION.fullmatch(value) and (annotation is float or float in typing.get_args(annotation)):
+        if is_fraction(value) and (annotation is float or float in typing.get_args(annotation)):
             return parse_number(value, what)
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UsageError(f"{what} is {value!r}: {reason}.") from error
-
-
-def parse_number(text: str | float, what: str = "eps") -> float:
-    """``0.3``, ``"0.3"`` or ``"8/255"`` to a finite float.
-
-    >>> parse_number("1/4")
-    0.25
-    """
-    try:
-        fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
-        number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
-    except (ArithmeticError, ValueError, TypeError) as error:
-        raise UsageError(f"{what} is {text!r}, which is no number. Write 0.1 or 8/255.") from error
-    if not math.isfinite(number):
-        raise UsageError(f"{what} is {text!r}; it must be a finite number, such as 0.1 or 8/255.")
-    return number
-
-
-def parse_whole(text: object) -> int | None:
-    """``"40"`` to 40; None for what is no whole number of up to 18 digits. (``isdigit`` takes "\u00b2" for one.)
-
-    >>> parse_whole("40"), parse_whole("4.0")
-    (40, None)
-    """
-    return int(str(text)) if _WHOLE.fullmatch(str(text)) else None
 
 
 def parameters(plugin: Any) -> dict[str, Any]:

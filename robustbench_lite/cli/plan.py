@@ -62,9 +62,10 @@ def batch_size(text: str) -> int | Literal["auto"]:
     """``--batch-size``: a number or ``auto``."""
     if text == "auto":
         return "auto"
-    if not text.isdigit():
+    number = registry.parse_whole(text)
+    if number is None:
         raise UsageError(f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto.")
-    return int(text)
+    return number
 
 
 def outputs(text: str) -> Outputs:

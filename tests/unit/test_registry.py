@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_lite import registry
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.registry import Spec, parse_number
+from robustbench_lite.registry import Spec, Trust, parse_number
 
 
 def test_a_spec_is_a_name_and_key_value_pairs() -> None:
@@ -42,7 +42,7 @@ def test_text_values_become_the_types_of_the_fields() -> None:
 )
 def test_a_wrong_spec_says_what_is_allowed(spec: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        registry.create("attack", spec)
+        registry.create("attack", spec, Trust.INSTALLED)
 
 
 def test_listing_names_needs_no_plugin() -> None:
@@ -71,5 +71,5 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_what_is_no_plugin_is_refused_before_it_is_called(kind, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=f"is no {kind}"):
-        registry.create(kind, name)
+        registry.create(kind, name, Trust.INSTALLED)
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
-from robustbench_lite.registry import Spec
+from robustbench_lite.registry import Spec, Trust
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import (
     load_model,
@@ -74,7 +74,7 @@ def test_a_users_factory_gets_typed_arguments_and_weights(tmp_path: Path) -> Non
     saved = convolutional(channels=3, size=8, classes=2)
     save_weights(saved, path)
     text = "robustbench_lite.sources.networks:convolutional channels=3 size=8 classes=2"
-    loaded = load_model(text, path)
+    loaded = load_model(text, path, Trust.INSTALLED)
     assert weights_hash(loaded.module) == weights_hash(saved)
     assert not loaded.module.training
 
@@ -83,12 +83,12 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from torch import nn\ndef net(width: int = 1) -> nn.Module:\n    return nn.Linear(width, 2)\n")
     with pytest.raises(UsageError, match="--allow-code"):
-        load_model(f"{path}:net")
-    module = load_model(f"{path}:net width=4", allow_code=True).module
+        load_model(f"{path}:net", trust=Trust.INSTALLED)
+    module = load_model(f"{path}:net width=4", trust=Trust.ANY).module
     assert isinstance(module, nn.Linear)
     assert module.in_features == 4
     with pytest.raises(UnknownNameError, match="Did you mean 'net'"):
-        load_model(f"{path}:nett", allow_code=True)
+        load_model(f"{path}:nett", trust=Trust.ANY)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
 )
 def test_a_model_that_cannot_be_loaded_says_why(text: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        load_model(text)
+        load_model(text, trust=Trust.INSTALLED)
 
 
 def test_loading_a_model_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    load_model("robustbench_lite.sources.networks:convolutional")
+    load_model("robustbench_lite.sources.networks:convolutional", trust=Trust.INSTALLED)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
