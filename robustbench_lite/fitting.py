@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,14 +19,20 @@ from robustbench_lite.composition import parts_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, prepare
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.numerals import parse_whole
 from robustbench_lite.records.files import write_bytes
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
+_FIT = Form(
+    noun="fit", what="a fit that is damaged or was changed", most=WEIGHTS_BYTES, error=RecordError,
+    fix="Delete it, or run with --fresh.",
+)  # fmt: skip
 CALIBRATION_IMAGES = 5000
 _SAVE_SECONDS = 2.0
 """At most this much work is lost by a kill."""
@@ -153,15 +160,15 @@ def _write(path: Path, job: Job, fit: Fit) -> None:
 
 def _read(path: Path, job: Job) -> Fit | None:
     """The state at ``path``; None where there is none."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
+    with reading(path, _FIT):
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        step, of = int(about["step"]), int(about["of"])
+        step, of = parse_whole(about["step"]), parse_whole(about["of"])
+        if step is None or of is None or step > of:
+            raise ValueError(f"it stands at step {about['step']} of {about['of']}")
         if about["seal"] != _seal(job.key, step, of, tensors):
             raise ValueError("its contents do not agree with its seal")
         tensors = {name: value.to(job.device) for name, value in tensors.items()}
         return Fit(step, of, tensors.pop("result"), tensors)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RecordError(f"The fit {path} is damaged or was changed: {error}. Delete it, or run with --fresh.") from error

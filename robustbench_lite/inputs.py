@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_lite import registry
 from robustbench_lite.bounds.certifier import Certifier

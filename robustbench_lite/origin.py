@@ -19,7 +19,7 @@ from robustbench_lite.errors import DataError, UsageError, WeightsError
 from robustbench_lite.inputs import Subject, model_id
 from robustbench_lite.records.cell import Identity, PluginId
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.datasets import Dataset, given_root, load_dataset, load_named
 from robustbench_lite.sources.models import LoadedModel, named_network
 from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.threat import ThreatModel
@@ -63,7 +63,9 @@ def same_structure(identity: Identity, subject: Subject, outputs: Outputs) -> bo
 def images_of(
     identity: Identity, spec: str | None = None, *, data_dir: str | Path | None = None, download: bool = False
 ) -> Dataset:
-    """The samples that were attacked, from the data set that the record names, or from ``spec``.
+    """The samples that were attacked, from ``spec``, else from the data set that the record names.
+
+    A record may come from anyone: a path that it names is looked for below ``data_dir`` alone.
 
     Raises:
         DataError: the data set is not here, or it has fewer images.
@@ -72,7 +74,10 @@ def images_of(
     wanted = identity.data
     # "test[:1000]" is the bundled slice of "test"; "all" and "given" know no splits.
     split: Literal["train", "test"] = "train" if wanted.split.startswith("train") else "test"
-    data = load_dataset(spec or wanted.name, split=split, data_dir=data_dir, download=download)
+    if spec is not None:
+        data = load_dataset(spec, split=split, data_dir=data_dir, download=download)
+    else:
+        data = load_named(wanted.name, given_root(data_dir), split=split, data_dir=data_dir, download=download)
     ids = torch.from_numpy(wanted.ids())
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(data):
         raise DataError(f"{data.name} ({data.split}) has {len(data):,} images here, and sample {int(ids.max())} was attacked.")

@@ -187,7 +187,7 @@ def import_object(path: str, what: str, trust: Trust = Trust.REGISTERED) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(f"The {what} {path!r} cannot be imported: no module {error.name!r} is installed.") from error
-    except Exception as error:  # noqa: BLE001 -- a module may raise anything as it is imported
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"The {what} {path!r} cannot be imported: {reason}. Write package.module:Name.") from error
     try:
@@ -203,9 +203,7 @@ def create(kind: Kind, spec: Spec | str, trust: Trust = Trust.REGISTERED) -> Any
     return call_with_text(load(kind, spec.name, trust), spec.params, f"{kind} {spec.name!r}", trust)
 
 
-def call_with_text(
-    factory: Callable[..., Any], params: Mapping[str, Any], what: str, trust: Trust = Trust.REGISTERED
-) -> Any:
+def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what: str, trust: Trust = Trust.REGISTERED) -> Any:
     """Call ``factory(**params)`` after turning text values into the types of its signature.
 
     A field with ``metadata={"spec": "attack"}`` (or defense) is a spec itself: what it names must have ``trust`` as well.

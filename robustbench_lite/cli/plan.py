@@ -15,6 +15,7 @@ from robustbench_lite.evaluation import Settings, attackers, identify
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.records.journal import open_journal
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
@@ -77,12 +78,12 @@ def outputs(text: str) -> Outputs:
     raise UnknownNameError("kind of outputs", text, known)
 
 
-def attacks(specs: Sequence[str], threat: ThreatModel, note: Note) -> list[Attack]:
+def attacks(specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust = Trust.REGISTERED) -> list[Attack]:
     """The attacks of ``specs``; ``all`` stands for every registered one that can work under ``threat``."""
     chosen: list[Attack] = []
     for spec in specs:
         if spec != "all":
-            chosen.append(inputs.attack_from(spec))
+            chosen.append(inputs.attack_from(spec, trust))
             continue
         for name in registry.names("attack"):
             try:
@@ -131,25 +132,28 @@ def subjects(
     data: Dataset,
     network: LoadedModel | None,
     note: Note,
+    trust: Trust = Trust.REGISTERED,
 ) -> list[Subject]:
     """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
     if not specs:
+        trust = trust if trust == Trust.ANY else Trust.REGISTERED  # a card is a file
         specs = [network.card.defense if network is not None and network.card is not None else "none"]
     chosen: list[str] = []
     for spec in specs:
         chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
     module, name = (None, None) if network is None else (network.module, network.name)
     if network is not None:
-        _compare(network, chosen, data, note)
-    return [inputs.subject_from(spec, module, name, data) for spec in dict.fromkeys(chosen)]
+        _compare(network, chosen, data, note, trust)
+    return [inputs.subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
 
 
-def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note) -> None:
+def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust) -> None:
     """Say where a network that comes trained is not what its defense or its images make it look like."""
     card = network.card
-    trained = None if card is None else trained_part(defense_from(card.defense))
+    of_card = trust if trust == Trust.ANY else Trust.REGISTERED
+    trained = None if card is None else trained_part(defense_from(card.defense, of_card))
     for spec in defenses:
-        asked = trained_part(defense_from(spec))
+        asked = trained_part(defense_from(spec, trust))
         if asked is not None and (trained is None or asked.name != trained.name):
             note(f"{spec} acts in training, and nothing says that {network.name} was trained with it: the name is yours.")
         elif asked is None and trained is not None:
@@ -158,11 +162,11 @@ def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note:
         note(f"{network.name} was trained on {card.dataset} and is measured on {data.name}: is that what you want (--dataset)?")
 
 
-def network_from(model: str | None, weights: Path | None, allow_code: bool) -> LoadedModel | None:
+def network_from(model: str | None, weights: Path | None, trust: Trust = Trust.REGISTERED) -> LoadedModel | None:
     """The user's network; ``None`` when no option names one."""
     if model is not None:
-        return load_model(model, weights, allow_code=allow_code)
-    return None if weights is None else trained_model(weights, allow_code=allow_code)
+        return load_model(model, weights, trust)
+    return None if weights is None else trained_model(weights, trust)
 
 
 def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
@@ -184,7 +188,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
                     subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data,
                     certifier=certifier, adaptive=adaptive,
                 ).key()  # fmt: skip
-                journaled = len(journal.outcomes(key))
+                journaled = len(journal.outcomes(key, len(data)))
                 state = f"{journaled:,} samples in the journal" if journaled else "to measure"
                 if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
                     state = "recorded"

@@ -12,7 +12,9 @@ import typer
 
 from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
-from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
+from robustbench_lite.files.reading import read_bytes
+from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
@@ -37,16 +39,27 @@ def show(
     if what.endswith(".json") or Path(what).is_file():
         return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
     for kind in kinds:
-        if what in registry.names(kind) or ":" in what:
+        if what in registry.names(kind) or registry.of_source(kind, what):
             return _show_plugin(kind, what)
+    if ":" in what:
+        return _show_plugin(_kind_of(what), what)
     if _KEY.fullmatch(what):
         path = _by_key(what, output)
         return _show_certificate(path) if _is_certificate(path) else _show_record(path)
     return _show_network(what)
 
 
+def _kind_of(path: str) -> registry.Kind:
+    """Of a plug-in that is not registered: the first kind that it can be."""
+    try:
+        registry.load("attack", path, Trust.INSTALLED)
+    except UsageError:
+        return "defense"  # or nothing, which is said when it is loaded as one
+    return "attack"
+
+
 def _show_plugin(kind: registry.Kind, name: str) -> None:
-    plugin = registry.load(kind, name)
+    plugin = registry.load(kind, name, Trust.INSTALLED)
     summary, documented = _docstring(plugin)
     rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
     if hasattr(plugin, "access"):
@@ -121,9 +134,11 @@ def _show_record(path: Path) -> None:
 
 
 def _is_certificate(path: Path) -> bool:
+    from robustbench_lite.records.certificate import CERTIFICATE
+
     try:
-        return '"margins"' in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return b'"margins"' in read_bytes(path, CERTIFICATE)
+    except RobustBenchError:
         return False  # said when it is read as a record
 
 

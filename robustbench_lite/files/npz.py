@@ -52,15 +52,15 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
         if member.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
             raise ValueError(f"{info.filename} says that it is {dtype} of shape {shape}, and has {info.file_size:,} bytes")
     with archive.open(info) as member:
-        return npy.read_array(member, allow_pickle=False)  # type: ignore[no-any-return, no-untyped-call]
+        return npy.read_array(member, allow_pickle=False)
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = npy.read_magic(member)  # type: ignore[no-untyped-call]
+    version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format is {version}, not 1.0 or 2.0")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(member)  # type: ignore[no-untyped-call]
+    shape, _, dtype = read(member)
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError(f"its shape is {shape}")
     return shape, dtype

@@ -24,8 +24,8 @@ RECORD_BYTES = 2**30
 WEIGHTS_BYTES = 2**36
 """64 GiB: the largest image classifiers have some 20 billion weights (ViT-22B, float16: 44 GB)."""
 ARRAYS_BYTES = 2**37
-"""128 GiB unpacked: ImageNet's training images as uint8, 224 x 224, have 193 GB and fit no machine; its test images, as float32,
-have 60 GB. What is more than the memory of the machine is refused too, see :func:`require_memory`."""
+"""128 GiB unpacked: the 100,000 test images of ImageNet, as float32, have 60 GB. What is more than the memory of the machine
+is refused too, see :func:`require_memory`."""
 MAX_SAMPLES = 2**24
 """16.7 million: ImageNet-21k, the largest labelled set that classifiers are tested on, has 14.2 million."""
 MAX_INDEX = 2**53
@@ -80,7 +80,7 @@ def explained(where: str, form: Form) -> Iterator[None]:
         yield
     except RobustBenchError:
         raise
-    except Exception as error:  # noqa: BLE001 -- what a parser raises at foreign bytes is listed nowhere
+    except Exception as error:
         raise form.error(f"{where} is {form.what}: {reason_of(error)}. {form.fix}") from error
 
 

@@ -27,6 +27,12 @@ def read_toml(path: Path, form: Form) -> dict[str, Any]:
         return content
 
 
+def read_text(path: Path, form: Form) -> str:
+    """The content of a text file in UTF-8."""
+    with reading(path, form):
+        return path.read_bytes().decode("utf-8")
+
+
 def read_json(path: Path, form: Form) -> Any:
     """The value of a JSON file; the parser itself refuses what is nested more than 200 deep, and NaN is no JSON."""
     with reading(path, form):

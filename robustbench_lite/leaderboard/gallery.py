@@ -7,19 +7,28 @@ import json
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.reading import CARD_BYTES, MAX_PIXELS, Form
+from robustbench_lite.files.text import read_model
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.pictures import difference
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
 
 FORMAT_VERSION = 1
+_EXAMPLES = Form(
+    noun="gallery", what="a file of examples that cannot be read", most=4 * CARD_BYTES, error=RecordError,
+    fix="Delete it and run `rbl leaderboard run`.",
+)  # fmt: skip
+
+
+Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
 
 class Example(Strict):
@@ -29,7 +38,7 @@ class Example(Strict):
     before: str
     """Class that the network gives the clean image, and the adversarial."""
     after: str
-    shape: tuple[int, int, int]
+    shape: tuple[Side, Side, Side]
     clean: str
     """uint8."""
     delta: str
@@ -76,10 +85,7 @@ def write_examples(path: Path, found: Found, examples: list[Example]) -> None:
 
 def read_examples(path: Path, found: Found) -> Examples:
     """Read the file of ``found``; a RecordError if it belongs to another record, or shows what that does not say."""
-    try:
-        content = Examples.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RecordError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    content = read_model(path, _EXAMPLES, Examples)
     if (content.key, content.digest) != (found.record.key, found.record.digest):
         raise RecordError(f"{path.name} is not of the record as it stands: its key or digest is another")
     broken = set(found.record.identity.data.ids()[found.arrays.broken].tolist())

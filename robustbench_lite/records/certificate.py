@@ -8,14 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.reading import RECORD_BYTES, Form
+from robustbench_lite.files.text import read_model
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.cell import PROTOCOL_VERSION, DataId, ModelId, PluginId, Provenance, ThreatId, sha256_of
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
 from robustbench_lite.records.statistics import Interval, agree, wilson
+
+CERTIFICATE = Form(
+    noun="certificate", what="a certificate that cannot be read", most=RECORD_BYTES, error=RecordError,
+    fix="Delete the file (or run with --fresh) and certify again.",
+)  # fmt: skip
 
 
 class CertificateIdentity(Strict):
@@ -110,15 +116,10 @@ def write_certificate(record: CertificateRecord, path: Path) -> None:
 
 def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
     """Read and check: schema, key, digest, summary, and that what is certified is classified correctly."""
-    advice = "Delete the file (or run with --fresh) and certify again."
+    advice = CERTIFICATE.fix
+    record = read_model(path, CERTIFICATE, CertificateRecord)
     try:
-        record = CertificateRecord.model_validate_json(path.read_bytes())
         arrays = _unpacked(record)
-    except OSError as error:
-        raise RecordError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecordError(f"The certificate {path} cannot be read: {first['loc']} {first['msg']}. {advice}") from error
     except (RecordError, IndexError) as error:
         raise RecordError(f"The certificate {path} is damaged: {error} {advice}") from error
     claims = {

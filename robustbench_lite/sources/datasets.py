@@ -121,7 +121,7 @@ def load_dataset(
     if split not in ("train", "test"):
         raise UnknownNameError("split", split, ("train", "test"))
     root = data_root(data_dir)
-    given = data_dir or os.environ.get("RBL_DATA_DIR")
+    given = given_root(data_dir)
     if bundled and spec not in BUNDLED:
         raise DataError(f"No images of {spec} come with the package, only those of {' and '.join(BUNDLED)}.")
     bundled = bundled or (spec in BUNDLED and not given and not download)
@@ -187,10 +187,16 @@ def bundled_file(name: str, split: str) -> Path:
     return Path(str(files("robustbench_lite") / "data" / f"{name}_{split}_1000.npz"))
 
 
+def given_root(data_dir: str | Path | None = None) -> Path | None:
+    """``data_dir``, else ``$RBL_DATA_DIR``; None where the user has named no folder."""
+    given = data_dir or os.environ.get("RBL_DATA_DIR")
+    return Path(given) if given else None
+
+
 def data_root(data_dir: str | Path | None = None) -> Path:
     """Where data is looked for: ``data_dir``, else ``$RBL_DATA_DIR``, else the user's cache."""
-    given = data_dir or os.environ.get("RBL_DATA_DIR")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "robustbench_lite" / "data"
+    given = given_root(data_dir)
+    return given.expanduser() if given else Path.home() / ".cache" / "robustbench_lite" / "data"
 
 
 def check_data(x: Tensor, y: Tensor, classes: int | None = None) -> None:
@@ -216,7 +222,7 @@ def check_data(x: Tensor, y: Tensor, classes: int | None = None) -> None:
         raise DataError(f"x lies in [{low:g}, {high:g}]; images lie in [0, 1]. The likely fix: {fix}.")
     smallest, largest = int(y.min()), int(y.max())
     if largest >= MAX_CLASSES:
-        raise DataError(f"Labels run up to {largest}; at most {MAX_CLASSES:,} classes are taken. Number them from 0, without gaps.")
+        raise DataError(f"Labels run up to {largest}; at most {MAX_CLASSES:,} classes are taken. Number them from 0.")
     if smallest < 0 or (classes is not None and largest >= classes):
         allowed = f"0 to {classes - 1}" if classes is not None else "0 and up"
         raise DataError(f"Labels run from {smallest} to {largest}; {allowed} is allowed. Labels count from 0.")

@@ -21,7 +21,6 @@ from robustbench_lite.sources.networks import NETWORKS
 from robustbench_lite.sources.weights import Card, load_card, load_weights, save_weights, weights_hash
 from robustbench_lite.sources.zoo import network_files, network_name
 
-
 _CODE = Form(
     noun="file", what="no Python file that runs to its end", most=CARD_BYTES, error=ModelError,
     fix="--model takes file.py:factory or package.module:factory.",

@@ -17,8 +17,8 @@ from robustbench_lite.defense import Defense
 from robustbench_lite.errors import DataError, RecordError, UsageError, WeightsError
 from robustbench_lite.evaluation import Settings
 from robustbench_lite.inputs import Subject, attack_from
-from robustbench_lite.registry import Trust
 from robustbench_lite.records.npz import read_npz, write_npz
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
