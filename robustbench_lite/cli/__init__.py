@@ -104,5 +104,6 @@ def _usage(error: Exception) -> str:
 
 
 def _say_error(message: str) -> None:
-    """One line on stderr, whatever the message looks like."""
+    """One line on stderr, whatever the message looks like: a file name may be no text."""
+    message = message.encode("utf-8", errors="backslashreplace").decode()
     typer.echo(f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -179,7 +180,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     cells = []
-    with open_journal(journal_path if journal_path.exists() else None) as journal:
+    with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
         for subject in plan.subjects:
             certifier = certifier_for(settings.certify, subject, plan.threat, tuple(data.x.shape[1:]))
             traits = subject.defense.wrap(copied(subject.module)).traits
@@ -190,7 +191,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
                 ).key()  # fmt: skip
                 journaled = len(journal.outcomes(key, len(data)))
                 state = f"{journaled:,} samples in the journal" if journaled else "to measure"
-                if (folder / "cells" / f"{key}.json").exists() and not settings.fresh:
+                if os.path.exists(folder / "cells" / f"{key}.json") and not settings.fresh:
                     state = "recorded"
                 label = inputs.short_label("attack", attack) + ("" if adaptive else " (plain)")
                 cells.append(PlannedCell(key, subject.label, label, len(data), state))

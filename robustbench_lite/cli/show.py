@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +37,7 @@ def show(
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     if what.endswith(".npz"):
         raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
-    if what.endswith(".json") or Path(what).is_file():
+    if what.endswith(".json") or os.path.isfile(what):
         return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
     for kind in kinds:
         if what in registry.names(kind) or registry.of_source(kind, what):
@@ -98,7 +99,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _by_key(key: str, output: Path) -> Path:
-    found = sorted(path for part in ("cells", "certificates") for path in (output / part).glob(f"{key}*.json"))
+    folders = [folder for part in ("cells", "certificates") if os.path.isdir(folder := output / part)]
+    found = sorted(path for folder in folders for path in folder.glob(f"{key}*.json"))
     if len(found) == 1:
         return found[0]
     if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +191,7 @@ def load_board(path: Path) -> Board:
 
 def board_names(root: Path) -> list[str]:
     """The boards of a leaderboards folder, sorted."""
-    return sorted(path.stem for path in (root / BOARDS).glob("*.toml"))
+    return sorted(path.stem for path in (root / BOARDS).glob("*.toml")) if os.path.isdir(root / BOARDS) else []
 
 
 def load_boards(root: Path, names: Sequence[str] = ()) -> list[Board]:

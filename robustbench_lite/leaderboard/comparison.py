@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 import tempfile
@@ -27,7 +28,7 @@ _TABLE = Form(
 @contextmanager
 def tables_at(where: str | None, root: Path) -> Iterator[Documents]:
     """The documents by board of a folder, of a git revision, or (None) of ``root`` as it is."""
-    if where is None or Path(where).is_dir():
+    if where is None or os.path.isdir(where):
         yield _read(root if where is None else Path(where))
         return
     with tempfile.TemporaryDirectory() as folder:

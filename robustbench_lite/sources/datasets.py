@@ -165,12 +165,12 @@ def load_named(
     advice = f"Name the images themselves: --dataset {kind}:PATH, or with --data-dir the folder that {path!r} lies in."
     if root is None:
         raise DataError(f"The images are those of {name!r}, and a path is not opened because a file names it. {advice}")
-    return _from_path(name, below(Path(root).expanduser(), path, "The data set", advice), split)
+    return _from_path(name, below(Path(os.path.expanduser(root)), path, "The data set", advice), split)
 
 
 def _from_path(name: str, path: Path, split: Split) -> Dataset:
     """Images of one's own, called ``name``."""
-    path = path.expanduser() if str(path).startswith("~") else path
+    path = Path(os.path.expanduser(path))
     if name.startswith("npz:"):
         return _dataset(name, from_npz(path, split))
     read = from_folder(path, split)
@@ -196,7 +196,7 @@ def given_root(data_dir: str | Path | None = None) -> Path | None:
 def data_root(data_dir: str | Path | None = None) -> Path:
     """Where data is looked for: ``data_dir``, else ``$RBL_DATA_DIR``, else the user's cache."""
     given = given_root(data_dir)
-    return given.expanduser() if given else Path.home() / ".cache" / "robustbench_lite" / "data"
+    return Path(os.path.expanduser(given)) if given else Path.home() / ".cache" / "robustbench_lite" / "data"
 
 
 def check_data(x: Tensor, y: Tensor, classes: int | None = None) -> None:
