@@ -33,6 +33,8 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
 
+_MOST = 2**31
+"""Queries are counted in int32."""
 OnError = Literal["raise", "record"]
 
 
@@ -58,10 +60,10 @@ class Settings:
     """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
 
     def __post_init__(self) -> None:
-        if self.batch_size != "auto" and not (_whole(self.batch_size) and self.batch_size >= 1):
+        if self.batch_size != "auto" and not (_whole(self.batch_size) and 1 <= self.batch_size < _MOST):
             raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
-        if self.query_budget is not None and not (_whole(self.query_budget) and self.query_budget >= 1):
-            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1.")
+        if self.query_budget is not None and not (_whole(self.query_budget) and 1 <= self.query_budget < _MOST):
+            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, below 2**31.")
         if not _whole(self.seed):
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number.")
         if self.certify_seconds is not None and not self.certify_seconds > 0:

@@ -68,10 +68,11 @@ def subject_from(
     if model is not None:
         return Subject(name or type(model).__name__, model, defense, label)
     wanted = trained_part(defense)
-    reference = reference_model(data.name, "none" if wanted is None else registered_name("defense", wanted))
+    trained = "none" if wanted is None else registered_name("defense", wanted)
+    reference = reference_model(data.name, trained, trust=trust)
     if wanted is None:
         return Subject(name or reference.name, reference.module, defense, label)
-    trained_with = wanted if reference.card is None else registry.create("defense", reference.card.defense)
+    trained_with = wanted if reference.card is None else registry.create("defense", reference.card.defense, trust.in_files)
     if wanted not in (trained_with, type(wanted)()):
         label = short_label("defense", wanted)
         raise UsageError(

@@ -7,8 +7,14 @@ import re
 
 from robustbench_lite.errors import UsageError
 
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
+
+
+def fits_a_tensor(number: float) -> bool:
+    """It can stand in a tensor of int64, or of float32; an infinite one can, NaN compares with nothing."""
+    return abs(number) < 2**63 if isinstance(number, int) else abs(number) <= _FLOAT32_MAX or math.isinf(number)
 
 
 def is_fraction(text: str) -> bool:

@@ -44,7 +44,7 @@ def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = T
                 f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl evaluate` took it, with "
                 "--weights (and --model for your own), or the folder that it is in with --networks."
             )
-        network = named_network(wanted.name)
+        network = named_network(wanted.name, trust)
     subject = Subject(network.name, network.module, _defense(identity.defense, trust), identity.defense.name)
     found = model_id(subject, "logits")
     if found.weights_sha256 != wanted.weights_sha256:

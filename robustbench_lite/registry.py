@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.numerals import is_fraction
+from robustbench_lite.numerals import fits_a_tensor, is_fraction
 from robustbench_lite.numerals import parse_number as parse_number
 from robustbench_lite.numerals import parse_whole as parse_whole
 
@@ -38,6 +38,11 @@ class Trust(enum.IntEnum):
     """Text that was typed, or passed by Python: ``package.module:Class`` too."""
     ANY = 2
     """Whatever the text came from, the user has said ``--allow-code``: ``file.py:factory`` too."""
+
+    @property
+    def in_files(self) -> Trust:
+        """The same for names in a file that is named: who types the name of a card has not typed what stands in it."""
+        return self if self == Trust.ANY else Trust.REGISTERED
 
     def require(self, needed: Trust, what: str, name: str) -> None:
         """Refuse ``name``, before anything of it is imported, unless this trust is at least ``needed``."""
@@ -256,10 +261,13 @@ def _convert(value: Any, annotation: Any, what: str) -> Any:
         if is_fraction(value) and (annotation is float or float in typing.get_args(annotation)):
             return parse_number(value, what)
     try:
-        return TypeAdapter(annotation).validate_python(value)
+        found = TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UsageError(f"{what} is {value!r}: {reason}.") from error
+    if isinstance(found, int | float) and not fits_a_tensor(found):
+        raise UsageError(f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold.")
+    return found
 
 
 def parameters(plugin: Any) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if _is_usage(error):
         return _usage(error), 2
+    if isinstance(error, OSError) and error.strerror and error.filename:  # the file system's word is no mistake of ours
+        return f"Cannot use {str(error.filename)!r}: {error.strerror}. Name another path, or mend what is there.", 2
     return f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
 
 

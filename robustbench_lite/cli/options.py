@@ -69,6 +69,7 @@ CertifySeconds = _option(_THREAT, "--certify-seconds", metavar="S", text="Most t
 Model = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...', file.py:factory or a NAME.")
 Weights = _option(_NET, "--weights", metavar="FILE", text="Its weights; alone: a network of `rbl train`, with its card.")
 AllowCode = _option(_NET, "--allow-code", text="Run code: of file.py, and of what a card, a record or --config names.")
+CardCode = _option(_NET, "--allow-code", text="Run code that a card names.")
 BoardCode = _option(_NET, "--allow-code", text="Run code that a board or a card names.")
 Outputs = _option(_NET, "--outputs", metavar="KIND", text="What it returns: logits or probabilities.")
 SameData = _option(_DATA, "--dataset", metavar="NAME", text="The images that were attacked. Default: as recorded.")

@@ -137,7 +137,7 @@ def subjects(
 ) -> list[Subject]:
     """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
     if not specs:
-        trust = trust if trust == Trust.ANY else Trust.REGISTERED  # a card is a file
+        trust = trust.in_files
         specs = [network.card.defense if network is not None and network.card is not None else "none"]
     chosen: list[str] = []
     for spec in specs:
@@ -151,8 +151,7 @@ def subjects(
 def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust) -> None:
     """Say where a network that comes trained is not what its defense or its images make it look like."""
     card = network.card
-    of_card = trust if trust == Trust.ANY else Trust.REGISTERED
-    trained = None if card is None else trained_part(defense_from(card.defense, of_card))
+    trained = None if card is None else trained_part(defense_from(card.defense, trust.in_files))
     for spec in defenses:
         asked = trained_part(defense_from(spec, trust))
         if asked is not None and (trained is None or asked.name != trained.name):

@@ -28,6 +28,7 @@ def show(
     what: Annotated[str, typer.Argument(metavar="NAME|RECORD|KEY", show_default=False)],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")] = Path("rbl-results"),
     networks: Annotated[str | None, opt.Networks] = None,
+    allow_code: Annotated[bool, opt.CardCode] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
 ) -> None:
     """Show an attack, a defense, a network, or a record: a file, or the first four digits or more of its key.
@@ -47,7 +48,7 @@ def show(
     if _KEY.fullmatch(what):
         path = _by_key(what, output)
         return _show_certificate(path) if _is_certificate(path) else _show_record(path)
-    return _show_network(what)
+    return _show_network(what, opt.trust_in_files(allow_code))
 
 
 def _kind_of(path: str) -> registry.Kind:
@@ -174,7 +175,7 @@ def _eps(threat: Any) -> str:
     return f"{threat.eps_written} = {threat.eps:g}" if "/" in (threat.eps_written or "") else f"{threat.eps:g}"
 
 
-def _show_network(name: str) -> None:
+def _show_network(name: str, trust: Trust) -> None:
     from robustbench_lite.sources.models import named_network
     from robustbench_lite.sources.zoo import network_files
 
@@ -182,7 +183,7 @@ def _show_network(name: str) -> None:
     if name not in known:
         names = [*registry.names("attack"), *registry.names("defense"), *known]
         raise UnknownNameError("attack, defense, network or record", name, names)
-    model = named_network(name)
+    model = named_network(name, trust)
     if model.card is not None:
         _print(_card(model.card))
 

@@ -83,7 +83,7 @@ class Trial(Part):
     attack: str
     n: int | None = Field(None, ge=1)
     """The first so many of the board's samples, for an attack that asks many queries."""
-    query_budget: int | None = Field(None, ge=1)
+    query_budget: int | None = Field(None, ge=1, lt=2**31)
     title: str | None = None
 
     @field_validator("attack")

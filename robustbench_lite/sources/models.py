@@ -37,7 +37,9 @@ class LoadedModel:
     """How it was trained, for networks that ``rbl train`` wrote."""
 
 
-def reference_model(dataset: str, defense: str, network: str = "convolutional") -> LoadedModel:
+def reference_model(
+    dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED
+) -> LoadedModel:
     """The network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters); see ``sources.zoo``.
 
     Raises:
@@ -50,7 +52,7 @@ def reference_model(dataset: str, defense: str, network: str = "convolutional") 
             f"No network at hand was trained on {dataset} with {defense}: there are {', '.join(known)}. Train one with "
             f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with --networks."
         )
-    return trained_model(known[name])
+    return trained_model(known[name], trust)
 
 
 def named_network(name: str, trust: Trust = Trust.REGISTERED) -> LoadedModel:
@@ -69,7 +71,7 @@ def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedMo
     """
     path = Path(path)
     card = load_card(path.with_suffix(".json"))
-    module = build(Spec(card.network, card.network_params), trust if trust == Trust.ANY else Trust.REGISTERED)
+    module = build(Spec(card.network, card.network_params), trust.in_files)
     load_weights(module, path)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
