@@ -64,7 +64,7 @@ def from_folder(path: Path, split: str) -> Labelled:
         labels: list[int] = []
         size = 0
         for label, name in enumerate(names):
-            files = list(_image_files(top / name))
+            files = list(image_files(top / name))
             if not files:
                 raise ValueError(f"{name} holds no image")
             for file in files:
@@ -76,7 +76,7 @@ def from_folder(path: Path, split: str) -> Labelled:
     return Labelled(_stack(images, path), np.asarray(labels), split if inner.is_dir() else "all", tuple(names))
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """The files with the suffix of an image, at any depth, in a fixed order; a folder inside of itself is refused."""
     found: list[tuple[str, list[str]]] = []
     waiting = [(str(folder), [_identity(folder)])]

@@ -37,9 +37,7 @@ class LoadedModel:
     """How it was trained, for networks that ``rbl train`` wrote."""
 
 
-def reference_model(
-    dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED
-) -> LoadedModel:
+def reference_model(dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED) -> LoadedModel:
     """The network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters); see ``sources.zoo``.
 
     Raises:
