@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -13,7 +15,7 @@ import typer
 
 from robustbench_lite import __version__
 from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, report, show, train, verify
-from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.errors import RobustBenchError, UsageError
 
 INTERRUPTED = 130
 
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
         try:
+            _require_words(words)
             code = typer.main.get_command(app).main(words, prog_name="rbl", standalone_mode=False)
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
@@ -74,6 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         _say_error("Interrupted. What is done is kept: the same command continues from there.")
     return int(code or 0)
+
+
+def _require_words(words: Sequence[str]) -> None:
+    """Every word can be that of a command line; a file name that is no UTF-8 is, and can be printed all the same."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for word in words:
+        try:
+            usable = b"\0" not in os.fsencode(word)
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            raise UsageError(f"{word!r} is no text that a command line can have: leave out what is no character.")
 
 
 def _explain(error: Exception) -> tuple[str, int]:

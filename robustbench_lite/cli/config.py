@@ -55,6 +55,8 @@ def _value(value: Any, option: Any, what: str) -> Any:
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in items):
         raise UsageError(f"{what} is {value!r}; it must be text or a number.")
+    if any("\0" in str(item) for item in items):
+        raise UsageError(f"{what} is {value!r}; text has no character 0.")
     if option.multiple:
         return [str(item) for item in items]
     if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def named(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGIS
     """What ``entrant`` is known by. Runs no network that it names."""
     if entrant.weights is not None:
         path = _weights(entrant, root)
-        if not path.exists():
+        if not os.path.exists(path):
             return _unknown(entrant, path.stem, trust, f"its weights, {entrant.weights}, are not there")
         card = load_card(path.with_suffix(".json")) if entrant.model is None else None
         defense = _asked(entrant, card, trust)
