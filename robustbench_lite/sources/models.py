@@ -18,7 +18,7 @@ from robustbench_lite.files.writing import write_text
 from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.networks import NETWORKS
-from robustbench_lite.sources.weights import Card, load_card, load_weights, save_weights, weights_hash
+from robustbench_lite.sources.weights import WEIGHTS, Card, fitting_weights, load_card, load_weights, save_weights, weights_hash
 from robustbench_lite.sources.zoo import network_files, network_name
 
 _CODE = Form(
@@ -68,9 +68,9 @@ def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedMo
     whoever named the card.
     """
     path = Path(path)
+    require_file(path, WEIGHTS)
     card = load_card(path.with_suffix(".json"))
-    module = build(Spec(card.network, card.network_params), trust.in_files)
-    load_weights(module, path)
+    module = _filled(Spec(card.network, card.network_params), path, trust.in_files)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
             f"The weights in {path} are not those of its card: their hash is {weights_hash(module)[:16]}..., "
@@ -92,11 +92,20 @@ def load_model(text: str, weights: str | Path | None = None, trust: Trust = Trus
         return named_network(spec.name, trust)
     if spec.name in NETWORKS and weights is None:
         raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
-    module = build(spec, trust)
-    if weights is not None:
-        load_weights(module, weights)
+    module = build(spec, trust) if weights is None else _filled(spec, weights, trust)
     name = text if weights is None else f"{text} ({Path(weights).name})"
     return LoadedModel(module, name)
+
+
+def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
+    """The network of ``spec`` with the weights of a file."""
+    if spec.name in NETWORKS:  # sizes may come from a file: compared with the weights before memory is taken for them
+        with torch.device("meta"):
+            blank = build(spec, trust)
+        fitting_weights(blank, weights)
+    module = build(spec, trust)
+    load_weights(module, weights)
+    return module
 
 
 def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:

@@ -22,7 +22,7 @@ from robustbench_lite.files.writing import write_bytes
 
 _MAX_TENSORS = 100_000
 """Of a file: the largest image classifiers have some thousands."""
-_WEIGHTS = Form(
+WEIGHTS = Form(
     noun="weights file", what="no readable weights file, or was cut short", most=WEIGHTS_BYTES, error=WeightsError,
     fix="Save model.state_dict() with torch.save, or as safetensors.",
 )  # fmt: skip
@@ -102,6 +102,11 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     Raises:
         WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do not fit (names them).
     """
+    module.load_state_dict(fitting_weights(module, path))
+
+
+def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of ``path``, which are those that ``module`` has (on whatever device)."""
     path = Path(path)
     found = _read(path)
     wanted = module.state_dict()
@@ -120,7 +125,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     ]
     if problems:
         raise WeightsError(f"The weights in {path} do not fit the network: {'; '.join(problems)}.")
-    module.load_state_dict(found)
+    return found
 
 
 def load_card(path: Path) -> Card:
@@ -130,13 +135,13 @@ def load_card(path: Path) -> Card:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file, each of its own size: none that repeats a few values into many."""
-    with reading(path, _WEIGHTS):
+    with reading(path, WEIGHTS):
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
         else:
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
-                    require_members(archive, _WEIGHTS, path, _MAX_TENSORS)
+                    require_members(archive, WEIGHTS, path, _MAX_TENSORS)
             found = _unpickled(path)
         if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
             raise WeightsError(f"{path} holds no plain state dict. Save model.state_dict(), not the model.")
@@ -144,7 +149,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             raise ValueError(f"it holds {len(found):,} tensors; at most {_MAX_TENSORS:,}, each with a name, are read")
         if not all(map(_plain, found.values())):
             raise ValueError("it holds tensors that are sparse, quantized, or larger than what they store")
-        require_memory(sum(tensor.nbytes for tensor in found.values()), str(path), _WEIGHTS)
+        require_memory(sum(tensor.nbytes for tensor in found.values()), str(path), WEIGHTS)
         return found
 
 

@@ -117,3 +117,14 @@ def test_a_built_in_network_takes_its_shape_from_the_data() -> None:
     data = load_dataset("fashion_mnist", limit=2)
     spec = network_spec(Spec.parse("residual width=4"), data)
     assert spec.params == {"channels": 1, "size": 28, "classes": 10, "width": 4}
+
+
+@pytest.mark.parametrize("size", [8192, 10**9])
+def test_the_size_that_a_card_states_takes_no_memory_before_it_is_compared(tmp_path: Path, size: int) -> None:
+    for form in ("safetensors", "json"):
+        shutil.copy(BUNDLED / f"fashion_mnist-none.{form}", tmp_path)
+    card = tmp_path / "fashion_mnist-none.json"
+    content = json.loads(card.read_text())
+    card.write_text(json.dumps(content | {"network_params": {"channels": 1, "size": size, "classes": 100_000}}))
+    with pytest.raises(UsageError, match=r"do not fit the network|size in \[4, 8192\]"):
+        trained_model(card.with_suffix(".safetensors"))
