@@ -16,6 +16,7 @@ import typer
 from robustbench_lite import __version__
 from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, report, show, train, verify
 from robustbench_lite.errors import RobustBenchError, UsageError
+from robustbench_lite.files.text import printable
 
 INTERRUPTED = 130
 
@@ -123,5 +124,5 @@ def _usage(error: Exception) -> str:
 
 def _say_error(message: str) -> None:
     """One line on stderr, whatever the message looks like: a file name may be no text."""
-    message = message.encode("utf-8", errors="backslashreplace").decode()
+    message = printable(message.encode("utf-8", errors="backslashreplace").decode())
     typer.echo(f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)

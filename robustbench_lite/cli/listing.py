@@ -17,7 +17,7 @@ from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.files.reading import CARD_BYTES, Form
-from robustbench_lite.files.text import read_json
+from robustbench_lite.files.text import printable, read_json
 from robustbench_lite.sources.zoo import network_files
 
 Row = dict[str, str]
@@ -122,7 +122,7 @@ def _card_line(path: Path) -> str:
         threat = f"{card['norm']} {card['eps']:g}"
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
         clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
-        return f"{card['network']}: {clean}, {robust}"
+        return printable(f"{card['network']}: {clean}, {robust}")
     except (UsageError, ValueError, KeyError, TypeError, AttributeError):
         return "its card cannot be read: see `rbl doctor`"
 

@@ -15,6 +15,7 @@ from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.files.reading import read_bytes
+from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
@@ -199,4 +200,4 @@ def _yes(claim: bool) -> str:
 
 def _print(rows: Rows) -> None:
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
+    print("\n".join(f"{name:<{width}}  {printable(str(value))}".rstrip() for name, value in rows))

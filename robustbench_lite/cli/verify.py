@@ -12,6 +12,7 @@ from robustbench_lite.cli import options as opt
 from robustbench_lite.cli import tables
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def verify(
 
         threat = origin.threat_of(identity)
         found = verification.verify(saved, subject, threat, data, settings, on_rows)
-    print(_json(saved, found, notes) if format_name == "json" else _table(saved, found, notes))
+    print(_json(saved, found, notes) if format_name == "json" else printable(_table(saved, found, notes)))
     if found.failures:
         raise typer.Exit(_ONE_DOES_NOT_HOLD)
 

@@ -235,6 +235,12 @@ def test_a_record_of_ones_own_images_is_verified_against_them(rbl, own_network) 
     assert "could not be compared" in rbl("verify", path, *own_network).out
 
 
+def test_a_record_moves_no_cursor(rbl, saved: Path) -> None:
+    forge(saved, "attack", name="a\x1b[2Jb")
+    result = rbl("show", "forged.json")
+    assert (result.code, "\x1b" in result.out, "a\\x1b[2Jb" in result.out) == (0, False, True)
+
+
 class Bomb:
     """What unpickles by running a command."""
 
