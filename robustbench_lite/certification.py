@@ -181,7 +181,7 @@ def _work(
     claim: Claim, key: str, journal: Journal, seconds: float | None, on_rows: Callable[[float], None]
 ) -> dict[int, Proof]:
     """The proofs of earlier runs and of this one, by position."""
-    known = {proof.position: proof for proof in journal.proofs(key)}
+    known = {proof.position: proof for proof in journal.proofs(key, len(claim.data))}
     missing = claim.correct.clone()
     missing[torch.tensor(list(known), dtype=torch.int64)] = False
     positions, wrong = missing.nonzero().squeeze(1), int((~claim.correct).sum())

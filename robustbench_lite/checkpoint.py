@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import TypeAdapter
 
 from robustbench_lite.errors import UsageError, WeightsError
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
+from robustbench_lite.files.writing import replacing
+
+_CHECKPOINT = Form(
+    noun="checkpoint", what="a checkpoint that is damaged", most=WEIGHTS_BYTES, error=WeightsError,
+    fix="Start over with --fresh.",
+)  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -43,26 +50,25 @@ class Checkpoint:
 
     def save(self, at: Position) -> None:
         """Write the present state; a kill leaves the old file or the new one, never half of one."""
-        temporary = self.path.with_name(self.path.name + ".part")
         content = {name: part.state_dict() for name, part in self.parts.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"configuration": self.configuration, "at": asdict(at), **content}, temporary)
-            os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:
+            with replacing(self.path, UsageError) as file:  # two trainings in one folder write to files of their own
+                torch.save({"configuration": self.configuration, "at": asdict(at), **content}, file)
+        except (OSError, RuntimeError, UsageError) as error:
             raise UsageError(
                 f"The checkpoint {self.path} cannot be written: {error}. Free the disk, or choose another --output."
             ) from error
 
     def resume(self) -> Position:
         """Load the state from the file and say where it stood; without a file, the start."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return Position()
-        try:
+        with reading(self.path, _CHECKPOINT):
             content = torch.load(self.path, map_location="cpu", weights_only=True)
-            found, at = content["configuration"], Position(**content["at"])
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise WeightsError(f"The checkpoint {self.path} is damaged. Start over with --fresh. ({error})") from error
+            found, at = content["configuration"], TypeAdapter(Position).validate_python(content["at"])
+            if not (isinstance(found, dict) and min(at.epoch, at.step) >= 0):
+                raise ValueError("it does not say where the training stood")
         changed = [
             f"{key} was {found.get(key)!r}, now {value!r}"
             for key, value in self.configuration.items()
@@ -73,6 +79,7 @@ class Checkpoint:
                 f"The checkpoint {self.path} is that of another training: {'; '.join(changed)}. "
                 "Repeat its settings, choose another --output, or start over with --fresh."
             )
-        for name, part in self.parts.items():
-            part.load_state_dict(content[name])
+        with explained(str(self.path), _CHECKPOINT):
+            for name, part in self.parts.items():
+                part.load_state_dict(content[name])
         return at

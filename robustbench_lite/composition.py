@@ -74,12 +74,12 @@ class Composition(Defense):
         return DefendedModel(deployed, replace(traits, surrogate=None if exact else followed))
 
 
-def defense_from(text: str) -> Defense:
+def defense_from(text: str, trust: registry.Trust = registry.Trust.REGISTERED) -> Defense:
     """A defense by its spec, or several joined by ``+``; hyper-parameters stand behind the part that they are of.
 
     ``adversarial_training+feature_squeezing bits=3``, ``adversarial_training eps=0.3 + feature_squeezing bits=3``.
     """
-    parts = [registry.create("defense", spec) for spec in registry.split("defense", text)]
+    parts = [registry.create("defense", spec, trust) for spec in registry.split("defense", text)]
     return parts[0] if len(parts) == 1 else Composition(parts=tuple(parts))
 
 

@@ -26,6 +26,7 @@ from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
+from robustbench_lite.registry import Trust
 from robustbench_lite.report import Cell, Report
 from robustbench_lite.search.attack import Access, Attack
 from robustbench_lite.search.defended import DefendedModel, Traits
@@ -34,6 +35,8 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
 
+_MOST = 2**31
+"""Queries are counted in int32."""
 OnError = Literal["raise", "record"]
 
 
@@ -59,10 +62,10 @@ class Settings:
     """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
 
     def __post_init__(self) -> None:
-        if self.batch_size != "auto" and not (_whole(self.batch_size) and self.batch_size >= 1):
+        if self.batch_size != "auto" and not (_whole(self.batch_size) and 1 <= self.batch_size < _MOST):
             raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
-        if self.query_budget is not None and not (_whole(self.query_budget) and self.query_budget >= 1):
-            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1.")
+        if self.query_budget is not None and not (_whole(self.query_budget) and 1 <= self.query_budget < _MOST):
+            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, below 2**31.")
         if not _whole(self.seed):
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number.")
         if self.certify_seconds is not None and not self.certify_seconds > 0:
@@ -121,8 +124,8 @@ def evaluate(
     options = Settings(**settings)
     threat = ThreatModel.parse(norm, eps, targeted)
     dataset = inputs.dataset_from(data, ids)
-    chosen = [inputs.attack_from(item) for item in inputs.listed(attacks)]
-    subjects = [inputs.subject_from(item, model, name, dataset) for item in inputs.listed(defenses)]
+    chosen = [inputs.attack_from(item, Trust.INSTALLED) for item in inputs.listed(attacks)]
+    subjects = [inputs.subject_from(item, model, name, dataset, Trust.INSTALLED) for item in inputs.listed(defenses)]
     images = None if fit_data is None else inputs.dataset_from(fit_data)
     if images is not None and not isinstance(fit_data, Dataset):
         images = dataclasses.replace(images, split="fit")

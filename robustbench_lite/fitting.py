@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,8 +20,10 @@ from robustbench_lite.composition import parts_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, prepare
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.numerals import parse_whole
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.files import write_bytes
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
@@ -28,6 +31,10 @@ from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
+_FIT = Form(
+    noun="fit", what="a fit that is damaged or was changed", most=WEIGHTS_BYTES, error=RecordError,
+    fix="Delete it, or run with --fresh.",
+)  # fmt: skip
 CALIBRATION_IMAGES = 5000
 _SAVE_SECONDS = 2.0
 """At most this much work is lost by a kill."""
@@ -184,7 +191,7 @@ def _save(path: Path, key: str, stored: _Stored) -> None:
 
 def _read(path: Path, job: Job) -> Fit | None:
     """The state at ``path``; None where there is none, or that of another network."""
-    if not path.exists() or is_of_another(path, job):
+    if not os.path.lexists(path) or is_of_another(path, job):
         return None
     stored = _stored(path, job.key)
     tensors = {name: value.to(job.device) for name, value in stored.tensors.items()}
@@ -192,14 +199,14 @@ def _read(path: Path, job: Job) -> Fit | None:
 
 
 def _stored(path: Path, key: str) -> _Stored:
-    try:
+    with reading(path, _FIT):
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        step, of = parse_whole(about["step"]), parse_whole(about["of"])
+        if step is None or of is None or step > of:
+            raise ValueError(f"it stands at step {about['step']} of {about['of']}")
         said = about.get("behaviour")
-        behaviour = None if said is None else Behaviour.model_validate_json(said)
-        stored = _Stored(int(about["step"]), int(about["of"]), tensors, behaviour)
+        stored = _Stored(step, of, tensors, None if said is None else Behaviour.model_validate_json(said))
         if about["seal"] != _seal(key, stored) or "result" not in tensors:
             raise ValueError("its contents do not agree with its seal")
         return stored
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RecordError(f"The fit {path} is damaged or was changed: {error}. Delete it, or run with --fresh.") from error

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_lite import registry
 from robustbench_lite.bounds.certifier import Certifier
@@ -20,8 +20,9 @@ from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UnknownNameError, UsageError
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, ThreatId, ranges
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset
+from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset, tensor_from
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel, Untargeted
@@ -50,27 +51,30 @@ def listed(value: Any) -> list[Any]:
     return items
 
 
-def attack_from(value: str | Attack) -> Attack:
+def attack_from(value: str | Attack, trust: Trust = Trust.REGISTERED) -> Attack:
     """A spec such as ``"pgd steps=40"``, or an attack object."""
-    attack = registry.create("attack", value) if isinstance(value, str) else value
+    attack = registry.create("attack", value, trust) if isinstance(value, str) else value
     if not isinstance(attack, Attack):
         raise UsageError(f"{value!r} is no attack: give a spec such as 'pgd steps=40' or an object such as PGD(steps=40).")
     return attack
 
 
-def subject_from(value: str | Defense, model: nn.Module | None, name: str | None, data: Dataset) -> Subject:
+def subject_from(
+    value: str | Defense, model: nn.Module | None, name: str | None, data: Dataset, trust: Trust = Trust.REGISTERED
+) -> Subject:
     """A defense around ``model``, or around the bundled network that was trained with it."""
-    defense = defense_from(value) if isinstance(value, str) else value
+    defense = defense_from(value, trust) if isinstance(value, str) else value
     if not isinstance(defense, Defense):
         raise UsageError(f"{value!r} is no defense: give a spec such as 'parseval' or a Defense object.")
     label = short_label("defense", defense)
     if model is not None:
         return Subject(name or type(model).__name__, model, defense, label)
     wanted = trained_part(defense)
-    reference = reference_model(data.name, "none" if wanted is None else registered_name("defense", wanted))
+    trained = "none" if wanted is None else registered_name("defense", wanted)
+    reference = reference_model(data.name, trained, trust=trust)
     if wanted is None:
         return Subject(name or reference.name, reference.module, defense, label)
-    trained_with = wanted if reference.card is None else registry.create("defense", reference.card.defense)
+    trained_with = wanted if reference.card is None else registry.create("defense", reference.card.defense, trust.in_files)
     if wanted not in (trained_with, type(wanted)()):
         label = short_label("defense", wanted)
         raise UsageError(
@@ -89,9 +93,9 @@ def dataset_from(data: Any, ids: Any = None) -> Dataset:
         return data
     if not isinstance(data, Sequence) or len(data) != 2:
         raise DataError("data must be a pair (images, labels), a Dataset, or None for the bundled Fashion-MNIST images.")
-    x, y = (value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value)) for value in data)
+    x, y = map(tensor_from, data)
     check_data(x, y)
-    index = torch.arange(len(y)) if ids is None else torch.as_tensor(np.asarray(ids), dtype=torch.int64)
+    index = torch.arange(len(y)) if ids is None else tensor_from(ids).to(torch.int64)
     if index.shape != y.shape:
         raise DataError(f"There are {len(index)} ids for {len(y)} images: give one an image.")
     if ids is not None and (int(index.min()) < 0 or len(set(index.tolist())) < len(index) or not _are_whole(ids)):

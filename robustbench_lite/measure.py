@@ -98,7 +98,7 @@ def clean_logits(
 
 def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambda rows: None) -> Measured:
     """Run what is missing of ``job``; ``on_rows`` hears how many samples' worth of work is done, of ``len(job.data)``."""
-    known = {outcome.position: outcome for outcome in journal.outcomes(job.key)}
+    known = {outcome.position: outcome for outcome in journal.outcomes(job.key, len(job.data))}
     if job.keep_adversarials:  # an earlier run may have kept none: those samples are searched again
         known = {p: outcome for p, outcome in known.items() if outcome.x_adv is not None or not outcome.broken}
     open_rows = job.open_rows.clone()

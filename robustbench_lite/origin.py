@@ -18,7 +18,8 @@ from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import DataError, UsageError, WeightsError
 from robustbench_lite.inputs import Subject, model_id
 from robustbench_lite.records.cell import Identity, PluginId
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.registry import Trust
+from robustbench_lite.sources.datasets import Dataset, given_root, load_dataset, load_named
 from robustbench_lite.sources.models import LoadedModel, named_network
 from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.threat import ThreatModel
@@ -29,7 +30,7 @@ def threat_of(identity: Identity) -> ThreatModel:
     return ThreatModel.parse(identity.threat.norm, identity.threat.eps, identity.threat.goal)
 
 
-def subject_of(identity: Identity, network: LoadedModel | None, *, allow_code: bool = False) -> Subject:
+def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED) -> Subject:
     """The network that was attacked, with its defense: ``network``, else the one at hand of that name.
 
     Raises:
@@ -43,8 +44,8 @@ def subject_of(identity: Identity, network: LoadedModel | None, *, allow_code: b
                 f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl evaluate` took it, with "
                 "--weights (and --model for your own), or the folder that it is in with --networks."
             )
-        network = named_network(wanted.name)
-    subject = Subject(network.name, network.module, _defense(identity.defense, allow_code), identity.defense.name)
+        network = named_network(wanted.name, trust)
+    subject = Subject(network.name, network.module, _defense(identity.defense, trust), identity.defense.name)
     found = model_id(subject, "logits")
     if found.weights_sha256 != wanted.weights_sha256:
         raise WeightsError(
@@ -62,7 +63,9 @@ def same_structure(identity: Identity, subject: Subject, outputs: Outputs) -> bo
 def images_of(
     identity: Identity, spec: str | None = None, *, data_dir: str | Path | None = None, download: bool = False
 ) -> Dataset:
-    """The samples that were attacked, from the data set that the record names, or from ``spec``.
+    """The samples that were attacked, from ``spec``, else from the data set that the record names.
+
+    A record may come from anyone: a path that it names is looked for below ``data_dir`` alone.
 
     Raises:
         DataError: the data set is not here, or it has fewer images.
@@ -71,25 +74,24 @@ def images_of(
     wanted = identity.data
     # "test[:1000]" is the bundled slice of "test"; "all" and "given" know no splits.
     split: Literal["train", "test"] = "train" if wanted.split.startswith("train") else "test"
-    data = load_dataset(spec or wanted.name, split=split, data_dir=data_dir, download=download)
+    if spec is not None:
+        data = load_dataset(spec, split=split, data_dir=data_dir, download=download)
+    else:
+        data = load_named(wanted.name, given_root(data_dir), split=split, data_dir=data_dir, download=download)
     ids = torch.from_numpy(wanted.ids())
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(data):
         raise DataError(f"{data.name} ({data.split}) has {len(data):,} images here, and sample {int(ids.max())} was attacked.")
     return data.take(ids)
 
 
-def _defense(named: PluginId, allow_code: bool) -> Defense:
+def _defense(named: PluginId, trust: Trust) -> Defense:
     if named.parts is not None:
-        return Composition(parts=tuple(_defense(part, allow_code) for part in named.parts))
-    if named.name not in registry.names("defense") and not allow_code:
-        raise UsageError(f"The defense {named.name!r} is not registered here. If you trust its code, add --allow-code.")
-    kind = registry.load("defense", named.name)
-    if not (isinstance(kind, type) and issubclass(kind, Defense)):
-        raise UsageError(f"{named.name!r} is no defense.")
+        return Composition(parts=tuple(_defense(part, trust) for part in named.parts))
+    kind = registry.load("defense", named.name, trust)
     if kind.version != named.version:
         raise UsageError(
             f"The record was made with version {named.version} of the defense {named.name!r}; installed is {kind.version}, "
             "which is another one. Install the package that made the record."
         )
-    defense: Defense = registry.call_with_text(kind, named.parameters, f"defense {named.name!r}")
+    defense: Defense = registry.call_with_text(kind, named.parameters, f"defense {named.name!r}", trust)
     return defense

@@ -3,15 +3,16 @@
 Attacks and defenses register through entry points, the built-in ones exactly as a third party's. Listing names reads package
 metadata only: no plug-in and no torch is imported. A *source* brings many attacks or defenses at once, those of another
 package say, under names such as ``foolbox:L2DeepFoolAttack``.
+
+Any other name is code, and whether it may run is decided by where the text that has it came from: see :class:`Trust`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import importlib
 import inspect
-import math
-import re
 import shlex
 import typing
 from collections.abc import Callable, Mapping
@@ -21,9 +22,33 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.numerals import fits_a_tensor, is_fraction
+from robustbench_lite.numerals import parse_number as parse_number
+from robustbench_lite.numerals import parse_whole as parse_whole
 
 Kind = Literal["attack", "defense"]
-_FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
+
+
+class Trust(enum.IntEnum):
+    """What a name may lead to, by where its text entered. Everything that takes one denies by default."""
+
+    REGISTERED = 0
+    """Text of a file, be it a board, a card, a record or a file of options: registered names and built-in networks."""
+    INSTALLED = 1
+    """Text that was typed, or passed by Python: ``package.module:Class`` too."""
+    ANY = 2
+    """Whatever the text came from, the user has said ``--allow-code``: ``file.py:factory`` too."""
+
+    @property
+    def in_files(self) -> Trust:
+        """The same for names in a file that is named: who types the name of a card has not typed what stands in it."""
+        return self if self == Trust.ANY else Trust.REGISTERED
+
+    def require(self, needed: Trust, what: str, name: str) -> None:
+        """Refuse ``name``, before anything of it is imported, unless this trust is at least ``needed``."""
+        if self < needed:
+            known = "a file may give registered names alone" if needed < Trust.ANY else "it runs a file"
+            raise UsageError(f"The {what} {name!r} names code, and {known}. If you trust that code, add --allow-code.")
 
 
 @dataclass(frozen=True)
@@ -83,8 +108,12 @@ def split(kind: Kind, text: str) -> list[Spec]:
 
 def _cut(kind: Kind, word: str) -> list[str]:
     """``key=value+name+name`` in pieces, as far from the right as there are registered names."""
+    pieces: list[str] = []
     value, plus, name = word.rpartition("+")
-    return [*_cut(kind, value), name] if plus and name in names(kind) else [word]
+    while plus and name in names(kind):
+        word, pieces = value, [name, *pieces]
+        value, plus, name = word.rpartition("+")
+    return [word, *pieces]
 
 
 class Source(Protocol):
@@ -136,24 +165,36 @@ def of_source(kind: Kind, name: str) -> bool:
     return ":" in name and name.partition(":")[0] in _source_entries(kind)
 
 
-def load(kind: Kind, name: str) -> type[Any]:
-    """The class behind a registered name, ``source:name``, or a ``package.module:Class`` path."""
+def load(kind: Kind, name: str, trust: Trust = Trust.REGISTERED) -> type[Any]:
+    """The class behind a registered name, ``source:name``, or, with the ``trust`` for it, a ``package.module:Class`` path."""
     if of_source(kind, name):
         return source(kind, name.partition(":")[0]).load(name.partition(":")[2])
     if ":" in name:
-        return import_object(name, kind)  # type: ignore[no-any-return]
-    if name not in _entries(kind):
+        found = import_object(name, kind, trust)
+    elif name not in _entries(kind):
         raise UnknownNameError(kind, name, names(kind))
-    return _entries(kind)[name].load()  # type: ignore[no-any-return]
+    else:
+        found = _entries(kind)[name].load()
+    if not (isinstance(found, type) and all(hasattr(found, mark) for mark in _MARKS[kind])):
+        raise UsageError(f"{name!r} is no {kind}: it must be a class derived from robustbench_lite's {kind.title()}.")
+    return found
 
 
-def import_object(path: str, what: str) -> Any:
-    """Import ``package.module:attribute``; the error says which half was not found."""
+def import_object(path: str, what: str, trust: Trust = Trust.REGISTERED) -> Any:
+    """Import ``package.module:attribute``; the error says which half was not found.
+
+    Raises:
+        UsageError: ``trust`` is not enough, nothing is there, or the module fails as it is imported.
+    """
+    trust.require(Trust.INSTALLED, what, path)
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(f"The {what} {path!r} cannot be imported: no module {error.name!r} is installed.") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"The {what} {path!r} cannot be imported: {reason}. Write package.module:Name.") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
@@ -161,17 +202,17 @@ def import_object(path: str, what: str) -> Any:
         raise UnknownNameError(f"{what} in module {module_name}", attribute, public) from error
 
 
-def create(kind: Kind, spec: Spec | str) -> Any:
+def create(kind: Kind, spec: Spec | str, trust: Trust = Trust.REGISTERED) -> Any:
     """Build a plug-in from its spec: unknown keys and values that do not fit are usage errors that say what does."""
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
-    factory = load(kind, spec.name)
-    if not (isinstance(factory, type) and all(hasattr(factory, name) for name in _MARKS[kind])):
-        raise UsageError(f"{spec.name!r} is no {kind}: it must be a class derived from robustbench_lite's {kind.title()}.")
-    return call_with_text(factory, spec.params, f"{kind} {spec.name!r}")
+    return call_with_text(load(kind, spec.name, trust), spec.params, f"{kind} {spec.name!r}", trust)
 
 
-def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what: str) -> Any:
-    """Call ``factory(**params)`` after turning text values into the types of its signature."""
+def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what: str, trust: Trust = Trust.REGISTERED) -> Any:
+    """Call ``factory(**params)`` after turning text values into the types of its signature.
+
+    A field with ``metadata={"spec": "attack"}`` (or defense) is a spec itself: what it names must have ``trust`` as well.
+    """
     known = {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
@@ -187,13 +228,21 @@ def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what:
         if key not in known and not takes_any:
             raise UnknownNameError(f"parameter of {what}", key, known)
         values[key] = _convert(value, hints.get(key, Any), f"{key} of {what}")
+        if key in (inner := _inner_specs(factory)):
+            for spec in split(inner[key], values[key]):
+                create(inner[key], spec, trust)
     missing = [k for k, p in known.items() if p.default is p.empty and k not in values]
     if missing:
         raise UsageError(f"The {what} needs {', '.join(missing)}: add {' '.join(f'{m}=...' for m in missing)}.")
     try:
         return factory(**values)
-    except (ValueError, TypeError) as error:
+    except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise UsageError(f"The {what} {f'does not accept {dict(params)}' if params else 'cannot be made'}: {error}") from error
+
+
+def _inner_specs(factory: Callable[..., Any]) -> dict[str, Kind]:
+    """Hyper-parameters that are specs -> of what."""
+    return {f.name: f.metadata["spec"] for f in hyperparameters(factory) if "spec" in f.metadata}
 
 
 def _annotated(cls: type[Any]) -> Any:
@@ -209,29 +258,16 @@ def _convert(value: Any, annotation: Any, what: str) -> Any:
     if isinstance(value, str):
         if value.lower() == "none" and type(None) in typing.get_args(annotation):
             return None
-        if _FRACTION.fullmatch(value) and (annotation is float or float in typing.get_args(annotation)):
+        if is_fraction(value) and (annotation is float or float in typing.get_args(annotation)):
             return parse_number(value, what)
     try:
-        return TypeAdapter(annotation).validate_python(value)
+        found = TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UsageError(f"{what} is {value!r}: {reason}.") from error
-
-
-def parse_number(text: str | float, what: str = "eps") -> float:
-    """``0.3``, ``"0.3"`` or ``"8/255"`` to a finite float.
-
-    >>> parse_number("1/4")
-    0.25
-    """
-    try:
-        fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
-        number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
-    except (ValueError, ZeroDivisionError, TypeError) as error:
-        raise UsageError(f"{what} is {text!r}, which is no number. Write 0.1 or 8/255.") from error
-    if not math.isfinite(number):
-        raise UsageError(f"{what} is {text!r}; it must be a finite number, such as 0.1 or 8/255.")
-    return number
+    if isinstance(found, int | float) and not fits_a_tensor(found):
+        raise UsageError(f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold.")
+    return found
 
 
 def parameters(plugin: Any) -> dict[str, Any]:

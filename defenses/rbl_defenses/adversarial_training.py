@@ -5,7 +5,7 @@ Madry et al. 2018, "Towards deep learning models resistant to adversarial attack
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class AdversarialTraining(Defense):
 
     norm: str = "linf"
     eps: float = 0.1
-    attack: str = "pgd steps=7"
+    attack: str = field(default="pgd steps=7", metadata={"spec": "attack"})
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
@@ -63,5 +63,6 @@ class AdversarialTraining(Defense):
         return loss
 
     def _attack(self) -> Attack:
-        attack: Attack = registry.create("attack", self.attack)
+        # Text of a file was looked at before it came here: the field is marked as a spec.
+        attack: Attack = registry.create("attack", self.attack, registry.Trust.INSTALLED)
         return attack

@@ -16,6 +16,9 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.search.defended import DefendedModel, Traits, Wrapper
 from robustbench_lite.search.rng import SampleRng
 
+_MOST = 100_000
+"""Votes and draws: randomized smoothing, which asks for the most, takes 100,000. A record says how many there are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(Defense):
@@ -39,9 +42,10 @@ class GaussianNoise(Defense):
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise UsageError(f"gaussian_noise needs a sigma above 0, not {self.sigma}.")
-        if self.votes < 1 or self.votes % 2 == 0 or self.draws < 1:
+        if not (1 <= self.votes <= _MOST and self.votes % 2 and 1 <= self.draws <= _MOST):
             raise UsageError(
-                f"gaussian_noise needs an odd number of votes and at least one draw, not {self.votes}, {self.draws}."
+                f"gaussian_noise needs an odd number of votes and at least one draw, up to {_MOST:,} each, "
+                f"not {self.votes}, {self.draws}."
             )
 
     def wrap(self, model: nn.Module) -> DefendedModel:

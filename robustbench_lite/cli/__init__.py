@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -13,7 +15,8 @@ import typer
 
 from robustbench_lite import __version__
 from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, migrate, report, show, train, verify
-from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.errors import RobustBenchError, UsageError
+from robustbench_lite.files.text import printable
 
 INTERRUPTED = 130
 
@@ -64,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
         try:
+            _require_words(words)
             code = typer.main.get_command(app).main(words, prog_name="rbl", standalone_mode=False)
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
@@ -77,12 +81,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
+def _require_words(words: Sequence[str]) -> None:
+    """Every word can be that of a command line; a file name that is no UTF-8 is, and can be printed all the same."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for word in words:
+        try:
+            usable = b"\0" not in os.fsencode(word)
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            raise UsageError(f"{word!r} is no text that a command line can have: leave out what is no character.")
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     """What to say of ``error``, and the exit code."""
     if isinstance(error, RobustBenchError):
         return str(error), error.exit_code
     if _is_usage(error):
         return _usage(error), 2
+    if isinstance(error, OSError) and error.strerror and error.filename:  # the file system's word is no mistake of ours
+        return f"Cannot use {str(error.filename)!r}: {error.strerror}. Name another path, or mend what is there.", 2
     return f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
 
 
@@ -105,5 +124,6 @@ def _usage(error: Exception) -> str:
 
 
 def _say_error(message: str) -> None:
-    """One line on stderr, whatever the message looks like."""
+    """One line on stderr, whatever the message looks like: a file name may be no text."""
+    message = printable(message.encode("utf-8", errors="backslashreplace").decode())
     typer.echo(f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)

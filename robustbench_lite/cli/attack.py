@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import typer
+
 from robustbench_lite.cli import options as opt
 from robustbench_lite.cli import tables
 from robustbench_lite.cli.progress import progress_bar
@@ -47,6 +49,7 @@ class Success(NamedTuple):
 
 
 def attack(
+    ctx: typer.Context,
     attack: Annotated[list[str] | None, opt.OneAttack] = None,
     defense: Annotated[list[str] | None, opt.OneDefense] = None,
     norm: Annotated[str, opt.NormName] = "linf",
@@ -98,10 +101,10 @@ def attack(
         )  # fmt: skip
         eps = plan.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = plan.attacks(chosen_attack, threat, _unheard)
+        attacks = plan.attacks(chosen_attack, threat, _unheard, opt.trust(ctx, "attack", allow_code))
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = plan.network_from(model, weights, allow_code)
-        subjects = plan.subjects(chosen_defense, data, network, _unheard)
+        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = plan.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
         work = plan.Plan(subjects, data, attacks, threat, eps)
         work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
@@ -115,7 +118,8 @@ def attack(
         print(tables.planned(plan.dry_run(work, settings), format_name))
         return
     told = None if outputs == "logits" else outputs
-    how = {"--model": model, "--weights": weights, "--outputs": told, "--data-dir": data_dir}
+    own = dataset if dataset.startswith(("npz:", "folder:")) else None  # a path that only the record has is not opened
+    how = {"--model": model, "--weights": weights, "--outputs": told, "--dataset": own, "--data-dir": data_dir}
     path = save / ADVERSARIALS
     saved = Saved(path, save / EXAMPLES if shown else None, shown, _verify_command(path, how, allow_code))
     if success is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def certify(
+    ctx: typer.Context,
     defense: Annotated[list[str] | None, opt.Defense] = None,
     norm: Annotated[str, opt.NormName] = "linf",
     eps: Annotated[str | None, opt.Eps] = None,
@@ -59,7 +60,8 @@ def certify(
             raise UsageError("A certificate is for a ball and needs its radius: give --eps, for example --eps 0.1.")
         certifier = BoundCertifier(method=method, box=not no_box)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        subjects = plan.subjects(defense, data, plan.network_from(model, weights, allow_code), left_out.append)
+        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
         found = certify_all(
             subjects,
             data,

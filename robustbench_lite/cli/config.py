@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.files.reading import OPTIONS_BYTES, Form
+from robustbench_lite.files.text import read_toml
+
+_CONFIG = Form(
+    noun="file for --config", what="a --config that is not valid TOML", most=OPTIONS_BYTES, error=UsageError,
+    fix="Write lines such as: eps = '8/255'.",
+)  # fmt: skip
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -30,21 +36,14 @@ def _options(ctx: typer.Context) -> dict[str, Any]:
 
 def _defaults(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = {}
-    for key, value in _table(path).items():
+    for key, value in read_toml(path, _CONFIG).items():
         name = key.replace("-", "_")
+        if name == "allow_code":
+            raise UsageError(f"{key} stands in {path}, and a file cannot allow code: type --allow-code on the command line.")
         if name not in options:
             raise UnknownNameError(f"option in {path}", key, options)
         defaults[options[name].name] = _value(value, options[name], f"{key} in {path}")
     return defaults
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not valid TOML: {error}. Write lines such as: eps = '8/255'.") from error
 
 
 def _value(value: Any, option: Any, what: str) -> Any:
@@ -56,6 +55,8 @@ def _value(value: Any, option: Any, what: str) -> Any:
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in items):
         raise UsageError(f"{what} is {value!r}; it must be text or a number.")
+    if any("\0" in str(item) for item in items):
+        raise UsageError(f"{what} is {value!r}; text has no character 0.")
     if option.multiple:
         return [str(item) for item in items]
     if isinstance(value, list):

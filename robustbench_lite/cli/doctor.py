@@ -137,7 +137,7 @@ def _folder(output: Path) -> Iterator[Finding]:
 
     try:
         # The nearest folder that exists is tried, so that looking leaves nothing behind.
-        existing = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+        existing = next(path for path in (output, *output.absolute().parents) if os.path.isdir(path))
         require_writable(existing, 20_000_000)
         yield Finding("output", f"{output} can be written")
     except RobustBenchError as error:

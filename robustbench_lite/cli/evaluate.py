@@ -18,6 +18,7 @@ _A_CELL_FAILED = 3
 
 
 def evaluate(
+    ctx: typer.Context,
     attack: Annotated[list[str] | None, opt.Attack] = None,
     defense: Annotated[list[str] | None, opt.Defense] = None,
     norm: Annotated[str, opt.NormName] = "linf",
@@ -68,10 +69,11 @@ def evaluate(
         )  # fmt: skip
         eps = plan.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = plan.attacks(attack or ["pgd"], threat, left_out.append)
+        attacks = plan.attacks(attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code))
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = plan.network_from(model, weights, allow_code)
-        work = plan.Plan(plan.subjects(defense, data, network, left_out.append), data, attacks, threat, eps)
+        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
+        work = plan.Plan(subjects, data, attacks, threat, eps)
         work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:

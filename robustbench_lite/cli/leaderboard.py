@@ -49,6 +49,7 @@ def plan(
     shard: Annotated[str, ShardOption] = "1/1",
     format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")] = "table",
     shards: Annotated[int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")] = 8,
+    allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
     """Say which cells are missing or out of date. Needs no data, and measures nothing.
 
@@ -60,7 +61,7 @@ def plan(
     from robustbench_lite.leaderboard.build import load
     from robustbench_lite.sources.datasets import can_download
 
-    loaded = load(root, boards or [])
+    loaded = load(root, boards or [], opt.trust_in_files(allow_code))
     planned = running.plan(loaded, root, running.Shard.parse(shard))
     if format_name == "github-matrix":
         here = [one for one in loaded if one.board.data.bundled or can_download(one.board.data.name)]
@@ -88,7 +89,7 @@ def run(
     download: Annotated[bool, opt.Download] = False,
     device: Annotated[str, opt.Device] = "auto",
     batch_size: Annotated[str, opt.BatchSize] = "auto",
-    allow_code: Annotated[bool, opt.AllowCode] = False,
+    allow_code: Annotated[bool, opt.BoardCode] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
     """Measure what is missing or out of date, or is of a network that answers otherwise than the one at hand.
@@ -101,7 +102,7 @@ def run(
     from robustbench_lite.leaderboard.build import load
 
     means = _means(data_dir, download, device, batch_size, allow_code)
-    loaded = load(root, boards or [])
+    loaded = load(root, boards or [], means.trust)
     part = running.Shard.parse(shard)
     others = {found.path.stem for one in loaded for found in of_other_networks(one, Bench(one.board, root, means))}
     planned = running.plan(loaded, root, part, others)
@@ -112,7 +113,7 @@ def run(
             if not quiet or done.error:
                 state = f"failed: {done.error}" if done.error else "done"
                 typer.echo(f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: {state}", err=True)
-    gone = running.prune(load(root, boards or []), root) if prune and not failed else []
+    gone = running.prune(load(root, boards or [], means.trust), root) if prune and not failed else []
     if not quiet:
         print(f"{len(planned) - failed} cells measured, {failed} failed{f', {len(gone)} files deleted' if gone else ''}.")
     if failed:
@@ -121,12 +122,16 @@ def run(
 
 @app.command("build")
 @_seldom_collecting()
-def build(root: Folder = Path("leaderboards"), networks: Annotated[str | None, opt.Networks] = None) -> None:
+def build(
+    root: Folder = Path("leaderboards"),
+    networks: Annotated[str | None, opt.Networks] = None,
+    allow_code: Annotated[bool, opt.BoardCode] = False,
+) -> None:
     """Render every table and the page from boards and records, the same bytes on any machine."""
     from robustbench_lite.leaderboard.build import build as render
     from robustbench_lite.leaderboard.build import write
 
-    built = render(root)
+    built = render(root, opt.trust_in_files(allow_code))
     if built.problems:
         _tell(built.problems)
         raise CheckFailed(f"{len(built.problems)} records cannot be believed: nothing was written.")
@@ -147,12 +152,12 @@ def check(
     download: Annotated[bool, opt.Download] = False,
     device: Annotated[str, opt.Device] = "auto",
     networks: Annotated[str | None, opt.Networks] = None,
-    allow_code: Annotated[bool, opt.AllowCode] = False,
+    allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
     """Check records, boards, tables and implementations against each other; exit 1 with what does not hold."""
     from robustbench_lite.leaderboard.check import check as look
 
-    problems, built = look(root)
+    problems, built = look(root, opt.trust_in_files(allow_code))
     found = {one.board.name: [cell.record for cell in one.filled.found if cell is not None] for one in built.loaded}
     note = ""
     if rerun:
@@ -218,6 +223,7 @@ def lock(
         bool, typer.Option("--same-verdicts", help="The changed source of NAME can change no verdict.")
     ] = False,
     root: Folder = Path("leaderboards"),
+    allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
     """Lock the sources of the attacks and defenses that the boards name, after a version was raised."""
     from robustbench_lite.leaderboard.board import load_boards
@@ -226,7 +232,7 @@ def lock(
 
     if bool(names) != same_verdicts:
         raise UsageError("NAME and --same-verdicts go together: say of which attack or defense no verdict can change.")
-    slots = [slot for board in load_boards(root) for slot in expand(board, root)]
+    slots = [slot for board in load_boards(root) for slot in expand(board, root, opt.trust_in_files(allow_code))]
     print("\n".join(write(root, slots, names or [])) or "Nothing to lock anew.")
 
 
@@ -236,8 +242,9 @@ def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, 
 
     size = shared.batch_size(batch_size)
     return Means(
-        data_dir=data_dir, download=download, device=device, batch_size=None if size == "auto" else size, allow_code=allow_code
-    )
+        data_dir=data_dir, download=download, device=device, batch_size=None if size == "auto" else size,
+        trust=opt.trust_in_files(allow_code),
+    )  # fmt: skip
 
 
 def _tell(problems: Iterable[Problem]) -> None:

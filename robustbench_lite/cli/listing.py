@@ -15,10 +15,13 @@ import typer
 
 from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
-from robustbench_lite.errors import UnknownNameError
+from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.files.reading import CARD_BYTES, Form
+from robustbench_lite.files.text import printable, read_json
 from robustbench_lite.sources.zoo import network_files
 
 Row = dict[str, str]
+_CARD = Form(noun="card", what="no card", most=CARD_BYTES, error=UsageError, fix="See `rbl doctor`.")
 #: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
 _DATASETS = {
     "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
@@ -115,12 +118,12 @@ def _models() -> list[Row]:
 
 def _card_line(path: Path) -> str:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path, _CARD)
         threat = f"{card['norm']} {card['eps']:g}"
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
         clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
-        return f"{card['network']}: {clean}, {robust}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return printable(f"{card['network']}: {clean}, {robust}")
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError):
         return "its card cannot be read: see `rbl doctor`"
 
 

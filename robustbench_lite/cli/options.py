@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from robustbench_lite.cli.config import read_config
+from robustbench_lite.registry import Trust
 from robustbench_lite.sources.zoo import ENVIRONMENT
 
 
-def _option(panel: str, *flags: str, text: str, metavar: str = "") -> Any:
+def _option(panel: str, *flags: str, text: str, metavar: str = "", parser: Callable[[str], Any] | None = None) -> Any:
     """An option under the heading ``panel`` of the help."""
-    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel)
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, parser=parser)
+
+
+def _folder(text: str | Path) -> Path:
+    """The path of a folder that is written to; an empty one would be the folder that the user stands in."""
+    if not str(text) or "\0" in str(text):
+        raise typer.BadParameter(f"{str(text)!r} is no folder: write the path of one")
+    return Path(text)
+
+
+def trust(ctx: typer.Context, option: str, allow_code: bool) -> Trust:
+    """What the names in the value of ``option`` may lead to: it was typed, or it stood in the file of ``--config``."""
+    source = ctx.get_parameter_source(option)
+    typed = source is None or source.name == "COMMANDLINE"
+    return Trust.ANY if allow_code else Trust.INSTALLED if typed else Trust.REGISTERED
+
+
+def trust_in_files(allow_code: bool) -> Trust:
+    """What the names in boards, cards and records may lead to."""
+    return Trust.ANY if allow_code else Trust.REGISTERED
 
 
 def _add_networks(sources: str | None) -> str | None:
@@ -46,7 +68,9 @@ Certify = _option(_THREAT, "--certify", metavar="NAME", text="own (the defense's
 CertifySeconds = _option(_THREAT, "--certify-seconds", metavar="S", text="Most time for one network's certificate.")
 Model = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...', file.py:factory or a NAME.")
 Weights = _option(_NET, "--weights", metavar="FILE", text="Its weights; alone: a network of `rbl train`, with its card.")
-AllowCode = _option(_NET, "--allow-code", text="Let --model run the code of a file.")
+AllowCode = _option(_NET, "--allow-code", text="Run code: of file.py, and of what a card, a record or --config names.")
+CardCode = _option(_NET, "--allow-code", text="Run code that a card names.")
+BoardCode = _option(_NET, "--allow-code", text="Run code that a board or a card names.")
 Outputs = _option(_NET, "--outputs", metavar="KIND", text="What it returns: logits or probabilities.")
 SameData = _option(_DATA, "--dataset", metavar="NAME", text="The images that were attacked. Default: as recorded.")
 DataName = _option(_DATA, "--dataset", metavar="NAME", text="fashion_mnist, mnist, cifar10, npz:FILE or folder:DIR.")
@@ -61,13 +85,15 @@ Budget = _option(_RUN, "--query-budget", metavar="N", text="Most model calls a s
 Plain = _option(_WHAT, "--plain", text="Also attack as if the defense declared nothing, and flag the gap.")
 Fresh = _option(_RUN, "--fresh", text="Measure again what is recorded.")
 DryRun = _option(_RUN, "--dry-run", text="Say what would be measured, and stop.")
-Output = _option(_OUT, "--output", metavar="DIR", text="Folder for journal and records.")
+Output = _option(_OUT, "--output", metavar="DIR", text="Folder for journal and records.", parser=_folder)
 Save = _option(
-    _OUT, "--save", metavar="DIR", text="Folder for adversarials.npz, examples.png and, if one is fitted, patch.png."
-)
+    _OUT, "--save", metavar="DIR", parser=_folder,
+    text="Folder for adversarials.npz, examples.png and, if one is fitted, patch.png.",
+)  # fmt: skip
 Examples = _option(_OUT, "--examples", metavar="N", text="Most rows of examples.png.")
 Format = _option(_OUT, "--format", metavar="NAME", text="table, json, csv or md.")
 TableOrJson = _option(_OUT, "--format", metavar="NAME", text="table or json.")
+Models = _option(_OUT, "--output", metavar="DIR", text="Folder for weights, card and checkpoint.", parser=_folder)
 Keep = _option(_OUT, "--keep-adversarials", text="Write the adversarial images too.")
 Config = typer.Option(
     "--config", metavar="FILE", help="TOML with these names; the command line wins.", is_eager=True, callback=read_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -18,6 +19,7 @@ from robustbench_lite.probes import ask
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
@@ -65,9 +67,10 @@ def batch_size(text: str) -> int | Literal["auto"]:
     """``--batch-size``: a number or ``auto``."""
     if text == "auto":
         return "auto"
-    if not text.isdigit():
+    number = registry.parse_whole(text)
+    if number is None:
         raise UsageError(f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto.")
-    return int(text)
+    return number
 
 
 def outputs(text: str) -> Outputs:
@@ -79,12 +82,12 @@ def outputs(text: str) -> Outputs:
     raise UnknownNameError("kind of outputs", text, known)
 
 
-def attacks(specs: Sequence[str], threat: ThreatModel, note: Note) -> list[Attack]:
+def attacks(specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust = Trust.REGISTERED) -> list[Attack]:
     """The attacks of ``specs``; ``all`` stands for every registered one that can work under ``threat``."""
     chosen: list[Attack] = []
     for spec in specs:
         if spec != "all":
-            chosen.append(inputs.attack_from(spec))
+            chosen.append(inputs.attack_from(spec, trust))
             continue
         for name in registry.names("attack"):
             try:
@@ -133,25 +136,27 @@ def subjects(
     data: Dataset,
     network: LoadedModel | None,
     note: Note,
+    trust: Trust = Trust.REGISTERED,
 ) -> list[Subject]:
     """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
     if not specs:
+        trust = trust.in_files
         specs = [network.card.defense if network is not None and network.card is not None else "none"]
     chosen: list[str] = []
     for spec in specs:
         chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
     module, name = (None, None) if network is None else (network.module, network.name)
     if network is not None:
-        _compare(network, chosen, data, note)
-    return [inputs.subject_from(spec, module, name, data) for spec in dict.fromkeys(chosen)]
+        _compare(network, chosen, data, note, trust)
+    return [inputs.subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
 
 
-def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note) -> None:
+def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust) -> None:
     """Say where a network that comes trained is not what its defense or its images make it look like."""
     card = network.card
-    trained = None if card is None else trained_part(defense_from(card.defense))
+    trained = None if card is None else trained_part(defense_from(card.defense, trust.in_files))
     for spec in defenses:
-        asked = trained_part(defense_from(spec))
+        asked = trained_part(defense_from(spec, trust))
         if asked is not None and (trained is None or asked.name != trained.name):
             note(f"{spec} acts in training, and nothing says that {network.name} was trained with it: the name is yours.")
         elif asked is None and trained is not None:
@@ -160,11 +165,11 @@ def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note:
         note(f"{network.name} was trained on {card.dataset} and is measured on {data.name}: is that what you want (--dataset)?")
 
 
-def network_from(model: str | None, weights: Path | None, allow_code: bool) -> LoadedModel | None:
+def network_from(model: str | None, weights: Path | None, trust: Trust = Trust.REGISTERED) -> LoadedModel | None:
     """The user's network; ``None`` when no option names one."""
     if model is not None:
-        return load_model(model, weights, allow_code=allow_code)
-    return None if weights is None else trained_model(weights, allow_code=allow_code)
+        return load_model(model, weights, trust)
+    return None if weights is None else trained_model(weights, trust)
 
 
 def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
@@ -177,7 +182,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     cells = []
-    with open_journal(journal_path if journal_path.exists() else None) as journal:
+    with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
         for subject in plan.subjects:
             certifier = certifier_for(settings.certify, subject, plan.threat, tuple(data.x.shape[1:]))
             model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)

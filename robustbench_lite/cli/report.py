@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,11 @@ def report(
     from robustbench_lite.leaderboard.run_report import report_page
     from robustbench_lite.records.files import write_text
 
-    if not run.exists():
+    if not os.path.exists(run):
         raise UsageError(f"There is no {run}: name the folder that `rbl evaluate --output` wrote.")
     path = output or (run.parent / f"{run.stem}.html" if run.is_file() else run / "report.html")
     text = report_page(run, title)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UsageError(f"There is no folder {path.parent} for the page: choose another --output.")
     write_text(path, text)
     print(f"Report: {path}")

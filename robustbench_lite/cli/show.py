@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,10 @@ import typer
 
 from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
-from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
+from robustbench_lite.files.reading import read_bytes
+from robustbench_lite.files.text import printable
+from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
@@ -25,6 +29,7 @@ def show(
     what: Annotated[str, typer.Argument(metavar="NAME|RECORD|KEY", show_default=False)],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")] = Path("rbl-results"),
     networks: Annotated[str | None, opt.Networks] = None,
+    allow_code: Annotated[bool, opt.CardCode] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
 ) -> None:
     """Show an attack, a defense, a network, or a record: a file, or the first four digits or more of its key.
@@ -34,19 +39,30 @@ def show(
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     if what.endswith(".npz"):
         raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
-    if what.endswith(".json") or Path(what).is_file():
+    if what.endswith(".json") or os.path.isfile(what):
         return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
     for kind in kinds:
-        if what in registry.names(kind) or ":" in what:
+        if what in registry.names(kind) or registry.of_source(kind, what):
             return _show_plugin(kind, what)
+    if ":" in what:
+        return _show_plugin(_kind_of(what), what)
     if _KEY.fullmatch(what):
         path = _by_key(what, output)
         return _show_certificate(path) if _is_certificate(path) else _show_record(path)
-    return _show_network(what)
+    return _show_network(what, opt.trust_in_files(allow_code))
+
+
+def _kind_of(path: str) -> registry.Kind:
+    """Of a plug-in that is not registered: the first kind that it can be."""
+    try:
+        registry.load("attack", path, Trust.INSTALLED)
+    except UsageError:
+        return "defense"  # or nothing, which is said when it is loaded as one
+    return "attack"
 
 
 def _show_plugin(kind: registry.Kind, name: str) -> None:
-    plugin = registry.load(kind, name)
+    plugin = registry.load(kind, name, Trust.INSTALLED)
     summary, documented = _docstring(plugin)
     rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
     if hasattr(plugin, "access"):
@@ -85,7 +101,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _by_key(key: str, output: Path) -> Path:
-    found = sorted(path for part in ("cells", "certificates") for path in (output / part).glob(f"{key}*.json"))
+    folders = [folder for part in ("cells", "certificates") if os.path.isdir(folder := output / part)]
+    found = sorted(path for folder in folders for path in folder.glob(f"{key}*.json"))
     if len(found) == 1:
         return found[0]
     if found:
@@ -121,9 +138,11 @@ def _show_record(path: Path) -> None:
 
 
 def _is_certificate(path: Path) -> bool:
+    from robustbench_lite.records.certificate import CERTIFICATE
+
     try:
-        return '"margins"' in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return b'"margins"' in read_bytes(path, CERTIFICATE)
+    except RobustBenchError:
         return False  # said when it is read as a record
 
 
@@ -157,7 +176,7 @@ def _eps(threat: Any) -> str:
     return f"{threat.eps_written} = {threat.eps:g}" if "/" in (threat.eps_written or "") else f"{threat.eps:g}"
 
 
-def _show_network(name: str) -> None:
+def _show_network(name: str, trust: Trust) -> None:
     from robustbench_lite.sources.models import named_network
     from robustbench_lite.sources.zoo import network_files
 
@@ -165,7 +184,7 @@ def _show_network(name: str) -> None:
     if name not in known:
         names = [*registry.names("attack"), *registry.names("defense"), *known]
         raise UnknownNameError("attack, defense, network or record", name, names)
-    model = named_network(name)
+    model = named_network(name, trust)
     if model.card is not None:
         _print(_card(model.card))
 
@@ -181,4 +200,4 @@ def _yes(claim: bool) -> str:
 
 def _print(rows: Rows) -> None:
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
+    print("\n".join(f"{name:<{width}}  {printable(str(value))}".rstrip() for name, value in rows))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustbench_lite.cli import options as opt
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import DataError, UsageError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from robustbench_lite.training import Progress, Recipe
 
 #: Options that change no weight: they stay out of the command that the card records.
+_NAME_LENGTH = 100
 _UNRECORDED = {"device", "output", "fresh", "verbose", "quiet", "download"}
 
 
@@ -40,7 +42,7 @@ def train(
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the data, as torchvision keeps it.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch missing data.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    output: Annotated[Path, typer.Option(help="Folder for weights, card and checkpoint.")] = Path("rbl-models"),
+    output: Annotated[Path, opt.Models] = Path("rbl-models"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing a checkpoint.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more; traceback on errors.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
@@ -53,13 +55,14 @@ def train(
     from robustbench_lite.sources.datasets import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
 
+    trust = registry.Trust.ANY if allow_code else registry.Trust.INSTALLED
     recipe = training.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     if len(registry.split("defense", defense)) > 1:
         raise UsageError(
             f"A network is trained with one defense, not with {defense!r}: train with the part that acts in training, and "
             "compose when you evaluate."
         )
-    chosen, judge = registry.create("defense", defense), registry.create("attack", attack)
+    chosen, judge = registry.create("defense", defense, trust), registry.create("attack", attack, trust)
     threat, where = ThreatModel.parse(norm, eps), pick_device(device)
     check_fit(judge, threat)
     root = data_root(data_dir)
@@ -68,10 +71,12 @@ def train(
     if data.split == test.split:
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
     spec = models.network_spec(registry.Spec.parse(model or network), data)
-    module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed)
+    module = training.initialised(lambda: models.build(spec, trust), seed)
     name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
-    if Path(name).name != name:
-        raise UsageError(f"--name is {name!r}; it names files in --output, so it holds no slash.")
+    if Path(name).name != name or "\0" in name or len(name) > _NAME_LENGTH:
+        raise UsageError(
+            f"--name is {name!r}; it names files in --output, so it has up to {_NAME_LENGTH} characters and no slash."
+        )
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from robustbench_lite.cli import options as opt
 from robustbench_lite.cli import tables
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.files.text import printable
+from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
     from robustbench_lite.adversarials import Adversarials
@@ -53,7 +55,8 @@ def verify(
         settings = evaluation.Settings(batch_size=plan.batch_size(batch_size), device=device, outputs=plan.outputs(outputs))
         saved = adversarials.read(file)
         identity = saved.record.identity
-        subject = origin.subject_of(identity, plan.network_from(model, weights, allow_code), allow_code=allow_code)
+        network = plan.network_from(model, weights, Trust.ANY if allow_code else Trust.INSTALLED)
+        subject = origin.subject_of(identity, network, opt.trust_in_files(allow_code))
         data, notes = _images(saved, dataset, data_dir, download)
         if not origin.same_structure(identity, subject, settings.outputs):
             notes.append("The network prints otherwise than the one that was attacked: other code, --outputs or torch.")
@@ -64,7 +67,7 @@ def verify(
         threat = origin.threat_of(identity)
         found = verification.verify(saved, subject, threat, data, settings, on_rows)
         notes += filter(None, [found.note])
-    print(_json(saved, found, notes) if format_name == "json" else _table(saved, found, notes))
+    print(_json(saved, found, notes) if format_name == "json" else printable(_table(saved, found, notes)))
     if found.failures:
         raise typer.Exit(_ONE_DOES_NOT_HOLD)
 

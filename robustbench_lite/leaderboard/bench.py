@@ -33,8 +33,9 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, read_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.registry import Trust
 from robustbench_lite.replay import Setup, replay, set_up
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.datasets import Dataset, given_root, load_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class Means:
     download: bool = False
     device: str = "auto"
     batch_size: int | None = None
-    allow_code: bool = False
+    trust: Trust = Trust.REGISTERED
+    """For code that a board names."""
 
 
 _DIAGNOSED = 32
@@ -67,7 +69,7 @@ class Bench:
     @cached_property
     def slots(self) -> list[Slot]:
         """The cells of the board."""
-        return expand(self.board, self.root)
+        return expand(self.board, self.root, self.means.trust)
 
     @cached_property
     def data(self) -> Dataset:
@@ -95,15 +97,16 @@ class Bench:
 
     def _load(self, split: str) -> Dataset:
         wanted, means = self.board.data, self.means
-        return load_dataset(
-            wanted.name, split=split, data_dir=means.data_dir, download=means.download, bundled=wanted.bundled,  # type: ignore[arg-type]
+        root = given_root(means.data_dir) or self.root
+        return load_named(
+            wanted.name, root, split=split, data_dir=means.data_dir, download=means.download, bundled=wanted.bundled,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def subject(self, row: int) -> Subject:
         """The network of a row behind its defense."""
         if row not in self._subjects:
             entrant = self.board.rows[row]
-            subject = subject_of(entrant, self.board, self.root, allow_code=self.means.allow_code)
+            subject = subject_of(entrant, self.board, self.root, self.means.trust)
             if subject.defense.calibrates:
                 subject = calibrated(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
             self._subjects[row] = subject

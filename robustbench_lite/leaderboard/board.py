@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, OPTIONS_BYTES, Form, explained
+from robustbench_lite.files.text import read_toml
 from robustbench_lite.registry import Spec, parse_number
 
 BOARDS, RESULTS, TABLES = "boards", "results", "tables"
 """Folders of a leaderboards folder."""
 PAGE, LOCK = "index.html", "implementations.json"
 """Files of it."""
+
+
+_TOML = Form(
+    noun="board", what="a board that is not valid TOML", most=OPTIONS_BYTES, error=UsageError,
+    fix="Name the folder with one as boards/NAME.toml with --root DIR.",
+)  # fmt: skip
+_BOARD = replace(_TOML, what="a board that cannot be used", fix="Mend that field.")
 
 
 class Part(BaseModel):
@@ -29,7 +39,7 @@ class Part(BaseModel):
 class Data(Part):
     name: str
     split: Literal["train", "test"] = "test"
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
     """The first so many of the split."""
     ids: list[tuple[int, int]] | None = None
     """Or half-open ranges of data-set indices."""
@@ -40,8 +50,10 @@ class Data(Part):
     def _one_of_both(self) -> Data:
         if (self.n is None) == (self.ids is None):
             raise ValueError("give n, the first so many samples, or ids, ranges such as [[0, 500]]")
-        if any(not 0 <= low < high for low, high in self.ids or ()):
+        if any(not 0 <= low < high <= MAX_INDEX for low, high in self.ids or ()):
             raise ValueError("ids are half-open ranges [low, high] with 0 <= low < high")
+        if self.ids is not None and not 1 <= sum(high - low for low, high in self.ids) <= MAX_SAMPLES:
+            raise ValueError(f"ids are those of 1 to {MAX_SAMPLES:,} samples")
         return self
 
     def sample_ids(self, n: int | None = None) -> NDArray[np.int64]:
@@ -71,7 +83,7 @@ class Trial(Part):
     attack: str
     n: int | None = Field(None, ge=1)
     """The first so many of the board's samples, for an attack that asks many queries."""
-    query_budget: int | None = Field(None, ge=1)
+    query_budget: int | None = Field(None, ge=1, lt=2**31)
     title: str | None = None
 
     @field_validator("attack")
@@ -129,7 +141,7 @@ class Ranking(Part):
 class Board(Part):
     title: str
     about: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     certify: str = "own"
     """What samples are certified with: ``own`` (what each defense brings), ``off``, or a method such as ``auto``."""
     gallery: int = Field(0, ge=0, le=4)
@@ -167,25 +179,19 @@ class Board(Part):
 
 def load_board(path: Path) -> Board:
     """Read one board; what is wrong with it is a usage error that names file and field."""
+    content = read_toml(path, _TOML)
     try:
-        board = Board.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"Cannot read the board {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The board {path} is not valid TOML: {error}.") from error
+        with explained(str(path), _BOARD):
+            board = Board.model_validate(content)
     except UsageError as error:  # of the registry, about a spec or a number
-        raise UsageError(f"The board {path} cannot be used: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "it"
-        raise UsageError(f"The board {path} cannot be used: {field}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise error if str(path) in str(error) else UsageError(f"The board {path} cannot be used: {error}") from error
     board._name = path.stem
     return board
 
 
 def board_names(root: Path) -> list[str]:
     """The boards of a leaderboards folder, sorted."""
-    return sorted(path.stem for path in (root / BOARDS).glob("*.toml"))
+    return sorted(path.stem for path in (root / BOARDS).glob("*.toml")) if os.path.isdir(root / BOARDS) else []
 
 
 def load_boards(root: Path, names: Sequence[str] = ()) -> list[Board]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustbench_lite.errors import RecordError, UsageError
+from robustbench_lite.files.reading import OPTIONS_BYTES, Form
+from robustbench_lite.files.text import read_text
 from robustbench_lite.leaderboard import tables
 from robustbench_lite.leaderboard.board import PAGE, TABLES, Board, load_boards
 from robustbench_lite.leaderboard.gallery import Picture, pictures, read_examples
@@ -18,7 +20,12 @@ from robustbench_lite.leaderboard.sheet import Sheet, of_board
 from robustbench_lite.leaderboard.slots import expand
 from robustbench_lite.leaderboard.standing import Document, document
 from robustbench_lite.records.files import write_text
+from robustbench_lite.registry import Trust
 
+_PAGE = Form(
+    noun="page", what="no page that a table can be put into", most=OPTIONS_BYTES, error=UsageError,
+    fix="Write it as UTF-8 text, or move it away.",
+)  # fmt: skip
 INCLUDES = ("README.md", "../README.md")
 """Pages that may take a table in, between two comments: ``<!-- rbl leaderboard: BOARD THREAT -->`` and ``<!-- end -->``."""
 _INCLUDE = re.compile(r"(<!-- rbl leaderboard: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -42,18 +49,18 @@ class Built(NamedTuple):
     loaded: list[Loaded]
 
 
-def load(root: Path, names: Sequence[str] = ()) -> list[Loaded]:
-    """Boards with their records, sorted by name."""
+def load(root: Path, names: Sequence[str] = (), trust: Trust = Trust.REGISTERED) -> list[Loaded]:
+    """Boards with their records, sorted by name; ``trust`` is for the code that a board may name."""
     loaded = []
     for board in load_boards(root, names):
-        filled = fill(board, expand(board, root), root)
+        filled = fill(board, expand(board, root, trust), root)
         loaded.append(Loaded(board, filled, of_board(board, filled)))
     return loaded
 
 
-def build(root: Path) -> Built:
+def build(root: Path, trust: Trust = Trust.REGISTERED) -> Built:
     """Render every board of ``root``. Writes nothing."""
-    loaded = load(root)
+    loaded = load(root, trust=trust)
     files: dict[str, str] = {}
     problems = [problem for one in loaded for problem in one.filled.problems]
     documents: dict[str, Document] = {}
@@ -81,7 +88,7 @@ def write(root: Path, files: Mapping[str, str]) -> list[str]:
     changed = []
     for name, text in sorted(files.items()):
         path = root / name
-        if not path.exists() or path.read_bytes() != text.encode():
+        if not path.is_file() or path.read_bytes() != text.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
             changed.append(name)
@@ -118,7 +125,7 @@ def _includes(root: Path, documents: Mapping[str, Document]) -> dict[str, str]:
     files = {}
     for name in INCLUDES:
         path = root / name
-        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        before = read_text(path, _PAGE) if path.is_file() else ""
         if _INCLUDE.search(before):
             files[name] = _with_tables(name, before, documents)
     return files

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_lite.errors import RecordError
+from robustbench_lite.errors import RecordError, UsageError
+from robustbench_lite.files.reading import RECORD_BYTES, Form, read_bytes
 from robustbench_lite.leaderboard.board import PAGE, RESULTS, TABLES
 from robustbench_lite.leaderboard.build import Built, Loaded, build
 from robustbench_lite.leaderboard.lock import lock_problems
@@ -17,16 +18,21 @@ from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALL
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.records.files import REPLACED
+from robustbench_lite.registry import Trust
 
+_RENDERED = Form(
+    noun="table or page", what="no file that can be read", most=RECORD_BYTES, error=UsageError,
+    fix="Delete it and run `rbl leaderboard build`.",
+)  # fmt: skip
 _DIFF_LINES = 12
 """Lines of a difference that are shown."""
 _GENERATOR = re.compile(r'<meta name="generator" content="([^"]*)">')
 _DRAWING = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
 
-def check(root: Path) -> tuple[list[Problem], Built]:
+def check(root: Path, trust: Trust = Trust.REGISTERED) -> tuple[list[Problem], Built]:
     """Everything that can be said without the data: problems, what to mend first at the top, and what was built on the way."""
-    built = build(root)
+    built = build(root, trust)
     slots = [slot for one in built.loaded for slot in one.filled.slots]
     problems = list(built.problems)
     for one in built.loaded:
@@ -76,17 +82,18 @@ def _rows(one: Loaded) -> Iterator[Problem]:
                     f"measure the row again: rbl leaderboard run {one.board.name}",
                 )
         ids = [found.record.identity.data.ids() for found in cells]
-        known = np.full(1 + max(samples.max(initial=0) for samples in ids), -1)  # sample -> the first cell that has it
+        numbers = np.unique(np.concatenate(ids))
+        known = np.full(len(numbers), -1)  # place in numbers -> the first cell that has the sample
         right = np.zeros(len(known), dtype=np.bool_)
-        for number, (samples, found) in enumerate(zip(ids, cells, strict=True)):
+        for number, (indices, found) in enumerate(zip(ids, cells, strict=True)):
+            samples = np.searchsorted(numbers, indices)
             new = known[samples] < 0
             known[samples[new]], right[samples[new]] = number, found.arrays.clean_correct[new]
             differs = samples[right[samples] != found.arrays.clean_correct]
             if len(differs):
                 other = cells[known[differs[0]]].path.name
-                yield Problem(
-                    label, f"{found.path.name} and {other} differ on the clean image {differs[0]}", "measure both again"
-                )
+                sample = numbers[differs[0]]
+                yield Problem(label, f"{found.path.name} and {other} differ on the clean image {sample}", "measure both again")
     yield from _proofs(one)
 
 
@@ -196,7 +203,7 @@ def _rendered(root: Path, built: Built) -> Iterator[Problem]:
         if not path.exists():
             yield Problem(name, "it is missing", f"rbl leaderboard build --root {root}")
             continue
-        there = path.read_bytes().decode("utf-8", errors="replace")
+        there = read_bytes(path, _RENDERED).decode("utf-8", errors="replace")
         if there != text and not (name == PAGE and _drawn_elsewhere(there, text)):
             yield Problem(
                 name, f"it is not what the records give:\n{difference(there, text)}", f"rbl leaderboard build --root {root}"

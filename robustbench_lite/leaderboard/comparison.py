@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import os
 import subprocess
 import tarfile
 import tempfile
@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.errors import UsageError
+from robustbench_lite.files.reading import RECORD_BYTES, Form, explained
+from robustbench_lite.files.text import read_json
 from robustbench_lite.leaderboard.board import TABLES
 from robustbench_lite.leaderboard.tables import percent, rank
 
 Documents = dict[str, dict[str, Any]]
+_TABLE = Form(
+    noun="table", what="no table as `rbl leaderboard build` writes them, in valid JSON", most=RECORD_BYTES, error=UsageError,
+    fix="Run `rbl leaderboard build`.",
+)  # fmt: skip
 
 
 @contextmanager
 def tables_at(where: str | None, root: Path) -> Iterator[Documents]:
     """The documents by board of a folder, of a git revision, or (None) of ``root`` as it is."""
-    if where is None or Path(where).is_dir():
+    if where is None or os.path.isdir(where):
         yield _read(root if where is None else Path(where))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -33,10 +39,10 @@ def tables_at(where: str | None, root: Path) -> Iterator[Documents]:
 def _read(root: Path) -> Documents:
     documents = {}
     for path in sorted((root / TABLES).glob("*.json")):
-        try:
-            documents[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path} is not valid JSON: {error}. Run `rbl leaderboard build`.") from error
+        document = read_json(path, _TABLE)
+        with explained(str(path), _TABLE):
+            _values(document)
+        documents[path.stem] = document
     return documents
 
 

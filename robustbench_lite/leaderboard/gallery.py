@@ -7,13 +7,15 @@ import json
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.reading import CARD_BYTES, MAX_PIXELS, Form
+from robustbench_lite.files.text import read_model
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.pictures import difference
 from robustbench_lite.records.files import write_text
@@ -22,6 +24,13 @@ from robustbench_lite.records.seal import seal_of
 
 FORMAT_VERSION = 2
 """Version 1 had no seal."""
+_EXAMPLES = Form(
+    noun="gallery", what="a file of examples that cannot be read", most=4 * CARD_BYTES, error=RecordError,
+    fix="Delete it and run `rbl leaderboard run`.",
+)  # fmt: skip
+
+
+Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
 
 class Example(Strict):
@@ -31,7 +40,7 @@ class Example(Strict):
     before: str
     """Class that the network gives the clean image, and the adversarial."""
     after: str
-    shape: tuple[int, int, int]
+    shape: tuple[Side, Side, Side]
     clean: str
     """uint8."""
     delta: str
@@ -82,7 +91,7 @@ def write_examples(path: Path, found: Found, examples: list[Example]) -> None:
 
 def migrate_examples(path: Path, found: Found) -> bool:
     """Seal the file of ``found``, if it is of version 1 and shows what the record says; True if it was written."""
-    content = _parsed(path)
+    content = read_model(path, _EXAMPLES, Examples)
     if content.format_version != 1:
         read_examples(path, found)
         return False
@@ -99,16 +108,9 @@ def _write(path: Path, content: Examples) -> None:
 
 def read_examples(path: Path, found: Found) -> Examples:
     """Read the file of ``found``; a RecordError if it belongs to another record, or shows what that does not say."""
-    content = _parsed(path)
+    content = read_model(path, _EXAMPLES, Examples)
     _check(path, content, found)
     return content
-
-
-def _parsed(path: Path) -> Examples:
-    try:
-        return Examples.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RecordError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _check(path: Path, content: Examples, found: Found) -> None:

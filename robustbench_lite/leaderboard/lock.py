@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,12 +15,17 @@ from typing import Any, NamedTuple
 
 from robustbench_lite import registry
 from robustbench_lite.errors import RecordError, UnknownNameError, UsageError
+from robustbench_lite.files.reading import OPTIONS_BYTES, Form, explained
+from robustbench_lite.files.text import read_json
 from robustbench_lite.leaderboard.board import LOCK
 from robustbench_lite.leaderboard.results import Problem
 from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.files import write_text
 
 Plugin = tuple[registry.Kind, str]
+_LOCK = Form(
+    noun="lock", what="a lock that is damaged", most=OPTIONS_BYTES, error=RecordError, fix="Restore it from version control."
+)
 
 
 class Locked(NamedTuple):
@@ -117,17 +123,15 @@ def bare(source: Source) -> str:
 def read_lock(root: Path) -> dict[Plugin, Locked]:
     """The lock file of a leaderboards folder; nothing where there is none."""
     path = root / LOCK
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    try:
-        content: dict[registry.Kind, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[registry.Kind, dict[str, dict[str, Any]]] = read_json(path, _LOCK)
+    with explained(str(path), _LOCK):
         return {
             (kind, name): Locked(int(entry["version"]), str(entry["sha256"]))
             for kind, entries in content.items()
             for name, entry in entries.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"The lock {path} is damaged: {error}. Restore it from version control.") from error
 
 
 def write_lock(root: Path, locks: dict[Plugin, Locked]) -> None:

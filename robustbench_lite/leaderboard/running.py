@@ -16,6 +16,7 @@ from robustbench_lite.leaderboard.board import load_boards
 from robustbench_lite.leaderboard.build import Loaded
 from robustbench_lite.leaderboard.results import CELLS, FITS, GALLERY, results_folder
 from robustbench_lite.leaderboard.slots import CURVE
+from robustbench_lite.numerals import parse_whole
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.files import REPLACED
 
@@ -29,10 +30,10 @@ class Shard(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shard:
         """``2/4``."""
-        number, slash, of = text.partition("/")
-        if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        number, of = (parse_whole(part) for part in text.partition("/")[::2])
+        if number is None or of is None or not 1 <= number <= of:
             raise UsageError(f"--shard is {text!r}; write i/N with 1 <= i <= N, such as 2/4.")
-        return cls(int(number), int(of))
+        return cls(number, of)
 
     def holds(self, position: int) -> bool:
         return position % self.of == self.number - 1

@@ -13,6 +13,7 @@ from robustbench_lite import inputs
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import Named, named
 from robustbench_lite.records.cell import DataId, Identity, ThreatId, ranges
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.threat import ThreatModel
 
@@ -49,10 +50,13 @@ class Slot:
         return len(self.expected.data.ids())
 
 
-def expand(board: Board, root: Path) -> list[Slot]:
-    """Every cell of ``board``, attack by attack, so that every so-many-th of them is a fair share of the work."""
-    rows = [named(entrant, board, root) for entrant in board.rows]
-    return [slot for column in _columns(board) for slot in _column(board, rows, *column)]
+def expand(board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> list[Slot]:
+    """Every cell of ``board``, attack by attack, so that every so-many-th of them is a fair share of the work.
+
+    A board is a file: attacks and defenses that it names and that are not registered are code, which needs ``trust``.
+    """
+    rows = [named(entrant, board, root, trust) for entrant in board.rows]
+    return [slot for column in _columns(board) for slot in _column(board, rows, trust, *column)]
 
 
 def _columns(board: Board) -> Iterator[tuple[str, str, str, str, str, int | None, int | None]]:
@@ -66,9 +70,18 @@ def _columns(board: Board) -> Iterator[tuple[str, str, str, str, str, int | None
 
 
 def _column(
-    board: Board, rows: list[Named], column: str, norm: str, eps: str, goal: str, spec: str, n: int | None, budget: int | None
+    board: Board,
+    rows: list[Named],
+    trust: Trust,
+    column: str,
+    norm: str,
+    eps: str,
+    goal: str,
+    spec: str,
+    n: int | None,
+    budget: int | None,
 ) -> Iterator[Slot]:
-    attack, threat = inputs.attack_from(spec), ThreatModel.parse(norm, eps, goal)
+    attack, threat = inputs.attack_from(spec, trust), ThreatModel.parse(norm, eps, goal)
     inputs.check_fit(attack, threat)
     data = board.data
     split = f"{data.split}[:1000]" if data.bundled else data.split

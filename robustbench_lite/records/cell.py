@@ -14,15 +14,23 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from robustbench_lite.errors import RecordError, UsageError
+from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, RECORD_BYTES, Form, read_bytes
+from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import CellArrays, Outcomes, Sparse, Strict, Summary
 from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
 from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number
+
+RECORD = Form(
+    noun="record", what="a record that cannot be read", most=RECORD_BYTES, error=RecordError,
+    fix="Delete the file (or run with --fresh) and measure the cell again.",
+    missing="Name the file, or the folder that it is in with --output.",
+)  # fmt: skip
 
 
 class ModelId(Strict):
@@ -49,7 +57,7 @@ class PluginId(Sparse):
 
 class ThreatId(Strict):
     norm: str
-    eps: float | None
+    eps: float | None = Field(allow_inf_nan=False)
     eps_written: str | None
     goal: str
 
@@ -76,8 +84,8 @@ class DataId(Strict):
     @property
     def count(self) -> int:
         """How many samples there are; -1 for ranges that are none. Makes no list of them."""
-        sizes = [high - low for low, high in self.id_ranges]
-        return sum(sizes) if min(sizes, default=1) > 0 else -1
+        count = sum(high - low for low, high in self.id_ranges)
+        return count if count <= MAX_SAMPLES and all(0 <= low < high <= MAX_INDEX for low, high in self.id_ranges) else -1
 
     def ids(self) -> NDArray[np.int64]:
         """(N,) data-set indices."""
@@ -125,7 +133,7 @@ class Provenance(Sparse):
     """When, where and how a cell was measured; no part of key or digest."""
 
     created: str
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     device: str
     batch_size: int
     command: str
@@ -184,25 +192,14 @@ def write_record(record: Record, path: Path) -> None:
 
 def read_record(path: Path) -> tuple[Record, CellArrays]:
     """Read and check a record: versions, seal, key, digest, summary, eps. What does not agree is a RecordError."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = f"There is no record at {path}." if missing else f"Cannot read {path}: {error.strerror}."
-        raise RecordError(reason) from error
-    return parse_record(content, str(path))
+    return parse_record(read_bytes(path, RECORD), str(path))
 
 
 def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
     """:func:`read_record` for a record that is no file of its own; ``where`` names it in errors."""
-    advice = "Delete the file (or run with --fresh) and measure the cell again."
+    advice = RECORD.fix
     check_versions(content, f"The record {where}")
-    try:
-        record = Record.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise RecordError(f"The record {where} cannot be read: {field} {first['msg']}. {advice}") from error
+    record = parse_model(content, where, RECORD, Record)
     try:
         arrays = CellArrays.unpack(record.outcomes, record.identity.data.count)
         if record.behaviour is not None:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.reading import RECORD_BYTES, Form, read_bytes
+from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
@@ -18,6 +19,11 @@ from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import Strict
 from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
 from robustbench_lite.records.statistics import Interval, agree, wilson
+
+CERTIFICATE = Form(
+    noun="certificate", what="a certificate that cannot be read", most=RECORD_BYTES, error=RecordError,
+    fix="Delete the file (or run with --fresh) and certify again.",
+)  # fmt: skip
 
 
 class CertificateIdentity(Strict):
@@ -121,25 +127,18 @@ def write_certificate(record: CertificateRecord, path: Path) -> None:
 
 def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
     """Read and check: versions, seal, key, digest, summary, eps, and that what is certified is classified correctly."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"Cannot read {path}: {error.strerror}.") from error
-    return parse_certificate(content, str(path))
+    return parse_certificate(read_bytes(path, CERTIFICATE), str(path))
 
 
 def parse_certificate(content: bytes | str, path: str) -> tuple[CertificateRecord, CertificateArrays]:
     """:func:`read_certificate` for the content of a file; ``path`` names it in errors."""
-    advice = "Delete the file (or run with --fresh) and certify again."
+    advice = CERTIFICATE.fix
     check_versions(content, f"The certificate {path}")
+    record = parse_model(content, path, CERTIFICATE, CertificateRecord)
     try:
-        record = CertificateRecord.model_validate_json(content)
         arrays = _unpacked(record)
         if record.behaviour is not None:
             record.behaviour.array()
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecordError(f"The certificate {path} cannot be read: {first['loc']} {first['msg']}. {advice}") from error
     except (RecordError, IndexError) as error:
         raise RecordError(f"The certificate {path} is damaged: {error} {advice}") from error
     claims = {

@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a full disk or a second process never leaves half of one."""
+"""Writing records: the files themselves, and the proof that there is room for them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,11 @@ import tempfile
 from pathlib import Path
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.writing import write_bytes as write_bytes
+from robustbench_lite.files.writing import write_text as write_text
 
 REPLACED = "replaced"
 """Folder of the records of networks that others, with the same key, have taken the place of."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``path`` in one step: a temporary file beside it, flushed to disk, then renamed."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """See :func:`write_text`."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise RecordError(f"Cannot write {path}: {error.strerror}. Free some space or choose another folder.") from error
 
 
 def set_aside(path: Path, digest: str) -> None:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.reading import MAX_SAMPLES, Form, explained, require_file
 from robustbench_lite.records.behaviour import Behaviour
 
+JOURNAL = Form(
+    noun="journal", what="a journal that is damaged", most=2**40, error=RecordError,
+    fix="Delete it and run the same command again, or run with --fresh.",
+)  # fmt: skip
+_ROW_BYTES = 2**29
+"""Of one row: an image of 2**25 pixels in three channels of float32, the largest that is read, has 0.4 GB."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -35,12 +45,12 @@ _TABLES = ("outcomes", "proofs", "cells", "behaviours")
 class Outcome(NamedTuple):
     """What is known of one sample of a cell."""
 
-    position: int
+    position: Count
     broken: bool
     unconfirmed: bool
     distance: float | None
-    forward: int
-    backward: int
+    forward: Count
+    backward: Count
     x_adv: bytes | None = None
     """The adversarial as little-endian float32, when it was asked for."""
 
@@ -53,13 +63,17 @@ class Outcome(NamedTuple):
 class Proof(NamedTuple):
     """What is known of one sample of a certificate."""
 
-    position: int
+    position: Count
     margin: float
     stage: str
 
     def seal(self, key: str) -> str:
         """A checksum that ties the row to its certificate."""
         return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
+
+
+_OUTCOME, _PROOF = TypeAdapter(Outcome), TypeAdapter(Proof)
+"""SQLite keeps whatever a row was given: text where numbers should be, say."""
 
 
 class Journal:
@@ -74,7 +88,7 @@ class Journal:
         True where earlier rows are of a network that answers otherwise, or that nobody asked: they are forgotten.
         """
         stale = self.is_of_another(key, behaviour)
-        if stale or not self._rows(key):
+        if stale or not self._begun(key):
             self.forget(key)
         text = behaviour.model_dump_json()
         with self._guard(), self._connection:
@@ -85,10 +99,10 @@ class Journal:
         """Rows are there, and not of the network that answers so."""
         with self._guard():
             row = self._connection.execute("SELECT answers, seal FROM behaviours WHERE key = ?", (key,)).fetchone()
-        if row is None or not self._rows(key):
-            return self._rows(key)
+        if row is None or not self._begun(key):
+            return self._begun(key)
         try:
-            if _seal(key, row[0]) == row[1]:
+            if isinstance(row[0], str) and _seal(key, row[0]) == row[1]:
                 return not Behaviour.model_validate_json(row[0]).agrees(behaviour)
         except ValidationError:
             pass
@@ -97,19 +111,18 @@ class Journal:
             "Run with --fresh to measure again."
         )
 
-    def _rows(self, key: str) -> bool:
+    def _begun(self, key: str) -> bool:
         with self._guard():
             found = (self._connection.execute(f"SELECT 1 FROM {name} WHERE key = ? LIMIT 1", (key,)) for name in _TABLES[:3])
             return any(rows.fetchone() for rows in found)
 
-    def outcomes(self, key: str) -> list[Outcome]:
-        """What earlier runs of the cell left, in order of position."""
+    def outcomes(self, key: str, n: int = MAX_SAMPLES) -> list[Outcome]:
+        """What earlier runs of the cell, which has ``n`` samples, left, in order of position."""
         query = "SELECT position, broken, unconfirmed, distance, forward, backward, x_adv, seal FROM outcomes WHERE key = ?"
-        with self._guard():
-            rows = self._connection.execute(query + " ORDER BY position", (key,)).fetchall()
         outcomes = []
-        for row in rows:
-            outcome = Outcome(row[0], bool(row[1]), bool(row[2]), *row[3:7])
+        for row in self._rows(query, key, n):
+            with explained(self.path, JOURNAL):
+                outcome = _OUTCOME.validate_python(row[:7])
             if outcome.seal(key) != row[7]:
                 raise RecordError(
                     f"The journal {self.path} was changed: sample {row[0]} of cell {key} does not agree with its seal. "
@@ -125,13 +138,11 @@ class Journal:
             self._connection.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self._spend(key, seconds)
 
-    def proofs(self, key: str) -> list[Proof]:
-        """What earlier runs of a certificate left, in order of position."""
-        with self._guard():
-            rows = self._connection.execute(
-                "SELECT position, margin, stage, seal FROM proofs WHERE key = ? ORDER BY position", (key,)
-            ).fetchall()
-        found = [Proof(*row[:3]) for row in rows]
+    def proofs(self, key: str, n: int = MAX_SAMPLES) -> list[Proof]:
+        """What earlier runs of a certificate, which has ``n`` samples, left, in order of position."""
+        rows = self._rows("SELECT position, margin, stage, seal FROM proofs WHERE key = ?", key, n)
+        with explained(self.path, JOURNAL):
+            found = [_PROOF.validate_python(row[:3]) for row in rows]
         for proof, row in zip(found, rows, strict=True):
             if proof.seal(key) != row[3]:
                 raise RecordError(
@@ -150,9 +161,17 @@ class Journal:
 
     def seconds(self, key: str) -> float:
         """Time spent on the cell so far, over all runs."""
-        with self._guard():
+        with self._guard(), explained(self.path, JOURNAL):
             row = self._connection.execute("SELECT seconds FROM cells WHERE key = ?", (key,)).fetchone()
-        return float(row[0]) if row else 0.0
+            return float(row[0]) if row else 0.0
+
+    def _rows(self, query: str, key: str, n: int) -> list[tuple[Any, ...]]:
+        """What ``query`` finds of ``key``, at positions below ``n``."""
+        with self._guard():
+            rows = self._connection.execute(f"{query} ORDER BY position LIMIT {n + 1}", (key,)).fetchall()
+        if rows and not (isinstance(rows[-1][0], int) and rows[-1][0] < n):  # numbers come first, whatever else there is
+            raise RecordError(f"The journal {self.path} has a row for sample {rows[-1][0]!r} of {n} of {key}. {JOURNAL.fix}")
+        return rows
 
     def forget(self, key: str) -> None:
         """Drop a cell or a certificate: its record is written, or it is to be measured afresh."""
@@ -184,10 +203,14 @@ class Journal:
 def open_journal(path: Path | None) -> Iterator[Journal]:
     """The journal at ``path``, created if need be; in memory when ``path`` is None."""
     name = ":memory:" if path is None else str(path)
+    for suffix in ("", "-wal", "-shm", "-journal"):  # SQLite opens what lies beside the journal too
+        if path is not None and os.path.lexists(f"{path}{suffix}"):
+            require_file(Path(f"{path}{suffix}"), JOURNAL)
     try:
         connection = sqlite3.connect(name, timeout=30)
     except sqlite3.Error as error:
         raise RecordError(f"The journal {name} cannot be opened: {error}.") from error
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
     with contextlib.closing(connection):
         journal = Journal(connection, name)
         with journal._guard():
@@ -207,4 +230,6 @@ def image_bytes(x: NDArray[np.float32]) -> bytes:
 
 def image_from_bytes(raw: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The inverse of :func:`image_bytes`."""
+    if len(raw) != 4 * math.prod(shape):
+        raise RecordError(f"An image of the journal has {len(raw):,} bytes; those of the data are {shape}. {JOURNAL.fix}")
     return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.errors import RecordError, RobustBenchError, UsageError
+from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import Identity, Record, parse_record, write_record
+from robustbench_lite.records.cell import RECORD, Identity, Record, parse_record, write_record
 from robustbench_lite.records.certificate import CertificateIdentity, CertificateRecord, parse_certificate, write_certificate
 from robustbench_lite.records.files import REPLACED
 from robustbench_lite.records.npz import read_npz, write_npz
@@ -67,11 +68,7 @@ def migrate(paths: list[Path], ask: Ask = nobody) -> Iterator[Migrated]:
 
 
 def _file(path: Path, ask: Ask) -> bool:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"Cannot read {path}: {error.strerror}.") from error
-    record = upgraded(content, str(path), ask)
+    record = upgraded(read_bytes(path, RECORD), str(path), ask)
     if record is None:
         return False
     if isinstance(record, Record):

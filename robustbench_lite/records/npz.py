@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.errors import RecordError
+from robustbench_lite.files.npz import read_arrays
+from robustbench_lite.files.reading import ARRAYS_BYTES, Form
 from robustbench_lite.records.files import write_bytes
+
+_NPZ = Form(
+    noun="file", what="no readable npz file of plain arrays, or was cut short or changed", most=ARRAYS_BYTES, error=RecordError,
+    fix="Make it again with the command that wrote it.",
+)  # fmt: skip
 
 
 def write_npz(path: Path, **arrays: Any) -> None:
@@ -29,17 +33,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         RecordError: no file is there, or it is truncated, damaged, no npz, or holds objects that would have to be unpickled.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise RecordError(f"No file is at {path}.") from error
-    except (
-        OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, MemoryError, NotImplementedError, RuntimeError,
-        SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        reason = str(error).strip() or type(error).__name__
-        raise RecordError(f"{path} is no readable npz file of plain arrays, or was cut short or changed: {reason}.") from error
+    return read_arrays(path, _NPZ)
 
 
 def write_images(path: Path, broken: NDArray[np.bool_], x_adv: NDArray[np.float32]) -> None:

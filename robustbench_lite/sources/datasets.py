@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
+from robustbench_lite.errors import DataError, UnknownNameError
+from robustbench_lite.files.reading import MAX_CLASSES, below
+from robustbench_lite.sources.image_files import Labelled, from_folder, from_npz, from_parquet, from_torchvision
 
 Split = Literal["train", "test"]
 BUNDLED = ("fashion_mnist", "mnist")
@@ -35,6 +35,7 @@ _CLASS_NAMES = {
 }  # fmt: skip
 NOTES = {"cifar10-jpeg": "JPEG copies (quality 75) of CIFAR-10, in another order: no figure on them is one on CIFAR-10"}
 """What must stand beside every figure on a data set."""
+_FILES = ("npz:", "folder:")
 NAMES = (*sorted((*_TORCHVISION, "cifar10-jpeg")), "npz:FILE", "folder:DIR")
 
 
@@ -120,7 +121,7 @@ def load_dataset(
     if split not in ("train", "test"):
         raise UnknownNameError("split", split, ("train", "test"))
     root = data_root(data_dir)
-    given = data_dir or os.environ.get("RBL_DATA_DIR")
+    given = given_root(data_dir)
     if bundled and spec not in BUNDLED:
         raise DataError(f"No images of {spec} come with the package, only those of {' and '.join(BUNDLED)}.")
     bundled = bundled or (spec in BUNDLED and not given and not download)
@@ -130,19 +131,50 @@ def load_dataset(
             "For all of them add --download, or --data-dir with a folder that has them."
         )
     if bundled:
-        data = _from_npz(bundled_file(spec, split), spec, split)
-        data = replace(data, split=f"{split}[:1000]", classes=10)
-    elif spec.startswith("npz:"):
-        data = _from_npz(Path(spec.removeprefix("npz:")).expanduser(), spec, split)
-    elif spec.startswith("folder:"):
-        data = _from_folder(Path(spec.removeprefix("folder:")).expanduser(), spec, split)
+        read = from_npz(bundled_file(spec, split), split)._replace(split=f"{split}[:1000]")
+        data = _dataset(spec, read, classes=10)
+    elif spec.startswith(_FILES):
+        data = _from_path(spec, Path(spec.partition(":")[2]), split)
     elif spec == "cifar10-jpeg":
-        data = _from_parquet(root / "cifar10-jpeg" / f"{split}.parquet", spec, split)
+        data = _dataset(spec, from_parquet(root / "cifar10-jpeg" / f"{split}.parquet", spec, split), classes=10)
     elif spec in _TORCHVISION:
-        data = _from_torchvision(spec, split, root, download)
+        data = _dataset(spec, from_torchvision(spec, _TORCHVISION[spec], split, root, download, _LAYOUT[spec]), classes=10)
     else:
         raise UnknownNameError("data set", spec, NAMES)
     return data if limit is None else data.first(limit)
+
+
+def load_named(
+    name: str,
+    root: str | Path | None,
+    *,
+    split: Split = "test",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    bundled: bool = False,
+) -> Dataset:
+    """The data set that a file names: a record, or a board. One of images of one's own is looked for below ``root`` alone.
+
+    Raises:
+        DataError: besides those of :func:`load_dataset`, the name has a path, and no ``root`` was given.
+        UsageError: the path leaves ``root``.
+    """
+    kind, _, path = name.partition(":")
+    if not name.startswith(_FILES):
+        return load_dataset(name, split=split, data_dir=data_dir, download=download, bundled=bundled)
+    advice = f"Name the images themselves: --dataset {kind}:PATH, or with --data-dir the folder that {path!r} lies in."
+    if root is None:
+        raise DataError(f"The images are those of {name!r}, and a path is not opened because a file names it. {advice}")
+    return _from_path(name, below(Path(os.path.expanduser(root)), path, "The data set", advice), split)
+
+
+def _from_path(name: str, path: Path, split: Split) -> Dataset:
+    """Images of one's own, called ``name``."""
+    path = Path(os.path.expanduser(path))
+    if name.startswith("npz:"):
+        return _dataset(name, from_npz(path, split))
+    read = from_folder(path, split)
+    return _dataset(name, read, len(read.classes or ()))
 
 
 def can_download(name: str) -> bool:
@@ -155,10 +187,16 @@ def bundled_file(name: str, split: str) -> Path:
     return Path(str(files("robustbench_lite") / "data" / f"{name}_{split}_1000.npz"))
 
 
+def given_root(data_dir: str | Path | None = None) -> Path | None:
+    """``data_dir``, else ``$RBL_DATA_DIR``; None where the user has named no folder."""
+    given = data_dir or os.environ.get("RBL_DATA_DIR")
+    return Path(given) if given else None
+
+
 def data_root(data_dir: str | Path | None = None) -> Path:
     """Where data is looked for: ``data_dir``, else ``$RBL_DATA_DIR``, else the user's cache."""
-    given = data_dir or os.environ.get("RBL_DATA_DIR")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "robustbench_lite" / "data"
+    given = given_root(data_dir)
+    return Path(os.path.expanduser(given)) if given else Path.home() / ".cache" / "robustbench_lite" / "data"
 
 
 def check_data(x: Tensor, y: Tensor, classes: int | None = None) -> None:
@@ -183,101 +221,47 @@ def check_data(x: Tensor, y: Tensor, classes: int | None = None) -> None:
         fix = "divide by 255" if low >= 0 else "undo the normalisation, which belongs inside the model"
         raise DataError(f"x lies in [{low:g}, {high:g}]; images lie in [0, 1]. The likely fix: {fix}.")
     smallest, largest = int(y.min()), int(y.max())
+    if largest >= MAX_CLASSES:
+        raise DataError(f"Labels run up to {largest}; at most {MAX_CLASSES:,} classes are taken. Number them from 0.")
     if smallest < 0 or (classes is not None and largest >= classes):
         allowed = f"0 to {classes - 1}" if classes is not None else "0 and up"
         raise DataError(f"Labels run from {smallest} to {largest}; {allowed} is allowed. Labels count from 0.")
 
 
-def _from_torchvision(name: str, split: Split, root: Path, download: bool) -> Dataset:
-    import torchvision
-
-    try:
-        source = getattr(torchvision.datasets, _TORCHVISION[name])(str(root), train=split == "train", download=download)
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-        how = "The download failed: without a network, put" if download else "Add --download, or put"
-        raise DataError(f"Cannot read {name} ({split}) from {root}. {how} {_LAYOUT[name]} there. ({error})") from error
-    return _dataset(name, split, np.asarray(source.data), np.asarray(source.targets), classes=10)
-
-
-def _from_npz(path: Path, name: str, split: Split) -> Dataset:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in arrays else ("x", "y")
-            x, y = (arrays[key] for key in keys)
-    except FileNotFoundError as error:
-        raise DataError(f"No file is at {path}. Write it with numpy.savez_compressed(path, x=x, y=y).") from error
-    except KeyError as error:
-        raise DataError(f"{path} lacks the arrays that it needs: x and y, or x_{split} and y_{split}.") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} is no readable npz file of plain arrays. Write it with numpy.savez_compressed(path, x=x, y=y)."
-        ) from error
-    except (OSError, EOFError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} is no readable npz file of plain arrays: {error}.") from error
-    return _dataset(name, split if keys[0] != "x" else "all", x, y)
-
-
-def _from_folder(path: Path, name: str, split: Split) -> Dataset:
-    from torchvision.datasets import ImageFolder
-
-    inner = path / split
-    try:
-        source = ImageFolder(str(inner if inner.is_dir() else path), loader=_read_image)
-        images = [image for image, _ in source]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as images in one sub-folder a class: {error}") from error
-    found = split if inner.is_dir() else "all"
-    data = _dataset(name, found, _stack(images, path), np.asarray(source.targets), len(source.classes))
-    return replace(data, class_names=tuple(source.classes))
-
-
-def _from_parquet(path: Path, name: str, split: Split) -> Dataset:
-    if not path.is_file():
-        raise DataError(
-            f"No file is at {path}. Name the folder DIR of DIR/{name}/{split}.parquet (columns img and label) with --data-dir."
-        )
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependency(f"{name} needs pyarrow: pip install 'robustbench_lite[parquet]'.") from error
-    import io
-
-    try:
-        columns = parquet.read_table(path).to_pydict()
-        images = [_read_image(io.BytesIO(image["bytes"])) for image in columns["img"]]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{name} ({split}) is read from {path}, with the columns img and label: {error}") from error
-    return _dataset(name, split, _stack(images, path), np.asarray(columns["label"]), classes=10)
-
-
-def _read_image(source: Any) -> np.ndarray:
-    """One image as uint8, (H, W, 1) for grey and (H, W, 3) for colour."""
-    from PIL import Image
-
-    with Image.open(source) as image:
-        grey = image.mode in ("1", "L")
-        pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-    return pixels[:, :, None] if grey else pixels
-
-
-def _stack(images: Iterable[np.ndarray], path: Path) -> np.ndarray:
-    try:
-        return np.stack(list(images)).transpose(0, 3, 1, 2)  # (N, C, H, W)
-    except ValueError as error:
-        raise DataError(f"The images of {path} differ in size or channels: bring them to one shape.") from error
-
-
-def _dataset(name: str, split: str, x: np.ndarray, y: np.ndarray, classes: int | None = None) -> Dataset:
+def _dataset(name: str, read: Labelled, classes: int | None = None) -> Dataset:
     """Arrays as read, in any of the accepted layouts, to a checked ``Dataset``."""
-    if not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"y of {name} is {y.dtype}; labels are whole numbers.")
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+    x, labels = read.x, _labels(read.y, name)
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(f"x of {name} is {x.dtype}; images are uint8, or float in [0, 1].")
-    images, labels = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64))
+    images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.uint8 if x.dtype == np.uint8 else np.float32))
     if images.dim() == 3:
         images = images.unsqueeze(1)
     elif images.dim() == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    images = images.to(torch.float32).div(255) if images.dtype == torch.uint8 else images.to(torch.float32)
-    names = _CLASS_NAMES.get(name.removesuffix("-jpeg"))
-    return Dataset(name, split, images.contiguous(), labels, torch.arange(len(labels)), classes, len(labels), names)
+    images = images.to(torch.float32).div(255) if images.dtype == torch.uint8 else images
+    names = read.classes or _CLASS_NAMES.get(name.removesuffix("-jpeg"))
+    size = len(labels)
+    return Dataset(name, read.split, images.contiguous(), labels, torch.arange(size), classes, size, names)
+
+
+def _labels(y: np.ndarray, name: str) -> Tensor:
+    if y.dtype.kind not in "iu":
+        raise DataError(f"y of {name} is {y.dtype}; labels are whole numbers.")
+    if y.ndim != 1:
+        raise DataError(f"y of {name} has the shape {y.shape}; there is one label an image, (N,).")
+    if y.dtype.kind == "u" and y.size and int(y.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"Labels of {name} run up to {int(y.max())}; labels count from 0.")
+    return torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))
+
+
+def tensor_from(value: Any) -> Tensor:
+    """A tensor, or what numpy takes for an array, as a tensor; byte order and strides are those of no matter which machine."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+        # A copy where it has to be one: torch takes neither foreign byte orders nor negative strides, and may write.
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).reshape(np.shape(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{type(value).__name__} is no array of numbers: {error}. Give numpy arrays or tensors.") from error

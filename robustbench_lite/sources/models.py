@@ -13,11 +13,18 @@ import torch
 from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
-from robustbench_lite.registry import Spec, call_with_text, import_object
+from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_file
+from robustbench_lite.files.writing import write_text
+from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.networks import NETWORKS
-from robustbench_lite.sources.weights import Card, load_card, load_weights, save_weights, weights_hash
+from robustbench_lite.sources.weights import WEIGHTS, Card, fitting_weights, load_card, load_weights, save_weights, weights_hash
 from robustbench_lite.sources.zoo import network_files, network_name
+
+_CODE = Form(
+    noun="file", what="no Python file that runs to its end", most=CARD_BYTES, error=ModelError,
+    fix="--model takes file.py:factory or package.module:factory.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class LoadedModel:
     """How it was trained, for networks that ``rbl train`` wrote."""
 
 
-def reference_model(dataset: str, defense: str, network: str = "convolutional") -> LoadedModel:
+def reference_model(dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED) -> LoadedModel:
     """The network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters); see ``sources.zoo``.
 
     Raises:
@@ -43,28 +50,27 @@ def reference_model(dataset: str, defense: str, network: str = "convolutional") 
             f"No network at hand was trained on {dataset} with {defense}: there are {', '.join(known)}. Train one with "
             f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with --networks."
         )
-    return trained_model(known[name])
+    return trained_model(known[name], trust)
 
 
-def named_network(name: str, *, allow_code: bool = False) -> LoadedModel:
+def named_network(name: str, trust: Trust = Trust.REGISTERED) -> LoadedModel:
     """The network of ``network_files()`` that is called ``name``."""
     known = network_files()
     if name not in known:
         raise UnknownNameError("network", name, known)
-    return replace(trained_model(known[name], allow_code=allow_code), name=name)
+    return replace(trained_model(known[name], trust), name=name)
 
 
-def trained_model(path: str | Path, *, allow_code: bool = False) -> LoadedModel:
+def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedModel:
     """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against it.
 
-    A card may name any callable as its network: one that is not built in is called only with ``allow_code``.
+    A card is a file: what it names as its network, and has not come with this package, is code that needs ``Trust.ANY``,
+    whoever named the card.
     """
     path = Path(path)
+    require_file(path, WEIGHTS)
     card = load_card(path.with_suffix(".json"))
-    if card.network not in NETWORKS and not allow_code:
-        raise UsageError(f"The card of {path} names code as its network, {card.network!r}. If you trust it, add --allow-code.")
-    module = build(Spec(card.network, card.network_params), allow_code=allow_code)
-    load_weights(module, path)
+    module = _filled(Spec(card.network, card.network_params), path, trust.in_files)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
             f"The weights in {path} are not those of its card: their hash is {weights_hash(module)[:16]}..., "
@@ -73,34 +79,43 @@ def trained_model(path: str | Path, *, allow_code: bool = False) -> LoadedModel:
     return LoadedModel(module, card.name, card)
 
 
-def load_model(text: str, weights: str | Path | None = None, *, allow_code: bool = False) -> LoadedModel:
+def load_model(text: str, weights: str | Path | None = None, trust: Trust = Trust.REGISTERED) -> LoadedModel:
     """A user's own network.
 
     Args:
-        text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (runs that file: only with
-            ``allow_code``), a built-in network such as ``convolutional channels=3 size=32``, or the name of a trained one, such
-            as ``fashion_mnist-parseval``.
+        text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (as far as ``trust`` goes), a built-in network
+            such as ``convolutional channels=3 size=32``, or the name of a trained one, such as ``fashion_mnist-parseval``.
         weights: safetensors, or a state dict of ``torch.save``; without it the factory's own weights stay.
     """
     spec = Spec.parse(text)
     if weights is None and not spec.params and spec.name in network_files():
-        return named_network(spec.name, allow_code=allow_code)
+        return named_network(spec.name, trust)
     if spec.name in NETWORKS and weights is None:
         raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
-    module = build(spec, allow_code=allow_code)
-    if weights is not None:
-        load_weights(module, weights)
+    module = build(spec, trust) if weights is None else _filled(spec, weights, trust)
     name = text if weights is None else f"{text} ({Path(weights).name})"
     return LoadedModel(module, name)
 
 
-def build(spec: Spec, *, allow_code: bool = False) -> nn.Module:
+def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
+    """The network of ``spec`` with the weights of a file."""
+    if spec.name in NETWORKS:  # sizes may come from a file: compared with the weights before memory is taken for them
+        with torch.device("meta"):
+            blank = build(spec, trust)
+        fitting_weights(blank, weights)
+    module = build(spec, trust)
+    load_weights(module, weights)
+    return module
+
+
+def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
     """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where it was."""
     with torch.random.fork_rng(devices=[]):
-        found = _factory(spec.name, allow_code)
+        found = _factory(spec.name, trust)
         if not callable(found):
             raise ModelError(f"{spec.name} is no factory, but a {type(found).__name__}; name a function that builds the model.")
-        module = found if isinstance(found, nn.Module) else call_with_text(found, spec.params, f"network {spec.name!r}")
+        what = f"network {spec.name!r}"
+        module = found if isinstance(found, nn.Module) else call_with_text(found, spec.params, what, trust)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed.")
     return module.eval()
@@ -122,40 +137,39 @@ def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
     path = folder / f"{card.name}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(module, path)
-        path.with_suffix(".json").write_text(card.model_dump_json(indent=2) + "\n")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}. Choose another --output.") from error
+        raise UsageError(f"{folder} cannot be made: {error.strerror}. Choose another --output.") from error
+    save_weights(module, path)
+    write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
     return path
 
 
-def _factory(name: str, allow_code: bool) -> Callable[..., Any]:
+def _factory(name: str, trust: Trust) -> Callable[..., Any]:
     if name in NETWORKS:
         return NETWORKS[name]
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
         raise UnknownNameError("network", name, [*network_files(), *NETWORKS, "package.module:factory"])
     if not module_name.endswith(".py"):
-        return import_object(name, "network")  # type: ignore[no-any-return]
-    if not allow_code:
-        raise UsageError(f"{name!r} would run the code in {module_name}. If you trust that file, add --allow-code.")
+        return import_object(name, "network", trust)  # type: ignore[no-any-return]
+    trust.require(Trust.ANY, "network", name)
     return _from_file(Path(module_name), attribute)
 
 
 def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
-    if not path.is_file():
-        raise UsageError(f"No file is at {path}; --model takes file.py:factory or package.module:factory.")
+    require_file(path, _CODE)
     # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of the file.
     name = f"_rbl_model_{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise UsageError(f"{path} cannot be read as Python code.")
     code = sys.modules[name] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(code)
+    with explained(str(path), _CODE):
+        found.loader.exec_module(code)
     if not hasattr(code, attribute):
         raise UnknownNameError(f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")])
     return getattr(code, attribute)  # type: ignore[no-any-return]
 
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: int(value) if str(value).isdigit() else value for key, value in params.items()}
+    return {key: value if (number := parse_whole(value)) is None else number for key, value in params.items()}

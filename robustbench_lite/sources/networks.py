@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import UsageError
+from robustbench_lite.files.reading import MAX_CLASSES
 from robustbench_lite.search.defended import Pointwise
 
 
@@ -85,7 +86,7 @@ def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Mo
 
 def residual(channels: int = 1, size: int = 28, classes: int = 10, width: int = 16) -> nn.Module:
     """Three residual blocks without batch norm; a row's logits depend on that row alone, in training too."""
-    _check(channels, size, classes)
+    _check(channels, size, classes, width)
     side = math.ceil(math.ceil(size / 2) / 2)
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
@@ -99,11 +100,15 @@ def residual(channels: int = 1, size: int = 28, classes: int = 10, width: int = 
     )
 
 
-def _check(channels: int, size: int, classes: int) -> None:
-    if channels < 1 or size < 4 or classes < 2:
+_MOST = 8192
+"""Channels, pixels a side, or width: a card in a file says how many, and each has weights."""
+
+
+def _check(channels: int, size: int, classes: int, width: int = 1) -> None:
+    if not (1 <= channels <= _MOST and 4 <= size <= _MOST and 2 <= classes <= MAX_CLASSES and 1 <= width <= _MOST):
         raise UsageError(
-            "A network needs channels >= 1, size >= 4 and classes >= 2, "
-            f"not channels={channels}, size={size}, classes={classes}."
+            f"A network needs channels in [1, {_MOST}], size in [4, {_MOST}], classes in [2, {MAX_CLASSES}] and width in "
+            f"[1, {_MOST}], not channels={channels}, size={size}, classes={classes}, width={width}."
         )
 
 

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustbench_lite.errors import WeightsError
+from robustbench_lite.files.npz import require_members
+from robustbench_lite.files.reading import CARD_BYTES, WEIGHTS_BYTES, Form, reading, require_memory
+from robustbench_lite.files.text import read_model
+from robustbench_lite.files.writing import write_bytes
+
+_MAX_TENSORS = 100_000
+"""Of a file: the largest image classifiers have some thousands."""
+WEIGHTS = Form(
+    noun="weights file", what="no readable weights file, or was cut short", most=WEIGHTS_BYTES, error=WeightsError,
+    fix="Save model.state_dict() with torch.save, or as safetensors.",
+)  # fmt: skip
+_CARD = Form(
+    noun="card", what="a card that is damaged", most=CARD_BYTES, error=WeightsError,
+    fix="`rbl train` writes one beside the weights: restore both from one training.",
+)  # fmt: skip
 
 
 class Card(BaseModel):
     """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the test split."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     network: str
@@ -103,7 +118,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """Write all parameters and buffers as safetensors."""
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    path.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
+    write_bytes(path, save(tensors))
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -112,6 +127,11 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     Raises:
         WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do not fit (names them).
     """
+    module.load_state_dict(fitting_weights(module, path))
+
+
+def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of ``path``, which are those that ``module`` has (on whatever device)."""
     path = Path(path)
     found = _read(path)
     wanted = module.state_dict()
@@ -123,39 +143,55 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         for name in sorted(wanted.keys() & found.keys())
         if wanted[name].shape != found[name].shape
     ]
+    problems += [
+        f"{name} is {found[name].dtype}, the network's is {wanted[name].dtype}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name].is_complex() and not wanted[name].is_complex()
+    ]
     if problems:
         raise WeightsError(f"The weights in {path} do not fit the network: {'; '.join(problems)}.")
-    module.load_state_dict(found)
+    return found
 
 
 def load_card(path: Path) -> Card:
     """Read the card of a trained network."""
-    try:
-        return Card.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise WeightsError(f"No card is at {path}; `rbl train` writes one beside the weights.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise WeightsError(f"The card {path} is damaged: {where}: {first['msg']}.") from error
+    return read_model(path, _CARD, Card)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"No weights file is at {path}.")
-    found: Any
+    """The tensors of a file, each of its own size: none that repeats a few values into many."""
+    with reading(path, WEIGHTS):
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    require_members(archive, WEIGHTS, path, _MAX_TENSORS)
+            found = _unpickled(path)
+        if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+            raise WeightsError(f"{path} holds no plain state dict. Save model.state_dict(), not the model.")
+        if len(found) > _MAX_TENSORS or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"it holds {len(found):,} tensors; at most {_MAX_TENSORS:,}, each with a name, are read")
+        if not all(map(_plain, found.values())):
+            raise ValueError("it holds tensors that are sparse, quantized, or larger than what they store")
+        require_memory(sum(tensor.nbytes for tensor in found.values()), str(path), WEIGHTS)
+        return found
+
+
+def _unpickled(path: Path) -> Any:
+    """``torch.load`` of tensors alone."""
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors, which is not loaded because it can run code. "
             "Save model.state_dict() with torch.save, or as safetensors."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} is no readable weights file, or was cut short: {error}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise WeightsError(f"{path} holds no plain state dict. Save model.state_dict(), not the model.")
-    return found
+
+
+def _plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return dense and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _names(names: Any) -> str:

@@ -45,8 +45,8 @@ def sources() -> list[str]:
 def _folder(source: str) -> Path:
     if source.startswith(_HUB):
         return _downloaded(source.removeprefix(_HUB))
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(source))
+    if not os.path.isdir(folder):
         raise UsageError(f"{source} (of --networks or ${ENVIRONMENT}) is no folder; a repository is written hf:owner/name.")
     return folder
 

@@ -79,7 +79,7 @@ def goal_from(value: Any) -> Goal:
         return Targeted("random")
     if value == "least_likely":
         return Targeted("least_likely")
-    match = re.fullmatch(r"(?:class:)?(\d+)", str(value))
+    match = re.fullmatch(r"(?:class:)?([0-9]{1,9})", str(value))
     if match:
         return Targeted("class", int(match[1]))
     raise UsageError(f"The goal is {value!r}; it can be untargeted, random, least_likely or class:K.")

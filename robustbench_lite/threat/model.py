@@ -12,6 +12,8 @@ from robustbench_lite.registry import parse_number
 from robustbench_lite.threat.goals import Goal, Untargeted, goal_from
 from robustbench_lite.threat.norms import Linf, Norm, RandomSource, norm_by_name
 
+MAX_EPS = 1e9
+"""Values of the largest image that is read, each changed by 1, are an L1 distance of 1e8."""
 LOW, HIGH = 0.0, 1.0
 """The bounds of an image; normalisation lives inside the model."""
 
@@ -36,6 +38,8 @@ class ThreatModel:
         number = parse_number(eps)
         if number < 0:
             raise UsageError(f"eps is {eps}; a radius cannot be negative.")
+        if number > MAX_EPS:
+            raise UsageError(f"eps is {eps}; no two images are further apart than {MAX_EPS:g}. For any distance: eps none.")
         if chosen.name == "l0" and number != int(number):
             raise UsageError(f"eps is {eps}; for L0 it is a number of pixels, such as 1, 3 or 5.")
         return cls(chosen, number, goal_from(targeted))

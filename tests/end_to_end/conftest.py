@@ -69,6 +69,7 @@ def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     """``rbl("evaluate", "-a", "pgd")`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RBL_DATA_DIR", raising=False)
+    monkeypatch.setenv("RBL_NETWORKS", "")  # what --networks sets is put back afterwards
 
     def run(*arguments: str) -> Result:
         capsys.readouterr()

@@ -112,7 +112,7 @@ def test_colour_images_and_targets_can_be_saved_and_verified(rbl) -> None:
     assert rbl("verify", FILE, *own, "--dataset", "npz:elsewhere.npz").code == 0
     assert rbl("verify", FILE, *own, "--dataset", "npz:nowhere.npz").code == 2
     np.savez("data.npz", x=255 - x, y=(pixels @ weight.T).argmax(1).numpy())
-    other = rbl("verify", FILE, *own)
+    other = rbl("verify", FILE, *own, "--data-dir", ".")
     assert (other.code, "its clean image is not sample" in other.out) == (1, True)
 
 
@@ -163,7 +163,7 @@ def test_a_file_that_was_cut_short_exits_2(rbl, own_network, crafted: dict[str, 
     ("arguments", "text"),
     [
         (["verify", "missing.npz"], "No file is at missing.npz"),
-        (["verify", "missing.json"], "no record at missing.json"),
+        (["verify", "missing.json"], "No record is at missing.json"),
         (["verify", "foreign.npz"], "rbl attack"),
         (["verify", "foreign.npz", "--format", "csv"], "Known: json, table"),
         (["verify"], "FILE"),

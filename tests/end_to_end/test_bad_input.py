@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import urllib.request
 from pathlib import Path
@@ -65,6 +66,18 @@ OPTIONS = [
     (["--dataset", "npz:missing.npz"], "savez"),
     (["--dataset", "folder:missing"], "sub-folder"),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "Add --download"),
+    (["--batch-size", "²"], "or auto"),
+    (["--eps", "1e300"], "no two images are further apart"),
+    (["--query-budget", "9" * 30], "below 2**31"),
+    (["--targeted", "class:" + "9" * 5000], "class:K"),
+    (["--output", ""], "is no folder"),
+    (["--output", "/dev/null"], "--output DIR"),
+    (["--config", "."], "is a folder"),
+    (["--config", "x" * 5000], "too long"),
+    (["--dataset", "npz:."], "is a folder"),
+    (["--dataset", "npz:/dev/zero"], "is a device"),
+    (["--dataset", "folder:."], "no sub-folder"),
+    (["--weights", "."], "is a folder"),
 ]
 #: Factory in the user's file -> what the message says.
 MODELS = {
@@ -134,6 +147,26 @@ def test_truncated_weights_are_refused(rbl, own_network) -> None:
 def test_a_wrong_config_file_is_explained(rbl, own_network, text: str, says: str) -> None:
     Path("eval.toml").write_text(text)
     check(rbl("evaluate", *own_network, "--config", "eval.toml"), says)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--config", "pipe"], ["evaluate", "--weights", "pipe"], ["evaluate", "--dataset", "npz:pipe"],
+        ["evaluate", "--model", "pipe.py:net", "--allow-code"], ["evaluate", "--output", "pipe"], ["show", "pipe.json"],
+        ["verify", "pipe"], ["verify", "pipe.json"], ["leaderboard", "plan", "--root", "."],
+        ["evaluate", "--model", "pipe", "--networks", "."], ["leaderboard", "diff", "."],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_pipe_is_refused_and_never_waited_for(rbl, words: list[str]) -> None:
+    for folder in ("boards", "tables"):
+        Path(folder).mkdir()
+    for name in ("pipe", "pipe.py", "pipe.json", "pipe.safetensors", "boards/b.toml", "tables/b.json"):
+        os.mkfifo(name)
+    result = rbl(*words)
+    assert (result.code, result.err.count("\n")) == (2, 1), result
+    assert "named pipe" in result.err or "--output DIR" in result.err
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(rbl, own_network) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from robustbench_lite import registry
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.registry import Spec, parse_number
+from robustbench_lite.registry import Spec, Trust, parse_number, parse_whole
 
 
 def test_a_spec_is_a_name_and_key_value_pairs() -> None:
@@ -42,7 +43,7 @@ def test_text_values_become_the_types_of_the_fields() -> None:
 )
 def test_a_wrong_spec_says_what_is_allowed(spec: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        registry.create("attack", spec)
+        registry.create("attack", spec, Trust.INSTALLED)
 
 
 def test_listing_names_needs_no_plugin() -> None:
@@ -71,5 +72,49 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_what_is_no_plugin_is_refused_before_it_is_called(kind, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=f"is no {kind}"):
-        registry.create(kind, name)
+        registry.create(kind, name, Trust.INSTALLED)
     assert not list(tmp_path.iterdir())
+
+
+NESTED = "adversarial_training attack='json:Attack'"
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("attack", "json:Attack"), ("defense", "json:Defense"), ("defense", NESTED)])
+def test_names_lead_to_code_only_as_far_as_they_are_trusted(kind: registry.Kind, spec: str) -> None:
+    with pytest.raises(UsageError, match=r"'json:[A-Z][a-z]*' names code.*--allow-code"):
+        registry.create(kind, spec)
+    for trust in (Trust.INSTALLED, Trust.ANY):
+        with pytest.raises(UnknownNameError, match="in module json"):
+            registry.create(kind, spec, trust)
+
+
+def test_what_stands_in_a_file_that_is_named_is_trusted_less_than_its_name() -> None:
+    assert [trust.in_files for trust in Trust] == [Trust.REGISTERED, Trust.REGISTERED, Trust.ANY]
+    Trust.ANY.require(Trust.ANY, "network", "a.py:b")
+    with pytest.raises(UsageError, match="it runs a file"):
+        Trust.INSTALLED.require(Trust.ANY, "network", "a.py:b")
+
+
+def test_a_module_that_fails_as_it_is_imported_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fails_at_once.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in ("fails_at_once:A", ":A", "..:A", "a..b:A"):
+        with pytest.raises(UsageError, match="cannot be imported"):
+            registry.import_object(path, "attack", Trust.INSTALLED)
+
+
+@pytest.mark.parametrize("value", ["1e300", "nan", "9" * 30])
+def test_a_number_that_no_tensor_holds_is_a_usage_error(value: str) -> None:
+    with pytest.raises(UsageError, match=r"step_size|steps"):
+        registry.create("attack", f"pgd {'steps' if value.isdigit() else 'step_size'}={value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("40", 40), (7, 7), ("\u00b2", None), ("\u0661", None), ("-1", None), ("9" * 19, None)]
+)
+def test_whole_numbers_are_ascii_digits(text: object, number: int | None) -> None:
+    assert parse_whole(text) == number
+
+
+def test_very_many_pluses_are_cut_all_the_same() -> None:
+    assert len(registry.split("defense", "none a=" + "+none" * 5000)) == 5001

@@ -18,6 +18,7 @@ from robustbench_lite.errors import DataError, RecordError, UsageError, WeightsE
 from robustbench_lite.evaluation import Settings
 from robustbench_lite.inputs import Subject, attack_from
 from robustbench_lite.records.npz import read_npz, write_npz
+from robustbench_lite.registry import Trust
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
@@ -216,7 +217,7 @@ def test_no_code_that_a_record_names_is_run() -> None:
     with pytest.raises(UsageError, match="--allow-code"):
         origin.subject_of(forged, network)
     with pytest.raises(UsageError, match="no defense"):
-        origin.subject_of(forged, network, allow_code=True)
+        origin.subject_of(forged, network, Trust.ANY)
 
 
 def test_a_defense_of_another_version_is_refused() -> None:

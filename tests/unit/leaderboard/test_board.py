@@ -52,6 +52,11 @@ def read(tmp_path: Path, text: str) -> Board:
         ('attack = "fgsm"', 'attack = "fgsm sweep"', "key=value"),
         ('title = "T"', 'title = "T"\ncolour = 3', "colour"),
         ('title = "T"', "title = ", "valid TOML"),
+        ("n = 20", f"n = {10**18}", "16777216"),
+        ("n = 20", f"ids = [[0, {10**15}]]", "16,777,216 samples"),
+        ("n = 20", "ids = []", "1 to"),
+        ("n = 10", f"n = {'9' * 5000}", "valid TOML"),
+        ('title = "T"', f"title = {'[' * 900}", "valid TOML"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -152,6 +152,9 @@ def test_the_last_bit_of_an_interval_may_come_from_another_scipy(tmp_path: Path)
         (("schema_version",), True),
         (("identity", "protocol_version"), 0),
         (("identity", "protocol_version"), 99),
+        (("identity", "data", "id_ranges"), [[2**70, 2**70 + 11]]),
+        (("identity", "threat", "eps"), float("nan")),
+        (("provenance", "seconds"), float("inf")),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], value: object) -> None:

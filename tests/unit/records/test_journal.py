@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -68,3 +69,48 @@ def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None
 def test_an_output_folder_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="free"):
         require_writable(tmp_path, 10**18)
+
+
+def _write_row(path: Path, *row: object) -> None:
+    with open_journal(path):
+        pass
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("INSERT INTO outcomes VALUES ('cell', ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("one", 0, 0, None, 1, 1, None, ""),
+        (-1, 0, 0, None, 1, 1, None, ""),
+        (9, 0, 0, None, 1, 1, None, Outcome(9, False, False, None, 1, 1).seal("cell")),
+        (0, 2, 0, None, 1, 1, None, ""),
+        (0, 0, 0, "far", 1, 1, None, ""),
+        (0, 0, 0, None, 2**40, 1, None, Outcome(0, False, False, None, 2**40, 1).seal("cell")),
+    ],
+)
+def test_a_row_of_other_values_is_refused(tmp_path: Path, row: tuple[object, ...]) -> None:
+    _write_row(tmp_path / "journal.sqlite", *row)
+    with open_journal(tmp_path / "journal.sqlite") as journal, pytest.raises(RecordError, match=r"journal\.sqlite"):
+        journal.outcomes("cell", 9)
+
+
+def test_a_row_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_row(tmp_path / "journal.sqlite", 0, 1, 0, 0.5, 1, 1, bytes(10_000), "")
+    monkeypatch.setattr("robustbench_lite.records.journal._ROW_BYTES", 5_000)
+    with open_journal(tmp_path / "journal.sqlite") as journal, pytest.raises(RecordError, match="too big"):
+        journal.outcomes("cell", 9)
+
+
+def test_an_image_of_another_size_is_refused() -> None:
+    with pytest.raises(RecordError, match="has 16 bytes"):
+        image_from_bytes(bytes(16), (1, 2, 3))
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_a_pipe_is_no_journal(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"journal.sqlite{suffix}")
+    with pytest.raises(RecordError, match="named pipe"), open_journal(tmp_path / "journal.sqlite"):
+        pass

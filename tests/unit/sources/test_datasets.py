@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
+from torchvision.datasets import ImageFolder
 
-from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError
-from robustbench_lite.sources.datasets import check_data, load_dataset
+from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError, UsageError
+from robustbench_lite.sources.datasets import check_data, load_dataset, load_named, tensor_from
+from robustbench_lite.sources.image_files import image_files
 
 PIXELS = np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
 LABELS = np.array([0, 1, 2, 1, 0])
@@ -214,3 +217,107 @@ def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them
     (tmp_path / "cifar10-jpeg" / "test.parquet").write_bytes(b"")
     with pytest.raises(MissingDependency, match="parquet"):
         load_dataset("cifar10-jpeg", data_dir=tmp_path)
+
+
+def _picture(path: Path, size: tuple[int, int] = (4, 4)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(path)
+    return path
+
+
+def test_a_picture_is_bounded_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _picture(tmp_path / "ant" / "0.png", (60, 50))
+    monkeypatch.setattr("robustbench_lite.sources.image_files.MAX_PIXELS", 2999)
+    monkeypatch.setattr(Image.Image, "convert", lambda *rest: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match="60 x 50 pixels; at most 2,999"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_pictures_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _picture(tmp_path / "ant" / "0.png", (60, 50))
+    monkeypatch.setattr("robustbench_lite.files.reading.ARRAYS_BYTES", 4 * 2999)
+    with pytest.raises(DataError, match="unpacks to 12,000 bytes"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_picture_is_decoded_by_what_is_inside_and_never_by_another_program(tmp_path: Path) -> None:
+    path = _picture(tmp_path / "ant" / "0.png")
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n")
+    with pytest.raises(DataError, match=r"0\.png is no readable image"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_folder_that_lies_in_itself_is_refused(tmp_path: Path) -> None:
+    _picture(tmp_path / "ant" / "0.png")
+    (tmp_path / "ant" / "again").symlink_to(tmp_path / "ant")
+    with pytest.raises(DataError, match="link to a folder that it lies in"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
+    for name in ("bee/9.png", "ant/b/1.PNG", "ant/b.c/0.png", "ant/a.png", "ant/b/c/7.png", "ant/notes.txt", "bee/2.jpeg"):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("nothing")
+        else:
+            _picture(tmp_path / name)
+    (tmp_path / "bee" / "more").symlink_to(tmp_path / "ant" / "b")
+    (tmp_path / "read.me").write_text("nothing")
+    theirs = ImageFolder(str(tmp_path))
+    ours = [(str(path), label) for label, name in enumerate(theirs.classes) for path in image_files(tmp_path / name)]
+    assert ours == theirs.samples
+    assert load_dataset(f"folder:{tmp_path}").y.tolist() == theirs.targets
+
+
+@pytest.mark.parametrize("odd", ["x.npz", "ant/1.png", "cifar10-jpeg/test.parquet"])
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, odd: str) -> None:
+    _picture(tmp_path / "ant" / "0.png")
+    (tmp_path / "cifar10-jpeg").mkdir()
+    os.mkfifo(tmp_path / odd)
+    spec = {"x.npz": f"npz:{tmp_path / odd}", "ant/1.png": f"folder:{tmp_path}"}.get(odd, "cifar10-jpeg")
+    with pytest.raises(DataError, match="named pipe"):
+        load_dataset(spec, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.full(5, 10**9), "at most 100,000 classes"),
+        (np.full(5, 2**63, np.uint64), "count from 0"),
+        (np.array(3), "one label an image"),
+        (LABELS[:, None], "one label an image"),
+        (LABELS.astype("m8[s]"), "no plain numbers"),
+        (LABELS > 1, "whole numbers"),
+        (np.zeros(5, [("a", "i4")]), "whole numbers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, y: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_dataset(_npz(tmp_path, x=PIXELS, y=y))
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", "longdouble"])
+def test_images_and_labels_in_any_byte_order_are_the_same_data_set(tmp_path: Path, kind: str) -> None:
+    plain = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(np.float32), y=LABELS))
+    other = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(kind), y=LABELS.astype(">i4")))
+    assert plain.fingerprint == other.fingerprint
+
+
+def test_arrays_of_any_strides_become_tensors() -> None:
+    x = np.arange(12, dtype=">f4").reshape(3, 4)[::-1, ::-1]
+    assert tensor_from(x).tolist() == x.tolist()
+    assert tensor_from(np.broadcast_to(np.float32(1), (2, 2))).tolist() == [[1, 1], [1, 1]]
+    for odd in (np.zeros(2, object), np.zeros(2, "U3"), np.zeros(2, [("a", "i4")]), [[1], [1, 2]], object()):
+        with pytest.raises(DataError, match="no array of numbers"):
+            tensor_from(odd)
+
+
+@pytest.mark.parametrize("name", ["npz:/etc/x.npz", "npz:../x.npz", "folder:..", "npz:out/x.npz", "npz:"])
+def test_a_path_that_a_file_names_lies_below_what_the_user_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "out").symlink_to(tmp_path)
+    _npz(tmp_path, x=PIXELS, y=LABELS)
+    with pytest.raises(UsageError, match=r"--dataset (npz|folder):PATH"):
+        load_named(name, tmp_path / "in")
+    assert load_named("npz:data.npz", tmp_path).name == "npz:data.npz"
+    with pytest.raises(DataError, match="not opened because a file names it"):
+        load_named("npz:data.npz", None)

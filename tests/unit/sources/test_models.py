@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
-from robustbench_lite.registry import Spec
+from robustbench_lite.registry import Spec, Trust
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import (
     load_model,
@@ -74,7 +74,7 @@ def test_a_users_factory_gets_typed_arguments_and_weights(tmp_path: Path) -> Non
     saved = convolutional(channels=3, size=8, classes=2)
     save_weights(saved, path)
     text = "robustbench_lite.sources.networks:convolutional channels=3 size=8 classes=2"
-    loaded = load_model(text, path)
+    loaded = load_model(text, path, Trust.INSTALLED)
     assert weights_hash(loaded.module) == weights_hash(saved)
     assert not loaded.module.training
 
@@ -83,12 +83,12 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from torch import nn\ndef net(width: int = 1) -> nn.Module:\n    return nn.Linear(width, 2)\n")
     with pytest.raises(UsageError, match="--allow-code"):
-        load_model(f"{path}:net")
-    module = load_model(f"{path}:net width=4", allow_code=True).module
+        load_model(f"{path}:net", trust=Trust.INSTALLED)
+    module = load_model(f"{path}:net width=4", trust=Trust.ANY).module
     assert isinstance(module, nn.Linear)
     assert module.in_features == 4
     with pytest.raises(UnknownNameError, match="Did you mean 'net'"):
-        load_model(f"{path}:nett", allow_code=True)
+        load_model(f"{path}:nett", trust=Trust.ANY)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
 )
 def test_a_model_that_cannot_be_loaded_says_why(text: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        load_model(text)
+        load_model(text, trust=Trust.INSTALLED)
 
 
 def test_loading_a_model_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    load_model("robustbench_lite.sources.networks:convolutional")
+    load_model("robustbench_lite.sources.networks:convolutional", trust=Trust.INSTALLED)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -117,3 +117,14 @@ def test_a_built_in_network_takes_its_shape_from_the_data() -> None:
     data = load_dataset("fashion_mnist", limit=2)
     spec = network_spec(Spec.parse("residual width=4"), data)
     assert spec.params == {"channels": 1, "size": 28, "classes": 10, "width": 4}
+
+
+@pytest.mark.parametrize("size", [8192, 10**9])
+def test_the_size_that_a_card_states_takes_no_memory_before_it_is_compared(tmp_path: Path, size: int) -> None:
+    for form in ("safetensors", "json"):
+        shutil.copy(BUNDLED / f"fashion_mnist-none.{form}", tmp_path)
+    card = tmp_path / "fashion_mnist-none.json"
+    content = json.loads(card.read_text())
+    card.write_text(json.dumps(content | {"network_params": {"channels": 1, "size": size, "classes": 100_000}}))
+    with pytest.raises(UsageError, match=r"do not fit the network|size in \[4, 8192\]"):
+        trained_model(card.with_suffix(".safetensors"))

@@ -54,3 +54,9 @@ def test_projection_finds_the_nearest_point_of_the_simplex(before: list[float], 
         aggregation.coefficients.copy_(torch.tensor(before))
     aggregation.project()
     assert aggregation.coefficients.tolist() == pytest.approx(after, abs=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"channels": 10**9}, {"size": 10**9}, {"classes": 10**9}, {"width": 10**9}])
+def test_what_a_card_may_say_of_a_network_is_bounded(given: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="A network needs"):
+        NETWORKS["residual"](**given)

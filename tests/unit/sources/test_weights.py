@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.errors import WeightsError
+from robustbench_lite.errors import UsageError, WeightsError
 from robustbench_lite.sources.weights import load_card, load_weights, save_weights, weights_hash
 
 
@@ -82,3 +83,49 @@ def test_a_card_with_an_unknown_or_missing_field_is_damaged(tmp_path: Path) -> N
     path.write_text('{"name": "x"}')
     with pytest.raises(WeightsError, match="is damaged"):
         load_card(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"0.weight": torch.zeros(1).expand(2**50)}, "larger than what they store"),
+        ({"0.weight": torch.zeros(3, 2).to_sparse()}, "sparse"),
+        ({1: torch.zeros(2)}, "each with a name"),
+        ([], "no plain state dict"),
+        ({"0.weight": 3}, "no plain state dict"),
+        ({name: tensor.to(torch.complex64) for name, tensor in _network().state_dict().items()}, "is torch.complex64"),
+    ],
+    ids=["expanded", "sparse", "numbered", "list", "number", "complex"],
+)
+def test_what_is_no_plain_state_is_refused(tmp_path: Path, state: object, message: str) -> None:
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=message):
+        load_weights(_network(), tmp_path / "w.pt")
+
+
+def test_weights_of_an_archive_are_bounded_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"0.weight": torch.zeros(10**5)}, tmp_path / "w.pt")
+    monkeypatch.setattr("robustbench_lite.files.reading.ARRAYS_BYTES", 10**5)
+    monkeypatch.setattr(torch, "load", lambda *rest, **more: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match=r"unpacks to 4\d\d,\d\d\d bytes"):
+        load_weights(_network(), tmp_path / "w.pt")
+
+
+def test_a_pipe_is_no_weights_file_and_no_card(tmp_path: Path) -> None:
+    for name in ("w.safetensors", "w.pt", "w.json"):
+        os.mkfifo(tmp_path / name)
+    for name in ("w.safetensors", "w.pt"):
+        with pytest.raises(WeightsError, match="named pipe"):
+            load_weights(_network(), tmp_path / name)
+    with pytest.raises(WeightsError, match="named pipe"):
+        load_card(tmp_path / "w.json")
+
+
+def test_weights_and_cards_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(_network(0.5), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UsageError, match="No space left"):
+        save_weights(_network(1.0), path)
+    assert (path.read_bytes(), [found.name for found in tmp_path.iterdir()]) == (before, ["w.safetensors"])

@@ -1,0 +1,47 @@
+"""Numbers as users and files write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from robustbench_lite.errors import UsageError
+
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
+
+
+def fits_a_tensor(number: float) -> bool:
+    """It can stand in a tensor of int64, or of float32; an infinite one can, NaN compares with nothing."""
+    return abs(number) < 2**63 if isinstance(number, int) else abs(number) <= _FLOAT32_MAX or math.isinf(number)
+
+
+def is_fraction(text: str) -> bool:
+    """It reads ``8/255``."""
+    return _FRACTION.fullmatch(text) is not None
+
+
+def parse_number(text: str | float, what: str = "eps") -> float:
+    """``0.3``, ``"0.3"`` or ``"8/255"`` to a finite float.
+
+    >>> parse_number("1/4")
+    0.25
+    """
+    try:
+        fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
+        number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
+    except (ArithmeticError, ValueError, TypeError) as error:
+        raise UsageError(f"{what} is {text!r}, which is no number. Write 0.1 or 8/255.") from error
+    if not math.isfinite(number):
+        raise UsageError(f"{what} is {text!r}; it must be a finite number, such as 0.1 or 8/255.")
+    return number
+
+
+def parse_whole(text: object) -> int | None:
+    """``"40"`` to 40; None for what is no whole number of up to 18 digits. (``isdigit`` takes "\u00b2" for one.)
+
+    >>> parse_whole("40"), parse_whole("4.0")
+    (40, None)
+    """
+    return int(str(text)) if _WHOLE.fullmatch(str(text)) else None
