@@ -9,10 +9,9 @@ whole on the activations that they have led to (``search.neighbour_graph``).
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,19 +69,20 @@ def why_not(module: nn.Module, shape: tuple[int, ...]) -> str | None:
 @torch.no_grad()
 def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
     """Look for the short way through ``module``, and try it. Neither it nor the global generators are left changed."""
-    with kept_generators(), _kept(module):
+    with kept_generators():
         try:
-            program, reasons = program_of(module, shape)
+            twin = _twin(module)
+            program, reasons = program_of(twin, shape)
             incremental = Incremental(program)
             because = f": {reasons[0]}" if reasons else ""
             if incremental.gain <= max(1.0, LEAST_GAIN):
                 return _refused(f"windows gain too little (x{incremental.gain:.1f}){because}")
-            gap = _largest_gap(incremental, module, shape)
+            gap = _largest_gap(incremental, twin, shape)
         except Exception as error:  # noqa: BLE001 -- the network's own code may raise anything; whole passes show it
             return _refused(f"its forward cannot be followed ({(str(error) or type(error).__name__).splitlines()[0]})")
     if not gap <= 1:
         return _refused("windows lead to other logits than whole passes")
-    return Attempt(incremental, None)
+    return Attempt(Incremental(program.on(module)), None)
 
 
 def _refused(reason: str) -> Attempt:
@@ -111,25 +111,6 @@ def _largest_gap(incremental: Incremental, module: nn.Module, shape: tuple[int, 
     return float((found - expected).abs().max() / allowed.clamp_min(torch.finfo(allowed.dtype).tiny))
 
 
-@contextmanager
-def _kept(module: nn.Module) -> Iterator[None]:
-    """Put the attributes and buffers of ``module`` back as they were, whatever its forward does inside."""
-    parts = list(module.modules())
-    attributes = [vars(part).copy() for part in parts]
-    inside = [(value, value.copy()) for part in attributes for value in part.values() if isinstance(value, dict)]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for part, before in zip(parts, attributes, strict=True):
-            _restore(vars(part), before)
-        for held, was in inside:  # the very objects: handles of hooks point to them
-            _restore(held, was)
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
-
-
-def _restore(mapping: dict[str, Any], before: dict[str, Any]) -> None:
-    mapping.clear()
-    mapping.update(before)
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy that shares the parameters: what a forward notes down in passing stays with the copy."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})

@@ -291,5 +291,6 @@ def _asks_shape(node: fx.Node) -> bool:
 
 def _place_of(node: fx.Node) -> str:
     """Where in the network ``node`` is, in words."""
-    name = str(node.target).removeprefix("0.") if node.op == "call_module" else node.name
-    return f"layer {name!r}" if name != "0" else "the network"
+    if node.op == "call_module" and node.target == "0":
+        return "the network"
+    return f"layer {str(node.target).removeprefix('0.')!r}" if node.op == "call_module" else f"{node.name}()"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -74,11 +74,11 @@ class Rest(fx.Interpreter):
         return (multiplications + WRITING * written.total) // rows, max(1, written.largest // rows)
 
 
-class _Written(TorchDispatchMode):
+class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the values that operations write."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total, self.largest = 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -115,10 +115,20 @@ class Program:
 
     @property
     def gain(self) -> float:
-        """What a whole pass costs for one of a neighbour."""
+        """What a whole pass costs for one of a neighbour; 1 where no layer with weights is followed."""
+        if not any(step.whole_cost for step in self.steps):
+            return 1.0
         whole = sum(step.whole_cost + WRITING * step.whole_values for step in self.steps)
         windows = sum(step.rule.cost + WRITING * step.values for step in self.steps)
         return (whole + self.rest_cost) / max(1, windows + self.rest_cost)
+
+    def on(self, module: nn.Module) -> Program:
+        """With the rest run by ``module``, in place of its twin that this was made of."""
+        root = nn.Sequential(module)
+        for name, value in vars(self.root).items():
+            if isinstance(value, Tensor):  # what tracing has found in the forward's code, and kept there
+                setattr(root, name, value)
+        return replace(self, root=root)
 
     @cached_property
     def _last_use(self) -> dict[int, int]:
@@ -126,6 +136,9 @@ class Program:
 
     def logits(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
         """As ``Incremental.logits``, for as many bases and points as memory is for."""
+        if not len(owner):
+            nothing = torch.zeros(1, dtype=torch.int64)
+            return self.logits(base[:1], nothing, nothing, base[:1, :, 0, 0])[:0]
         bases = max(1, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps)))
         points = max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
         parts: list[Tensor] = []
