@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -11,32 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_lite.search.defended import Pointwise
-from robustbench_lite.search.layers import ConvexAggregation
 from robustbench_lite.search.neighbour_calls import call_of_arithmetic, call_of_function, name_of, writes
 from robustbench_lite.search.neighbour_layers import Affine, Call, Elementwise, Flat, Linear, Same, call_of_module, hooked
 from robustbench_lite.search.neighbour_program import Crossing, Program, Rest, Step
 from robustbench_lite.search.neighbour_rules import Unfit, needs_clear, rule_of, whole_cost
+from robustbench_lite.search.neighbour_tracing import Tracer, asks_shape, place_of
 from robustbench_lite.search.pixel_windows import Axes, Axis
 from robustbench_lite.search.window_rules import Cleared, Front, Rule
 from robustbench_lite.search.window_slides import SlidConvolution, WindowedConvolution
-
-
-class Tracer(fx.Tracer):
-    """Follows a network down to what windows may know. A module whose forward cannot be followed stays one call."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return hooked(module) or isinstance(module, Pointwise | ConvexAggregation) or super().is_leaf_module(module, name)
-
-    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        made, stack = len(self.graph.nodes), self.module_stack.copy()
-        try:
-            return super().call_module(module, forward, args, kwargs)
-        except Exception:  # noqa: BLE001 -- whatever the network's own code raises when it meets a symbol
-            for node in reversed(list(self.graph.nodes)[made:]):
-                self.graph.erase_node(node)
-            self.module_stack = stack
-            return self.create_proxy("call_module", self.path_of_module(module), args, kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +61,17 @@ def program_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[Program, list
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(next(weights, torch.zeros(())))
     root = nn.Sequential(module)  # so that a network of one layer is a layer, and not its inside
     root.training = False
-    builder = _Builder(root, probe)
-    return builder.build(Tracer(param_shapes_constant=True).trace(root)), builder.reasons
+    tracer = Tracer()
+    traced = tracer.trace(root)
+    builder = _Builder(root, probe, tracer.not_followed)
+    return builder.build(traced), builder.reasons
 
 
 class _Builder:
     """Walks over the traced calls, once, with the probes in hand: every shape is known where it is needed."""
 
-    def __init__(self, root: nn.Module, probe: Tensor) -> None:
-        self.root, self.probe = root, probe
+    def __init__(self, root: nn.Module, probe: Tensor, not_followed: Mapping[str, str]) -> None:
+        self.root, self.probe, self.not_followed = root, probe, not_followed
         self.pixels = Axes(*(Axis(tuple(range(size)), 1, size) for size in probe.shape[2:]))
         self.values: dict[fx.Node, _Value | _Fact] = {}
         self.steps: list[Step] = []
@@ -107,7 +91,7 @@ class _Builder:
             elif (found := self._found(node)) is not None:
                 self.values[node] = found
             else:
-                self.copies[node] = self.rest.node_copy(node, self._copy)
+                self._hand_over(node)
         raise Unfit("it returns nothing")
 
     def _finished(self, result: Any) -> Program:
@@ -131,17 +115,29 @@ class _Builder:
         inputs = [self.values[source] for source in sources]
         if not any(isinstance(value, _Value) for value in inputs):
             return _Fact(self._evaluated(node), all(value.fixed for value in inputs if isinstance(value, _Fact)))
-        if _asks_shape(node):
+        if asks_shape(node):
             return _Fact(self._evaluated(node), fixed=False)
         try:
             call, among = self._call(node)
             value = self._stepped(node, call, among)
         except Unfit as reason:
-            self.reasons.append(f"{_place_of(node)} {reason}")
+            self.reasons.append(f"{place_of(node)} {reason}")
             return None
         if self._writes(node):  # the old value is no more: what used it sees the new one from here on
-            self.values |= {other: value for other, held in self.values.items() if held is among[0]}
+            self.values |= dict.fromkeys(self._holders(sources[0]), value)
         return value
+
+    def _hand_over(self, node: fx.Node) -> None:
+        """Leave ``node`` to the rest; and whatever it writes over, from here on."""
+        self.copies[node] = self.rest.node_copy(node, self._copy)
+        written = node.all_input_nodes[:1] if self._writes(node) else []
+        for other in self._holders(*written) if written and written[0] in self.values else []:
+            self.copies[other] = self._copy(other)
+            del self.values[other]
+
+    def _holders(self, node: fx.Node) -> list[fx.Node]:
+        """All that stand for the same value as ``node``."""
+        return [other for other, value in self.values.items() if value is self.values[node]]
 
     def _evaluated(self, node: fx.Node) -> Any:
         def plain(source: fx.Node) -> Any:
@@ -168,7 +164,8 @@ class _Builder:
             module = self.root.get_submodule(str(node.target))
             call = call_of_module(module, shapes) if len(among) == len(values) and not node.kwargs else None
             if call is None:
-                raise Unfit("has hooks" if hooked(module) else f"({type(module).__name__}) has no rule for windows")
+                reason = self.not_followed.get(str(node.target), "has no rule for windows")
+                raise Unfit("has hooks" if hooked(module) else f"({type(module).__name__}) {reason}")
             return call, among
         call = None
         if len(values) == 2 and not node.kwargs and len({tuple(shape) for shape in shapes}) == 1:
@@ -211,7 +208,7 @@ class _Builder:
                 return self._folded(rule, operation.factor, call.whole, first)
         whole = _of_vectors(call.whole) if first.flat and isinstance(operation, Linear) else call.whole
         probe = whole(*(value.probe for value in among))
-        rule = rule_of(call, [value.axes for value in among], first.flat, first.probe.shape, probe.shape)
+        rule = rule_of(call, [value.axes for value in among], first.flat, first.probe, probe.shape)
         if needs_clear(operation):
             among = [self._cleared(value) for value in among]
         value = self._add(rule, whole, among, probe, whole_cost(operation, probe.shape))
@@ -241,7 +238,7 @@ class _Builder:
 
     def _sole(self, node: fx.Node, value: _Value) -> bool:
         """Nothing but ``node`` asks for ``value``, the last that was made."""
-        held = [other for other, known in self.values.items() if known is value]
+        held = self._holders(node.all_input_nodes[0])
         return value.number == len(self.steps) and len(held) == 1 and len(held[0].users) == 1 and not value.flat
 
     def _folded(
@@ -281,16 +278,3 @@ def _of_vectors(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 
 def _itself(x: Tensor) -> Tensor:
     return x
-
-
-def _asks_shape(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in ("size", "dim", "ndimension", "numel")
-    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
-
-
-def _place_of(node: fx.Node) -> str:
-    """Where in the network ``node`` is, in words."""
-    if node.op == "call_module" and node.target == "0":
-        return "the network"
-    return f"layer {str(node.target).removeprefix('0.')!r}" if node.op == "call_module" else f"{node.name}()"

@@ -43,9 +43,9 @@ class Unfit(Exception):
     """Why a layer's windows are not carried on."""
 
 
-def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, shape: Shape, after: Shape) -> Rule:
-    """``branches``: where windows lie in each input; ``flat``: those maps are vectors for the network. ``shape`` and ``after``:
-    (B, C, H, W), or (B, F), of the first input and of the output.
+def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, first: Tensor, after: Shape) -> Rule:
+    """``branches``: where windows lie in each input; ``flat``: those maps are vectors for the network. ``first``: the first
+    input at some images, (B, C, H, W) or (B, F); ``after``: the shape of the output there.
 
     Raises:
         Unfit: windows gain nothing here.
@@ -53,7 +53,7 @@ def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, shape: Shap
     operation, axes = call.operation, branches[0]
     match operation:
         case Elementwise():
-            return Rectifier(axes) if operation.rectifier else Activation(axes, call.whole)
+            return Rectifier(axes) if operation.rectifier else Activation.of(axes, call.whole, first[:1])
         case Sum():
             return Total.of(branches, operation.weights)
         case Linear() if axes is None:
@@ -65,7 +65,7 @@ def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, shape: Shap
         case Affine() if not flat:
             return Scaled(axes, operation.factor)
         case Convolution() | Pool() | Mean() if axes is not None and not flat:
-            return _of_map(operation, axes, shape, after)
+            return _of_map(operation, axes, first.shape, after)
     raise Unfit("has no rule for windows of this shape")
 
 

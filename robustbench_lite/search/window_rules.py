@@ -76,18 +76,30 @@ class Activation(Rule):
     """A function of each value; of the values (N, C, h, w) of each pixel, if it is no vector."""
 
     function: Callable[[Tensor], Tensor]
+    beyond: float
+    """What the base has beyond the edges: minus infinity, where the function takes that, makes every change there 0."""
+
+    @classmethod
+    def of(cls, after: Axes | None, function: Callable[[Tensor], Tensor], like: Tensor) -> Activation:
+        """``like``: an input, (1, C, H, W) or (1, F)."""
+        finite = bool(function(torch.full_like(like, float("-inf"))).isfinite().all())
+        return cls(after, function, float("-inf") if finite else 0.0)
+
+    @property
+    def clears(self) -> bool:
+        return self.beyond != 0
 
     def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
-        return (inputs[0] if self.after is None else Cut(self.after, 0.0).prepared(inputs[0]),)
+        return (inputs[0] if self.after is None else Cut(self.after, self.beyond).prepared(inputs[0]),)
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         windows = inputs[0]
         if self.after is None:
             before = known[0][windows.owner]
             return windows._replace(change=self.function(windows.change + before) - self.function(before))
-        before = Cut(self.after, 0.0)(known[0], windows)
+        before = Cut(self.after, self.beyond)(known[0], windows)
         after, before = (part.permute(0, 3, 1, 2) for part in (windows.change + before, before))
-        return windows._replace(change=(self.function(after) - self.function(before)).permute(0, 2, 3, 1))
+        return windows._replace(change=self.function(after).sub_(self.function(before)).permute(0, 2, 3, 1))
 
 
 @dataclass(frozen=True)

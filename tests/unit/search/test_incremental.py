@@ -143,7 +143,7 @@ class Branching(nn.Module):
     [
         (hooked(0), "gain too little.*layer '0' has hooks"),
         (replaced(), "gain too little.*layer '0' has hooks"),
-        (Branching().eval(), "gain too little.*the network .Branching. has no rule"),
+        (Branching().eval(), "gain too little.*the network .Branching. cannot be followed"),
         (nn.Sequential(nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)), "layer '0'"),
         (nn.Sequential(nn.GroupNorm(1, 1), *convolutional()), "layer '0' .GroupNorm. has no rule"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(7, 10)), "cannot be followed"),
@@ -285,9 +285,31 @@ class Reused(nn.Module):
         return self.head((y + x).mean((2, 3)))
 
 
-def test_a_value_written_over_is_the_new_one_wherever_it_is_used_later():
+class WrittenByTheRest(Reused):
+    """What no window follows writes over a value that a known layer uses later."""
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(x)
+        x.mul_(y)
+        return self.head(torch.relu(x + y).mean((2, 3)))
+
+
+class WrittenConstant(Reused):
+    """A constant that takes up what is added to it."""
+
+    def forward(self, x):
+        total = torch.zeros(1, 1, 1, 1)
+        total = total + self.first(x)
+        y = self.second(total)
+        total += y
+        return self.head((total - y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Reused, WrittenByTheRest, WrittenConstant])
+def test_a_value_written_over_is_the_new_one_wherever_it_is_used_later(kind):
     torch.manual_seed(2)
-    assert_same_logits(Reused().eval(), (1, 12, 12))
+    assert_same_logits(kind().eval(), (1, 12, 12))
 
 
 class Attention(nn.Module):
@@ -305,9 +327,23 @@ class Attention(nn.Module):
         return self.head(tokens.mean(dim=1))
 
 
-def test_what_no_window_follows_is_run_whole():
+class Measured(nn.Module):
+    """Shapes taken of the image, and of a known layer, are used where no window follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3, 1, 1), nn.Linear(64, 5)
+
+    def forward(self, x):
+        batch, y = x.shape[0], torch.relu(self.first(x))
+        tiles = y.reshape(batch, y.size(1), 4, 4, -1).sort(dim=-1).values
+        return self.head(tiles[..., -1].reshape(batch, -1))
+
+
+@pytest.mark.parametrize("kind", [Attention, Measured])
+def test_what_no_window_follows_is_run_whole(kind):
     torch.manual_seed(4)
-    assert_same_logits(Attention().eval().requires_grad_(False), (3, 16, 16))
+    assert_same_logits(kind().eval().requires_grad_(False), (3, 16, 16))
 
 
 def test_a_layer_with_hooks_is_run_as_it_is():
