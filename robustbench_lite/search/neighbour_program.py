@@ -139,23 +139,24 @@ class Program:
         if not len(owner):
             nothing = torch.zeros(1, dtype=torch.int64)
             return self.logits(base[:1], nothing, nothing, base[:1, :, 0, 0])[:0]
-        bases = max(1, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps)))
-        points = max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
-        parts: list[Tensor] = []
-        order: list[Tensor] = []
-        for start in range(0, len(base), max(bases, SMALLEST_BATCH)):
-            end = start + max(bases, SMALLEST_BATCH)
-            mine = ((owner >= start) & (owner < end)).nonzero().squeeze(1)
-            if not len(mine):
-                continue
-            known = self.known(base[start:end])
-            for chosen in torch.split(mine, points):
-                image = _image_windows(base, owner[chosen], place[chosen], pixel[chosen])
-                parts += self._answers(base[start:end], known, image._replace(owner=image.owner - start))
-            order.append(mine)
-        at = torch.cat(order)
+        size = max(SMALLEST_BATCH, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps)))
+        if len(base) <= size:
+            return self._among(base, owner, place, pixel)
+        parts, order = [], []
+        for start in range(0, len(base), size):
+            mine = ((owner >= start) & (owner < start + size)).nonzero().squeeze(1)
+            if len(mine):
+                order.append(mine)
+                parts.append(self._among(base[start : start + size], owner[mine] - start, place[mine], pixel[mine]))
         found = torch.cat(parts)
-        return found if len(order) == 1 else torch.empty_like(found).index_copy_(0, at, found)
+        return torch.empty_like(found).index_copy_(0, torch.cat(order), found)
+
+    def _among(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
+        """``logits`` of points around bases few enough."""
+        known, size = self.known(base), max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
+        points = zip(*(torch.split(part, size) for part in (owner, place, pixel)), strict=True)
+        parts = [part for some in points for part in self._answers(base, known, _image_windows(base, *some))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def known(self, base: Tensor) -> Known:
         """What the steps need of ``base`` (B, C, H, W)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -150,7 +151,7 @@ class Spread:
             bottom = self.after.high.length - self.before.high.length - top
             right = self.after.wide.length - self.before.wide.length - left
             return F.pad(windows.change, (0, 0, left, right, top, bottom))
-        return self._gathered(windows, *(torch.tensor(gap) for gap in gaps))
+        return self._gathered(windows, *map(table, gaps))
 
     def _gathered(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
         change, (high, wide) = windows.change, self.after
@@ -165,9 +166,15 @@ class Spread:
         return rows.index_select(0, at.flatten()).reshape(count, high.length, wide.length, channels)
 
 
-def _gaps(before: Axis, after: Axis) -> list[int]:
+def _gaps(before: Axis, after: Axis) -> tuple[int, ...]:
     """Where in its new window the old one starts, for each pixel."""
-    return [old - new for old, new in zip(before.starts, after.starts, strict=True)]
+    return tuple(old - new for old, new in zip(before.starts, after.starts, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def table(numbers: tuple[int, ...]) -> Tensor:
+    """``numbers``, one for each pixel, to be looked up; not to be written to."""
+    return torch.tensor(numbers)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ class Cut:
     def __call__(self, padded: Tensor, windows: Windows) -> Tensor:
         """(N, h, w, C), new."""
         high, wide = self.axes
-        row, column = torch.tensor(high.starts)[windows.row], torch.tensor(wide.starts)[windows.column]
+        row, column = table(high.starts)[windows.row], table(wide.starts)[windows.column]
         first = (windows.owner * padded.shape[1] + row + high.before) * padded.shape[2] + column + wide.before
         offset = torch.arange(high.length)[:, None] * padded.shape[2]
         at = (first[:, None] + (offset + torch.arange(wide.length)).flatten()).flatten()
@@ -204,7 +211,7 @@ def joined(axes: Sequence[Axis]) -> Axis:
 def outside(windows: Windows, axes: Axes) -> Tensor:
     """Which positions of the windows lie beyond the layer's edges, (N, h, w) bool."""
     pixels = zip(axes, (windows.row, windows.column), strict=True)
-    at = (torch.tensor(axis.starts)[pixel, None] + torch.arange(axis.length) for axis, pixel in pixels)
+    at = (table(axis.starts)[pixel, None] + torch.arange(axis.length) for axis, pixel in pixels)
     row, column = ((part < 0) | (part >= axis.size) for part, axis in zip(at, axes, strict=True))
     return row[:, :, None] | column[:, None, :]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.search.pixel_windows import Axes, Cut, Spread, Windows, by_group, joined, outside
+from robustbench_lite.search.pixel_windows import Axes, Cut, Spread, Windows, by_group, joined, outside, table
 
 LARGEST_TABLE = 16_000_000
 """Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to gain anything."""
@@ -216,7 +216,7 @@ class WindowedLinear(Rule):
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         (windows,), (high, wide) = inputs, self.before
-        row, column = torch.tensor(high.starts)[windows.row], torch.tensor(wide.starts)[windows.column]
+        row, column = table(high.starts)[windows.row], table(wide.starts)[windows.column]
         windows, change = by_group(windows, (row - high.first) * wide.places + column - wide.first, self.matrices)
         return windows._replace(change=change)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.search.pixel_windows import Axes, Cut, Slide, Spread, Windows, by_group
+from robustbench_lite.search.pixel_windows import Axes, Cut, Slide, Spread, Windows, by_group, table
 from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
 from robustbench_lite.search.window_rules import Rule, cleared
 
@@ -54,7 +53,7 @@ class WindowedConvolution(Rule):
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         (windows,), (high, wide) = inputs, self.slides
-        lower, right = torch.tensor(high.remainders)[windows.row], torch.tensor(wide.remainders)[windows.column]
+        lower, right = table(high.remainders)[windows.row], table(wide.remainders)[windows.column]
         windows, change = by_group(windows, lower * wide.stride + right, self.matrices)
         return windows._replace(change=change.reshape(len(change), high.after.length, wide.after.length, -1))
 
