@@ -39,7 +39,7 @@ class State(Rows):
 class Neighbours(NamedTuple):
     """Says that a query's points are neighbours of one image a row: each differs from it in one pixel at most.
 
-    Networks of some kinds answer such queries several times as fast (``search.incremental``).
+    Networks may answer such queries several times as fast (``search.incremental``).
     """
 
     base: Tensor

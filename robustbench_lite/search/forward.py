@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
-from robustbench_lite.search.incremental import Incremental
+from robustbench_lite.search.incremental import Attempt, Incremental, attempt
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
+
+_BY_WINDOWS = "neighbours by what one pixel reaches"
 
 
 class Points(NamedTuple):
@@ -54,7 +56,7 @@ class Passes:
         self._followed = model.module if path is None else path.gradient
         self._copies = path is None or path.writes
         self._surrogate = model.traits.surrogate if path is None else path.surrogate
-        self._incremental: dict[tuple[int, ...], Incremental | None] = {}
+        self._neighbours: dict[tuple[int, ...], Attempt] = {}
 
     def as_given(self) -> Passes:
         """The same passes through the network itself: what a judge asks."""
@@ -63,7 +65,12 @@ class Passes:
     @property
     def paths(self) -> tuple[str, ...]:
         """How answers differ in the way they come about from the network as it was given, in words for a record."""
-        return () if not self.fast or self.model.fast is None else self.model.fast.what
+        searched = () if not self.fast or self.model.fast is None else self.model.fast.what
+        ways = [
+            f"neighbours by whole passes: {found.reason}" if found.reason else _BY_WINDOWS
+            for found in self._neighbours.values()
+        ]
+        return (*searched, *ways)
 
     @property
     def forwards_per_point(self) -> int:
@@ -79,9 +86,9 @@ class Passes:
         """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the model has one."""
         if not self.fast or device.type != "cpu" or self.model.traits.random or self.model.traits.abstains:
             return None
-        if shape not in self._incremental:
-            self._incremental[shape] = Incremental.of(self.model.module, shape)
-        return self._incremental[shape]
+        if shape not in self._neighbours:
+            self._neighbours[shape] = attempt(self.model.module, shape)
+        return self._neighbours[shape].incremental
 
     def logits(self, points: Points, draws: int | None = None) -> Tensor:
         """(N, K) logits, averaged over the draws of a random model."""

@@ -1,81 +1,56 @@
 """Logits of images that differ from a known one in a single pixel, at the cost of what that pixel reaches.
 
 Attacks by scores ask for hundreds of such neighbours of one image: ZOO moves one value a question, a one-pixel attack exchanges
-one pixel. In a chain of convolutions, ReLUs and linear layers the change stays in a small window for the first layers, where
-almost all of the work lies. Only the window's difference from the known image is carried through (``search.pixel_windows``).
-The differences are sums of fewer terms than the whole pass, so finite differences of the logits lose less to rounding.
+one pixel. In the first layers of a network, where almost all of the work lies, the change stays in a small window, and only the
+window's difference from the known image is carried through (``search.window_rules``). The differences are sums of fewer terms
+than the whole pass, so finite differences of the logits lose less to rounding. What the windows cannot follow any more is run
+whole on the activations that they have led to (``search.neighbour_graph``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.search.convolution import hooked
-from robustbench_lite.search.defended import Pointwise, Wrapper
-from robustbench_lite.search.pixel_windows import (
-    Axis,
-    WindowedConvolution,
-    WindowedLinear,
-    Windows,
-    entries,
-    windows_of,
-)
-from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
+from robustbench_lite.search.copies import frozen_twin
+from robustbench_lite.search.lanes import kept_generators
+from robustbench_lite.search.neighbour_graph import program_of
+from robustbench_lite.search.neighbour_program import Program
 
-LEAST_GAIN = 3.0
-"""A chain whose windows cost more than the whole pass divided by this is not worth the sorting."""
-LARGEST_TABLE = 16_000_000
-"""Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to gain anything."""
+logger = logging.getLogger(__name__)
+
+LEAST_GAIN = 1.25
+"""A network whose neighbours cost more than the whole pass divided by this is not worth the sorting. The estimate is rough:
+networks between this and 1.8 took from as long as whole passes down to a third of the time, and none took longer."""
+_SAME, _ROUNDING, _SAME_CHANGE = 1e-4, 1e-5, 0.02
+"""Largest difference between a neighbour's logits and those of a whole pass, relative to the largest logit; and relative to the
+largest change that a neighbour shows, where that is above the rounding of the logits."""
+_PROBES, _NEIGHBOURS = 3, 48
+"""Images that the network is tried on, and neighbours of all of them."""
+
+
+class Attempt(NamedTuple):
+    """What came of looking for the short way through a network: the way, or why there is none."""
+
+    incremental: Incremental | None
+    reason: str | None
 
 
 class Incremental:
-    """A network as a map of changes. ``of`` tells whether it is one that this can do, and does quicker."""
+    """A network as a map of changes. ``of`` tells whether it is one that this can do, and does quicker, on a CPU."""
 
-    def __init__(
-        self, front: int, convolutions: Sequence[WindowedConvolution], joining: WindowedLinear, layers: Sequence[nn.Module]
-    ) -> None:
-        self.front, self.layers = nn.Sequential(*layers[:front]), layers[front:]
-        self.convolutions, self.joining = convolutions, joining
-        self.linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    def __init__(self, program: Program) -> None:
+        self.gain = program.gain
+        """What a whole pass costs for one of a neighbour."""
+        self._program = program
 
     @classmethod
     def of(cls, module: nn.Module, shape: tuple[int, ...]) -> Incremental | None:
-        """For images of ``shape`` (C, H, W); ``None`` where layers are of another kind or the windows become too large."""
-        layers = list(_flat(module))
-        kinds = [_kind(layer) for layer in layers]
-        front = next((number for number, kind in enumerate(kinds) if kind != "pointwise"), 0)
-        if not re.fullmatch("(convolution relu )+flatten (linear relu )*linear", " ".join(kinds[front:])):
-            return None
-        flatten = kinds.index("flatten")
-        convolutions: list[WindowedConvolution] = []
-        axes = Axis(0, shape[1] - 1, 1, shape[1]), Axis(0, shape[2] - 1, 1, shape[2])
-        for layer in layers[front:flatten:2]:
-            if entries(layer, axes) > LARGEST_TABLE:  # type: ignore[arg-type]
-                return None
-            convolutions.append(WindowedConvolution.of(layer, axes))  # type: ignore[arg-type]
-            axes = convolutions[-1].after
-            if any(axis.size < 1 or axis.length > axis.size for axis in axes):
-                return None
-        first: nn.Linear = layers[flatten + 1]  # type: ignore[assignment]
-        channels = len(convolutions[-1].weight)
-        fits = first.in_features == channels * axes[0].size * axes[1].size
-        table = axes[0].places * axes[1].places * axes[0].length * axes[1].length * channels * first.out_features
-        if not fits or table > LARGEST_TABLE or convolutions[0].weight.shape[1] != shape[0]:
-            return None
-        made = cls(front, convolutions, WindowedLinear.of(first, axes), layers)
-        return made if made.gain >= LEAST_GAIN else None
-
-    @cached_property
-    def gain(self) -> float:
-        """Multiplications of a whole pass for one of a window."""
-        rest = sum(layer.weight.numel() for layer in self.linear[1:])
-        whole = sum(part.whole_cost for part in self.convolutions) + self.linear[0].weight.numel() + rest
-        return float(whole / (sum(part.cost for part in self.convolutions) + self.joining.cost + rest))
+        """For images of ``shape`` (C, H, W); ``None`` where windows cannot follow the network, or gain too little."""
+        return attempt(module, shape).incremental
 
     @torch.no_grad()
     def logits(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
@@ -83,58 +58,54 @@ class Incremental:
 
         ``base`` (B, C, H, W); ``owner`` (N,) int64; ``place``, row times width plus column, (N,) int64; ``pixel`` (N, C).
         """
-        before = base.flatten(2)[owner, :, place]  # (N, C)
-        change = (self.front(pixel[:, :, None, None]) - self.front(before[:, :, None, None])).permute(0, 2, 3, 1)
-        known, width = iter(self._outputs(self.front(base))), base.shape[3]
-        number = torch.arange(len(change), device=change.device)
-        windows = Windows(change, place // width, place % width, owner, number)
-        for part in self.convolutions:
-            windows = part(windows)
-            _rectified(windows.change, windows_of(next(known), windows, part.after))
-        windows, change = self.joining(windows)
-        for layer in self.linear[1:]:
-            change = _rectified(change, next(known)[windows.owner]) @ layer.weight.T
-        return torch.empty_like(change).index_copy_(0, windows.number, next(known)[windows.owner] + change)
-
-    def _outputs(self, base: Tensor) -> list[Tensor]:
-        """What each convolution and linear layer gives for ``base``, before its ReLU."""
-        outputs, x = [], at_least(base, SMALLEST_BATCH)
-        for layer in self.layers:
-            x = layer(x)
-            if _kind(layer) in ("convolution", "linear"):
-                outputs.append(x[: len(base)])
-        return outputs
+        return self._program.logits(base, owner, place, pixel)
 
 
-def _rectified(change: Tensor, before: Tensor) -> Tensor:
-    """The change, in place, of the ReLU of ``before``."""
-    return change.add_(before).clamp_min_(0).sub_(before.clamp_min_(0))
+def why_not(module: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Why neighbours of images of ``shape`` get whole passes from ``module``, in words; ``None`` where they do not."""
+    return attempt(module, shape).reason
 
 
-def _flat(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers, in order, that are all that ``module`` does; less those that do nothing when a network is evaluated."""
-    parts = module if type(module) is nn.Sequential else module.in_sequence() if isinstance(module, Wrapper) else None
-    if hooked(module) or (parts is None and type(module) not in (nn.Identity, nn.Dropout)):
-        yield module
-    for part in () if hooked(module) or parts is None else parts:
-        yield from _flat(part)
+@torch.no_grad()
+def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
+    """Look for the short way through ``module``, and try it. Neither it nor the global generators are left changed."""
+    with kept_generators():
+        try:
+            twin = frozen_twin(module)
+            program, reasons = program_of(twin, shape)
+            incremental = Incremental(program)
+            because = f": {reasons[0]}" if reasons else ""
+            if incremental.gain <= max(1.0, LEAST_GAIN):
+                return _refused(f"windows gain too little (x{incremental.gain:.1f}){because}")
+            gap = _largest_gap(incremental, twin, shape)
+        except Exception as error:  # noqa: BLE001 -- the network's own code may raise anything; whole passes show it
+            return _refused(f"its forward cannot be followed ({(str(error) or type(error).__name__).splitlines()[0]})")
+    if not gap <= 1:
+        return _refused("windows lead to other logits than whole passes")
+    return Attempt(Incremental(program.on(module)), None)
 
 
-def _kind(layer: nn.Module) -> str:
-    """What ``layer`` is to an ``Incremental``: ``pointwise``, one of ``_KINDS``, or ``other``."""
-    plain = not hooked(layer)
-    if isinstance(layer, nn.Conv2d):
-        plain &= layer.dilation == (1, 1) and layer.groups == 1
-        plain &= layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-    if isinstance(layer, nn.Flatten):
-        plain &= (layer.start_dim, layer.end_dim) == (1, -1)
-    kind = "pointwise" if isinstance(layer, Pointwise) else _KINDS.get(type(layer), "other")
-    return kind if plain else "other"
+def _refused(reason: str) -> Attempt:
+    logger.debug("Neighbours get whole passes: %s.", reason)
+    return Attempt(None, reason)
 
 
-_KINDS: dict[type[nn.Module], str] = {
-    nn.Conv2d: "convolution",
-    nn.ReLU: "relu",
-    nn.Flatten: "flatten",
-    nn.Linear: "linear",
-}
+def _largest_gap(incremental: Incremental, module: nn.Module, shape: tuple[int, ...]) -> float:
+    """Between logits of neighbours and of whole passes, relative to what is allowed."""
+    generator = torch.Generator().manual_seed(0)
+    like = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.zeros(()))
+    base = torch.rand(_PROBES, *shape, generator=generator).to(like)
+    owner = torch.arange(_NEIGHBOURS) % _PROBES
+    place = torch.randint(shape[1] * shape[2], (_NEIGHBOURS,), generator=generator)
+    corners = torch.tensor([0, shape[2] - 1, (shape[1] - 1) * shape[2], shape[1] * shape[2] - 1])
+    place[: len(corners)] = corners
+    pixel = torch.rand(_NEIGHBOURS, shape[0], generator=generator).to(like)
+    whole = base[owner].flatten(2)
+    whole[torch.arange(_NEIGHBOURS), :, place] = pixel
+    expected = module(whole.reshape(-1, *shape).clone())
+    found = incremental.logits(base.clone(), owner, place, pixel)
+    if found.shape != expected.shape or found.dim() != 2:
+        return float("inf")
+    largest, change = expected.abs().max(), (expected - module(base.clone())[owner]).abs().max()
+    allowed = torch.minimum(_SAME * largest, torch.maximum(_SAME_CHANGE * change, _ROUNDING * largest))
+    return float((found - expected).abs().max() / allowed.clamp_min(torch.finfo(allowed.dtype).tiny))

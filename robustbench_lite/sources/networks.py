@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from robustbench_lite.errors import UsageError
 from robustbench_lite.files.reading import MAX_CLASSES
 from robustbench_lite.search.defended import Pointwise
+from robustbench_lite.search.layers import ConvexAggregation as ConvexAggregation
 
 
 class Normalize(Pointwise):
@@ -27,29 +28,6 @@ class Normalize(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
-
-
-class ConvexAggregation(nn.Module):
-    """A weighted sum of branches of one shape, at first their mean.
-
-    With its coefficients on the simplex it is as Lipschitz as its worst branch (Cisse et al. 2017, arXiv:1704.08847,
-    section 4.3); ``project`` puts them there.
-    """
-
-    def __init__(self, branches: int) -> None:
-        super().__init__()
-        self.coefficients = nn.Parameter(torch.full((branches,), 1.0 / branches))
-
-    def forward(self, *branches: Tensor) -> Tensor:
-        return (self.coefficients @ torch.stack(branches).flatten(1)).reshape(branches[0].shape)
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Move the coefficients, in place, to the nearest point of the simplex (Michelot 1986)."""
-        ordered = self.coefficients.sort(descending=True).values
-        excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(ordered) + 1, device=ordered.device)
-        kept = int((ordered > excess).sum())  # a prefix: at least the largest coefficient
-        self.coefficients.copy_((self.coefficients - excess[kept - 1]).clamp_min(0))
 
 
 class ResidualBlock(nn.Module):

@@ -13,6 +13,7 @@ from robustbench_lite.composition import Composition, defense_from
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.fast import with_fast_path
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import cross_entropy
 from tests.conftest import small_network
@@ -67,11 +68,21 @@ class TestEveryDefense:
         model, x = defended(spec, shape), images(shape, 40)
         assert diagnose(model, x, torch.arange(40) % CLASSES, CLASSES) is model
 
-    def test_what_is_deployed_is_frozen_and_in_eval_mode(self, spec, shape):
-        model = defended(spec, shape)
-        for module in filter(None, [model.module, model.traits.surrogate]):
+    def test_what_is_deployed_is_in_eval_mode_and_what_is_searched_is_frozen(self, spec, shape):
+        model = with_fast_path(defended(spec, shape), images(shape))
+        assert model.fast is not None
+        searched = [model.fast.module, model.fast.gradient, model.fast.surrogate]
+        for module in filter(None, [model.module, model.traits.surrogate, *searched]):
             assert not any(part.training for part in module.modules())
+        for module in filter(None, searched):
             assert not any(parameter.requires_grad for parameter in module.parameters())
+
+    def test_the_fast_path_is_the_network_behind_its_defense(self, spec, shape):
+        model, what = with_fast_path(defended(spec, shape), images(shape)), points(images(shape))
+        given, fast = Passes(model, 64), Passes(model, 64, fast=True)
+        torch.testing.assert_close(fast.logits(what), given.logits(what), rtol=1e-4, atol=1e-4)
+        found, expected = fast.gradient(what, cross_entropy)[1], given.gradient(what, cross_entropy)[1]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
     def test_the_gradient_is_there_is_finite_and_leads_somewhere(self, spec, shape):
         model, what = defended(spec, shape), points(images(shape))

@@ -1,15 +1,21 @@
 """A pixel's change, followed through the network, gives the logits of a whole pass."""
 
+import re
+
 import pytest
 import torch
+import torchvision
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from robustbench_lite.diagnosis import prepare
 from robustbench_lite.registry import load
-from robustbench_lite.search.incremental import Incremental
-from robustbench_lite.sources.networks import Normalize, convolutional, residual
+from robustbench_lite.search import neighbour_program
+from robustbench_lite.search.incremental import Incremental, attempt, why_not
+from robustbench_lite.search.window_slides import MaxPool, SlidConvolution
+from robustbench_lite.sources.networks import ConvexAggregation, Normalize, convolutional, residual
 
 
 def chain(shape, layers, hidden=(), classes=4, front=()):
@@ -39,8 +45,8 @@ def neighbours(shape, rows, count, seed=0):
 
 
 def assert_same_logits(model, shape, rows=3, count=200):
-    incremental = Incremental.of(model, shape)
-    assert incremental is not None
+    incremental, reason = attempt(model, shape)
+    assert incremental is not None, reason
     base, owner, place, pixel, whole = neighbours(shape, rows, count)
     torch.testing.assert_close(incremental.logits(base, owner, place, pixel), model(whole), rtol=1e-4, atol=1e-4)
 
@@ -109,27 +115,50 @@ def test_a_points_logits_do_not_depend_on_its_company():
         torch.testing.assert_close(alone, together[part], rtol=1e-6, atol=1e-6)
 
 
-def hooked():
+def hooked(at=2):
     model = convolutional().eval()
-    model[2].register_forward_hook(lambda *_: None)
+    model[at].register_forward_hook(lambda *_: None)
     return model
 
 
+def replaced():
+    model = convolutional().eval()
+    model[0].forward = lambda x: x[:, :, ::2, ::2].repeat(1, 16, 1, 1)
+    return model
+
+
+class Branching(nn.Module):
+    """Nothing can follow a forward that looks at values."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = convolutional()
+
+    def forward(self, x):
+        return self.inside(x) if x.sum() > 0 else -self.inside(x)
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("model", "reason"),
     [
-        residual().eval(),
-        hooked(),
-        nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
-        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10)),
-        nn.Sequential(nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)),
-        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)),
-        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10), nn.ReLU()),
+        (hooked(0), "gain too little.*layer '0' has hooks"),
+        (replaced(), "gain too little.*layer '0' has hooks"),
+        (Branching().eval(), "gain too little.*the network .Branching. cannot be followed"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)), "layer '0'"),
+        (nn.Sequential(nn.GroupNorm(1, 1), *convolutional()), "layer '0' .GroupNorm. has no rule"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(7, 10)), "cannot be followed"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "other logits"),
     ],
-    ids=["residual", "hooked", "linear", "no relu", "circular", "pooled", "relu last"],
+    ids=["hooked", "forward replaced", "branching", "circular", "group norm", "wrong size", "no logits"],
 )  # fmt: skip
-def test_other_networks_are_left_to_whole_passes(model):
+def test_other_networks_are_left_to_whole_passes_and_it_is_known_why(model, reason):
+    model = model.eval()
     assert Incremental.of(model, (1, 28, 28)) is None
+    assert re.search(reason, why_not(model, (1, 28, 28)))
+
+
+def test_a_network_with_a_short_way_has_no_reason_against_it():
+    assert why_not(convolutional().eval(), (1, 28, 28)) is None
 
 
 def test_windows_that_grow_too_large_are_never_built():
@@ -145,3 +174,331 @@ def test_a_network_that_gains_nothing_is_left_to_whole_passes(monkeypatch):
     assert Incremental.of(model, (1, 9, 9)) is not None
     monkeypatch.setattr("robustbench_lite.search.incremental.LEAST_GAIN", 3.0)
     assert Incremental.of(model, (1, 9, 9)) is None
+
+
+def shaken(model):
+    """Batch norms with statistics, scales and shifts as training leaves them; every parameter frozen."""
+    generator = torch.Generator().manual_seed(7)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            for values in (layer.running_mean, layer.bias.data):
+                values.copy_(torch.randn(values.shape, generator=generator) * 0.3)
+            for values in (layer.running_var, layer.weight.data):
+                values.copy_(torch.rand(values.shape, generator=generator) + 0.5)
+    return model.eval().requires_grad_(False)
+
+
+def vgg(channels=3, size=16, inplace=True, pool=nn.MaxPool2d, widths=(6, 8)):
+    torch.manual_seed(1)
+    made, before = [], channels
+    for width in widths:
+        made += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace)]
+        made += [nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace), pool(2)]
+        before, size = width, size // 2
+    return shaken(nn.Sequential(*made, nn.Flatten(), nn.Linear(before * size**2, 10)))
+
+
+def test_relu_in_place_gives_the_logits_of_relu():
+    for shape, make in (((1, 28, 28), convolutional), ((3, 16, 16), vgg)):
+        torch.manual_seed(0)
+        model = make().eval().requires_grad_(False)
+        base, owner, place, pixel, whole = neighbours(shape, 3, 100)
+        found = []
+        for inplace in (False, True):
+            for layer in model.modules():
+                if isinstance(layer, nn.ReLU):
+                    layer.inplace = inplace
+            found.append(Incremental.of(model, shape).logits(base, owner, place, pixel))
+        assert torch.equal(*found)
+        torch.testing.assert_close(found[1], model(whole), rtol=1e-4, atol=1e-4)
+
+
+def test_the_bases_are_left_as_they_are():
+    model = nn.Sequential(nn.ReLU(inplace=True), *vgg())
+    base, owner, place, pixel, _ = neighbours((3, 16, 16), 20, 100)
+    base -= 0.5
+    before = base.clone()
+    Incremental.of(model.eval(), (3, 16, 16)).logits(base, owner, place, pixel - 0.5)
+    assert torch.equal(base, before)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+def test_networks_with_batch_norms_and_pools(pool):
+    assert_same_logits(vgg(pool=pool), (3, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18"])
+def test_networks_of_torchvision(name):
+    torch.manual_seed(3)
+    model = shaken(getattr(torchvision.models, name)(num_classes=10))
+    base, owner, place, pixel, whole = neighbours((3, 32, 32), 2, 12)
+    expected = model(whole)
+    for module in (model, prepare(model, load("defense", "none")(), torch.device("cpu")).module):
+        found = Incremental.of(module, (3, 32, 32)).logits(base, owner, place, pixel)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_the_residual_network_of_the_package_gains(shape, monkeypatch):
+    monkeypatch.undo()
+    model = residual(*shape[:2]).eval().requires_grad_(False)
+    assert Incremental.of(model, shape).gain > 2
+    assert_same_logits(model, shape, count=60)
+
+
+class Functional(nn.Module):
+    """As people write them: functions, methods, views by sizes, sums and writing in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 6, 3, 1, 1), nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 5, 1, 2)
+        self.norm, self.join, self.head = nn.BatchNorm2d(6), ConvexAggregation(2), nn.Linear(5 * 4 * 4, 7)
+        self.register_buffer("mean", torch.rand(3, 1, 1))
+
+    def forward(self, x):
+        batch = x.size(0)
+        x = (x - self.mean) / torch.tensor(0.3)
+        x = F.relu(self.first(x), inplace=True)
+        y = self.norm(self.second(x))
+        y += x
+        y.relu_()
+        y = F.max_pool2d(self.join(y, 2 * x), 2)
+        y = F.dropout(torch.tanh(self.third(y)), training=self.training)
+        return self.head(y.view(batch, -1)) - 0.5
+
+
+def test_functions_methods_and_writing_in_place():
+    torch.manual_seed(2)
+    assert_same_logits(shaken(Functional()), (3, 16, 16))
+
+
+class Reused(nn.Module):
+    """A ReLU that works in place changes what the skip connection adds later."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(F.relu(x, inplace=True))
+        return self.head((y + x).mean((2, 3)))
+
+
+class WrittenByTheRest(Reused):
+    """What no window follows writes over a value that a known layer uses later."""
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(x)
+        x.mul_(y)
+        return self.head(torch.relu(x + y).mean((2, 3)))
+
+
+class WrittenConstant(Reused):
+    """A constant that takes up what is added to it."""
+
+    def forward(self, x):
+        total = torch.zeros(1, 1, 1, 1)
+        total = total + self.first(x)
+        y = self.second(total)
+        total += y
+        return self.head((total - y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Reused, WrittenByTheRest, WrittenConstant])
+def test_a_value_written_over_is_the_new_one_wherever_it_is_used_later(kind):
+    torch.manual_seed(2)
+    assert_same_logits(kind().eval(), (1, 12, 12))
+
+
+class Attention(nn.Module):
+    """Known layers, then what no window can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 8, 3, 2, 1)), nn.LayerNorm(8)
+        self.mix, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+        self.places = nn.Parameter(torch.randn(1, 16, 8) * 0.1)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        tokens = self.norm(tokens + self.mix(tokens, tokens, tokens, need_weights=False)[0])
+        return self.head(tokens.mean(dim=1))
+
+
+class Measured(nn.Module):
+    """Shapes taken of the image, and of a known layer, are used where no window follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3, 1, 1), nn.Linear(64, 5)
+
+    def forward(self, x):
+        batch, y = x.shape[0], torch.relu(self.first(x))
+        tiles = y.reshape(batch, y.size(1), 4, 4, -1).sort(dim=-1).values
+        return self.head(tiles[..., -1].reshape(batch, -1))
+
+
+@pytest.mark.parametrize("kind", [Attention, Measured])
+def test_what_no_window_follows_is_run_whole(kind):
+    torch.manual_seed(4)
+    assert_same_logits(kind().eval().requires_grad_(False), (3, 16, 16))
+
+
+def test_a_layer_with_hooks_is_run_as_it_is():
+    model, seen = vgg(), []
+    model[7].register_forward_hook(lambda layer, inputs, output: seen.append(len(output)) or 2 * output)
+    assert_same_logits(model, (3, 16, 16))
+    assert seen
+
+
+def test_a_module_that_cannot_be_followed_is_run_as_it_is():
+    class Last(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if x.min() < 1e9 else x
+
+    model = vgg()
+    torch.manual_seed(5)
+    assert_same_logits(nn.Sequential(*model[:-1], Last(128, 10)).eval(), (3, 16, 16))
+
+
+ACTIVATIONS = [
+    nn.LeakyReLU(0.2), nn.ELU(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(),
+    nn.PReLU(4, 0.3), nn.ReLU6(), nn.Mish(), nn.Identity(), nn.Dropout(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda layer: type(layer).__name__)
+def test_any_activation(activation):
+    torch.manual_seed(6)
+    layers = [nn.Conv2d(2, 4, 3, 1, 2), activation, nn.Conv2d(4, 4, 3, 2, 1), activation, nn.Flatten(), nn.Linear(4 * 49, 3)]
+    assert_same_logits(nn.Sequential(*layers).eval(), (2, 12, 12))
+
+
+BODIES = {
+    "padded average": [nn.Conv2d(2, 4, 3, 1, 1), nn.AvgPool2d(3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()],
+    "uncounted padding": [nn.Conv2d(2, 4, 3, 1, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.ReLU()],
+    "overlapping maxima": [nn.Conv2d(2, 4, 3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.MaxPool2d(2, 1, ceil_mode=True)],
+    "rounded up": [nn.Conv2d(2, 4, 3), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()],
+    "dilated": [nn.Conv2d(2, 4, 3, 1, 2, dilation=2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 2, 3), nn.MaxPool2d(2, dilation=2)],
+    "grouped": [nn.Conv2d(2, 4, 3, 1, 1, groups=2), nn.SiLU(), nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.ReLU()],
+    "depthwise": [nn.Conv2d(2, 12, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.ReLU6(), nn.Conv2d(12, 4, 1)],
+    "skipping": [nn.Conv2d(2, 4, 2, 3), nn.ReLU(), nn.MaxPool2d(1, 2)],
+    "same": [nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 4, 5, padding="valid"), nn.ReLU()],
+    "pooled to a grid": [nn.Conv2d(2, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4)],
+    "pooled to one": [nn.Conv2d(2, 4, 3, 1, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", BODIES.values(), ids=BODIES)
+def test_any_kernel(layers):
+    torch.manual_seed(8)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+    body = nn.Sequential(*layers, nn.Flatten())
+    features = body(torch.zeros(1, 2, 12, 12)).shape[1]
+    assert_same_logits(nn.Sequential(*body, nn.Linear(features, 3)).eval(), (2, 12, 12))
+
+
+POOLS = ["max", "mean", ""]
+
+
+@given(
+    blocks=st.lists(
+        st.tuples(
+            st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.sampled_from(["max", "mean", ""])
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    shape=st.tuples(st.integers(1, 3), st.integers(9, 14), st.integers(9, 14)),
+    sliding=st.booleans(),
+)
+def test_any_chain_with_batch_norms_and_pools(blocks, shape, sliding):
+    torch.manual_seed(len(blocks))
+    made, channels = [], shape[0]
+    for width, kernel, stride, padding, pool in blocks:
+        made += [nn.Conv2d(channels, width, kernel, stride, padding), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        made += [nn.MaxPool2d(2)] if pool == "max" else [nn.AvgPool2d(3, 2, 1)] if pool == "mean" else []
+        channels = width
+    body = shaken(nn.Sequential(*made, nn.Flatten()))
+    try:
+        features = body(torch.zeros(1, *shape)).shape[1]
+    except RuntimeError:
+        reject()  # the image is too small for these kernels
+    with pytest.MonkeyPatch.context() as patch:
+        if sliding:
+            patch.setattr("robustbench_lite.search.neighbour_rules.SLIDING_COST", 1e-9)
+        model = nn.Sequential(*body, nn.Linear(features, 4)).eval()
+        if Incremental.of(model, shape) is not None:
+            assert_same_logits(model, shape, count=60)
+
+
+@pytest.mark.parametrize("model", [vgg(), Attention().eval()], ids=["windows", "rest"])
+def test_no_neighbours_have_no_logits(model):
+    base, owner, place, pixel, _ = neighbours((3, 16, 16), 2, 0)
+    classes = model(base).shape[1]
+    assert Incremental.of(model, (3, 16, 16)).logits(base, owner, place, pixel).shape == (0, classes)
+
+
+@pytest.mark.parametrize("model", [vgg(widths=(6,)), Attention().eval()], ids=["windows", "rest"])
+def test_parts_that_memory_is_for_give_the_same_logits(model, monkeypatch):
+    base, owner, place, pixel, _ = neighbours((3, 16, 16), 40, 300)
+    incremental = Incremental.of(model, (3, 16, 16))
+    at_once = incremental.logits(base, owner, place, pixel)
+    monkeypatch.setattr(neighbour_program, "MOST_VALUES", 50_000)
+    torch.testing.assert_close(incremental.logits(base, owner, place, pixel), at_once, rtol=1e-6, atol=1e-6)
+
+
+def test_a_points_logits_do_not_depend_on_its_company_where_windows_slide():
+    model, (base, owner, place, pixel, _) = vgg(widths=(32, 64)), neighbours((3, 16, 16), 4, 300)
+    incremental = Incremental.of(model, (3, 16, 16))
+    together = incremental.logits(base, owner, place, pixel)
+    for part in (slice(0, 1), slice(10, 13), slice(100, 190)):
+        alone = incremental.logits(base, owner[part], place[part], pixel[part])
+        torch.testing.assert_close(alone, together[part], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [MaxPool, SlidConvolution])
+def test_a_rule_that_is_wrong_is_caught(rule, monkeypatch):
+    monkeypatch.setattr("robustbench_lite.search.neighbour_rules.SLIDING_COST", 1e-9)
+    model, right = vgg(), rule.__call__
+    assert Incremental.of(model, (3, 16, 16)) is not None
+
+    def wrong(self, inputs, known):
+        windows = right(self, inputs, known)
+        return windows._replace(change=1.1 * windows.change)
+
+    monkeypatch.setattr(rule, "__call__", wrong)
+    assert Incremental.of(model, (3, 16, 16)) is None
+    assert "other logits" in why_not(model, (3, 16, 16))
+
+
+class Counting(nn.Module):
+    """Remembers things, and draws a number nobody needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.calls, self.last, self.shown = vgg(), 0, None, []
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        self.shown.append(x)
+        self.seen += 1
+        return self.inside(x) + 0 * torch.rand(()) + torch.tensor([[0.5]])
+
+
+def test_the_trial_leaves_the_network_and_the_global_generator_as_they_were():
+    model = Counting().eval()
+    state, generator = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    handle = model.inside[6].register_forward_hook(lambda *_: None)
+    assert attempt(model, (3, 16, 16)).incremental is not None
+    assert (model.calls, model.last, model.shown) == (0, None, [])
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    handle.remove()
+    assert not model.inside[6]._forward_hooks
