@@ -68,7 +68,7 @@ def train(
     if data.split == test.split:
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
     spec = models.network_spec(registry.Spec.parse(model or network), data)
-    module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed)
+    module = training.initialised(lambda: models.build(spec, allow_code=allow_code), seed, where)
     name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
     if Path(name).name != name:
         raise UsageError(f"--name is {name!r}; it names files in --output, so it holds no slash.")
