@@ -14,8 +14,8 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
-    {"errors", "memory", "numerics"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
-    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"},
+    {"errors", "memory", "numerics"}, {"registry"}, {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"},
+    {"bounds"}, {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"},
     {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
     {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
 ]  # fmt: skip
