@@ -12,7 +12,7 @@ import itertools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -241,5 +241,5 @@ def _seed(module: Any, device: torch.device, seed: int) -> None:
     if device.type == "mps":
         module.manual_seed(seed)
         return
-    with module.device(device):
+    with getattr(module, "device", nullcontext)(device):
         module.manual_seed(seed)

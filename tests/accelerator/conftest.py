@@ -1,4 +1,8 @@
-"""Everything here runs on the pretend device; where torch is too old for one, each test says so."""
+"""Everything here runs on the pretend device; where torch is too old for one, each test says so.
+
+Once it is registered, torch takes this process for one on a machine with an accelerator, as it does on machines that have one:
+no other test may count on there being none.
+"""
 
 from __future__ import annotations
 

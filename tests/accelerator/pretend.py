@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,10 +47,24 @@ def register() -> None:
 
 
 class _Backend(backend_registration._DummyBackendModule if CAN else object):  # type: ignore[misc]
-    """``torch.pretend``. Its kernels draw from the CPU's generator: it has none of its own."""
+    """``torch.pretend``. Its kernels draw from the CPU's generator: its own is there to be forked."""
+
+    device = nullcontext
 
     def get_device_name(self, device: object = None) -> str:
         return "CPU in disguise"
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16]
+
+    def get_rng_state(self, device: object = None) -> Tensor:
+        return torch.zeros(1, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: object = None) -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> None:
+        pass
 
 
 class Waits:
