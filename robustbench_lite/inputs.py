@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,7 +136,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     family, _, number = name.partition(":")
     registered = torch._C._get_privateuse1_backend_name()
-    count = {"cpu": lambda: 1, "cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}
+    count: dict[str, Callable[[], int]] = {
+        "cpu": lambda: 1, "cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())
+    }  # fmt: skip
     if hasattr(torch, registered):
         count[registered] = getattr(torch, registered).device_count
     if family not in count or (number and not number.isdecimal()):
