@@ -17,6 +17,7 @@ from robustbench_lite.errors import CellError, ContradictionError, ModelError, R
 from robustbench_lite.fitting import fitted, is_of_another, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, Measured, measure
+from robustbench_lite.numerics import name_of, settings_of
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import ANEW, anew, objection
 from robustbench_lite.records.cell import Identity, Record, derived_flags, make_record, read_record, write_record
@@ -106,8 +107,8 @@ def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
     told = [*flags, *_flags(job), *derived_flags(identity, measured.arrays.unconfirmed)]
     made = provenance(
-        seconds=measured.seconds, device=str(job.device), batch_size=job.batch_size, partial=job.data.partial, flags=told,
-        paths=measured.paths,
+        seconds=measured.seconds, device=name_of(job.device), batch_size=job.batch_size, partial=job.data.partial, flags=told,
+        paths=measured.paths, numerics=settings_of(job.device),
     )  # fmt: skip
     return make_record(identity, measured.arrays, made, job.behaviour)
 

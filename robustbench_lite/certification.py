@@ -20,6 +20,7 @@ from robustbench_lite.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import clean_logits
+from robustbench_lite.numerics import device_of, exactly, name_of, proving_device, settings_of
 from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.behaviour import ANEW, Behaviour, anew, objection
@@ -68,7 +69,7 @@ def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tupl
 
 
 def deployed(subject: Subject) -> nn.Module:
-    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode.
+    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode, where there is float64.
 
     Raises:
         UnsupportedLayerError: the defense draws at random; a bound is of one function of the image.
@@ -76,7 +77,8 @@ def deployed(subject: Subject) -> nn.Module:
     defended = subject.defense.wrap(copied(subject.module))
     if defended.traits.random:
         raise UnsupportedLayerError(f"{subject.label} draws at random, and these bounds are of one function of the image.")
-    return defended.module.eval()
+    module = defended.module.eval()
+    return module.to(proving_device(device_of(module)))
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Claim:
             certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat, eps_written),
             data=inputs.data_id(data),
         )  # fmt: skip
+        device = proving_device(device)
         return cls(identity, certifier, deployed(subject).to(device), threat, data, correct, device, behaviour)
 
 
@@ -166,7 +169,8 @@ def proved(
     arrays, of, spent = _arrays(claim, known), int(claim.correct.sum()), journal.seconds(key)
     if len(known) < of:
         return Proved(arrays, len(known), of, spent, note=note)
-    origin = provenance(seconds=spent, device=str(claim.device), batch_size=0, partial=claim.data.partial)
+    where, numerics = name_of(claim.device), settings_of(claim.device)
+    origin = provenance(seconds=spent, device=where, batch_size=0, partial=claim.data.partial, numerics=numerics)
     record = make_certificate(claim.identity, arrays, origin, claim.behaviour)
     if path is not None:
         path.parent.mkdir(exist_ok=True)
@@ -251,6 +255,7 @@ def certify(
     return bounds.certify(network, dataset.x, dataset.y, norm=norm, eps=radius, method=method, box=box, batch_size=batch_size)
 
 
+@exactly
 def certify_all(
     subjects: Sequence[Subject],
     data: Dataset,

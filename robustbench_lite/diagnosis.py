@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError, RobustBenchError
 from robustbench_lite.memory import keep_freed_memory
+from robustbench_lite.numerics import device_of, exactly, in_float64
 from robustbench_lite.search.copies import own_copy
 from robustbench_lite.search.defended import DefendedModel, Wrapper, takes_rng
 from robustbench_lite.search.forward import Passes, Points
@@ -92,6 +92,7 @@ def _trains(module: nn.Module) -> bool:
     return bool(getattr(module, "training", False))  # frozen TorchScript has no such attribute
 
 
+@exactly
 def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = None) -> DefendedModel:
     """Check ``model`` on a few images ``x`` (N, C, H, W) with labels ``y`` (N,); mark it random if it is.
 
@@ -99,7 +100,7 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
         ModelError: it fails on these images; returns the wrong shape, too few classes, NaN, or probabilities; or lets a row
             depend on its batch. Each message says what to do.
     """
-    device = _device_of(model.module)
+    device = device_of(model.module)
     x = x[:_PROBE].to(device)
     every = torch.arange(len(x), device=device)
     model = _with_gradients(model, x, every)
@@ -145,7 +146,7 @@ def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int
     Raises:
         ModelError: the model has no gradient by its input.
     """
-    device = _device_of(model.module)
+    device = device_of(model.module)
     x, y = x[:_PROBE].to(device), y[:_PROBE].to(device)
     zeros = torch.zeros_like(y)
     points = Points(x, y, zeros - 1, torch.arange(len(y), device=device), zeros)
@@ -182,11 +183,6 @@ def _with_gradients(model: DefendedModel, x: Tensor, rows: Tensor) -> DefendedMo
     return model
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
-
 def _forward(module: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
     """Logits (N, K) of the images ``x`` (N, C, H, W), which are the samples ``rows`` (N,) for a model that draws a sample."""
     drawn = (SampleRng.create(0, "diagnosis", rows, torch.zeros_like(rows)),) if takes_rng(module) else ()
@@ -213,7 +209,7 @@ def _output(module: nn.Module, x: Tensor, *drawn: SampleRng) -> Any:
 
 
 def _check_probabilities(found: Tensor) -> None:
-    sums = found.double().sum(1) if isinstance(found, Tensor) and found.dim() == 2 else torch.zeros(1)
+    sums = in_float64(found).sum(1) if isinstance(found, Tensor) and found.dim() == 2 else torch.zeros(1)
     if bool((sums - 1).abs().max() > 1e-3) or bool((found < 0).any()):
         raise ModelError(
             "The model was said to return probabilities, and its rows are not at least 0 with a sum of 1: leave out "
@@ -230,7 +226,7 @@ def _check_output(logits: Tensor, highest_label: int, classes: int | None) -> No
         raise ModelError(f"The model has {found} classes, the data needs {needed}: is it the network for this data set?")
     if not bool(logits.isfinite().all()):
         raise ModelError("The model returns NaN or inf on clean images: check its weights and normalisation.")
-    sums = logits.double().sum(1)
+    sums = in_float64(logits).sum(1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
         raise ModelError(
             "The model returns probabilities, whose gradients vanish and make it look robust. Return logits (no softmax), "

@@ -21,6 +21,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.cell import Identity
@@ -137,6 +138,7 @@ def evaluate(
     return run(subjects, dataset, chosen, threat, options, eps_written=eps_written, fit_data=images)
 
 
+@exactly
 def run(
     subjects: Sequence[Subject],
     data: Dataset,

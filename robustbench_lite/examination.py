@@ -14,6 +14,7 @@ from robustbench_lite.certification import OFF
 from robustbench_lite.defense import Defense
 from robustbench_lite.evaluation import Settings, run
 from robustbench_lite.inputs import Subject, short_label
+from robustbench_lite.numerics import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import NOTES, Dataset
@@ -39,9 +40,8 @@ def examine(
 
     ``about`` holds what only the caller knows: name, network, network_params, command.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
-    settings = Settings(seed=recipe.seed, device=str(device), on_progress=on_progress, certify=OFF)
+    settings = Settings(seed=recipe.seed, device=str(device_of(model)), on_progress=on_progress, certify=OFF)
     cell = run([subject], test, [attack], threat, settings, fit_data=data).cells[0]
     return Card(
         dataset=data.name,

@@ -24,6 +24,7 @@ from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
 from robustbench_lite.numerals import parse_whole
+from robustbench_lite.numerics import exactly
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.files import write_bytes
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
@@ -66,6 +67,7 @@ def check_fit_data(attack: Attack | Defense, images: Dataset | None, data: Datas
         )
 
 
+@exactly
 def calibrated(subject: Subject, images: Dataset | None, data: Dataset, device: str, outputs: Outputs = "logits") -> Subject:
     """``subject`` with what its defense sets from training images; any other subject as it is.
 
@@ -83,6 +85,7 @@ def calibrated(subject: Subject, images: Dataset | None, data: Dataset, device: 
     return dataclasses.replace(subject, defense=defense, label=inputs.short_label("defense", defense))
 
 
+@exactly
 def fitted(
     job: Job, images: Dataset | None, path: Path | None, on_step: Callable[[int, int], None] = lambda step, of: None
 ) -> Job:

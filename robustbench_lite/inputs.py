@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,16 +134,25 @@ def applicable(data: Dataset, threat: ThreatModel) -> Dataset:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU."""
+    """``auto`` takes CUDA, then MPS, then the CPU. A backend that a package has registered with torch goes by its own name."""
     name = str(name)  # a torch.device too
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    family = name.split(":")[0]
-    if family not in ("cpu", "cuda", "mps"):
-        raise UnknownNameError("device", name, ["auto", "cpu", "cuda", "mps"])
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[family]
-    if not present:
+    family, _, number = name.partition(":")
+    registered = torch._C._get_privateuse1_backend_name()
+    count: dict[str, Callable[[], int]] = {
+        "cpu": lambda: 1, "cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())
+    }  # fmt: skip
+    if hasattr(torch, registered):
+        count[registered] = getattr(torch, registered).device_count
+    if family not in count or (number and not number.isdecimal()):
+        raise UnknownNameError("device", name, ["auto", *count])
+    there = count[family]()
+    if not there:
         raise UsageError(f"This machine (or this build of torch) has no {family} device: use --device cpu or auto.")
+    if number and int(number) >= there:
+        devices = f"{there} {family} device{'s' * (there > 1)}: {family}:0" + (f" to {family}:{there - 1}" if there > 1 else "")
+        raise UsageError(f"There is no {name}; this machine has {devices}.")
     return torch.device(name)
 
 

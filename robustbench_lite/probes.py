@@ -63,12 +63,7 @@ def ask(model: DefendedModel, data: Dataset, device: torch.device) -> Behaviour:
 def _answers(model: DefendedModel, x: Tensor, device: torch.device) -> NDArray[np.float32]:
     zeros = torch.zeros(len(x), dtype=torch.int64, device=device)
     points = Points(x.to(device), zeros, zeros - 1, torch.arange(len(x), device=device), zeros)
-    exact = torch.backends.cudnn.allow_tf32
-    try:
-        torch.backends.cudnn.allow_tf32 = False  # or the answers would be those of the accelerator, to three digits
-        logits = next(iter(Passes(model, len(x)).ballots(points, 1)))
-    finally:
-        torch.backends.cudnn.allow_tf32 = exact
+    logits = next(iter(Passes(model, len(x)).ballots(points, 1)))
     return _folded(logits.to("cpu", torch.float64).numpy())
 
 

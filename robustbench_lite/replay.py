@@ -14,6 +14,7 @@ from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.evaluation import Settings, targets
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import clean_logits
+from robustbench_lite.numerics import exactly
 from robustbench_lite.report import Cell
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes
@@ -62,6 +63,7 @@ def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
     return Setup(model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device)
 
 
+@exactly
 def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_rows: Callable[[int], None]) -> Replay:
     """Ask the model about the clean images ``rows`` and their adversarials, a batch at a time."""
     model, seed, batch_size, device = setup

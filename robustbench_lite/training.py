@@ -24,6 +24,7 @@ from robustbench_lite.checkpoint import Checkpoint, Position
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import ModelError, UsageError
 from robustbench_lite.memory import keep_freed_memory
+from robustbench_lite.numerics import exactly, own_generators
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
@@ -57,6 +58,7 @@ class Progress(NamedTuple):
     loss: float
 
 
+@exactly
 def train(
     model: nn.Module,
     defense: Defense,
@@ -119,9 +121,9 @@ def train(
     return at.curve
 
 
-def initialised(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The network that ``factory`` builds, with initial weights that follow from ``seed`` alone."""
-    with seeded(f"{seed}/initial weights"):
+def initialised(factory: Callable[[], nn.Module], seed: int, device: torch.device | str = "cpu") -> nn.Module:
+    """The network that ``factory`` builds, on the CPU or ``device``, with initial weights that follow from ``seed`` alone."""
+    with seeded(f"{seed}/initial weights", device):
         return factory()
 
 
@@ -131,9 +133,7 @@ def seeded(purpose: str, device: torch.device | str = "cpu") -> Iterator[None]:
 
     It follows from ``purpose`` alone; the generators are put back afterwards.
     """
-    devices = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(_number(purpose))
+    with own_generators(_number(purpose), device):
         yield
 
 

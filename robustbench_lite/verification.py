@@ -14,6 +14,7 @@ from robustbench_lite.adversarials import Adversarials
 from robustbench_lite.errors import DataError
 from robustbench_lite.evaluation import Settings
 from robustbench_lite.inputs import Subject
+from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
 from robustbench_lite.replay import Replay, Setup, replay, set_up
 from robustbench_lite.search.judge import Finding
@@ -50,6 +51,7 @@ class Verification:
         return self.n - len(self.failures)
 
 
+@exactly
 def verify(
     saved: Adversarials,
     subject: Subject,

@@ -20,6 +20,8 @@ from robustbench_lite.bounds.stages import STAGES, Question, Work
 from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.memory import keep_freed_memory
+from robustbench_lite.numerics import device_of, exactly, proving_device
+from robustbench_lite.search.copies import own_copy
 from robustbench_lite.threat.norms import Norm, norm_by_name
 
 METHODS = (*STAGES, "auto", "lipschitz")
@@ -66,6 +68,7 @@ def certify(
     return joined(list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size)))
 
 
+@exactly
 @torch.no_grad()
 def proofs(
     model: nn.Module,
@@ -81,7 +84,8 @@ def proofs(
     """The margins of ``batch_size`` samples after the other, bounded from below.
 
     Args:
-        model: a network in eval mode, on the device that shall do the work; images (B, C, H, W) -> logits (B, K).
+        model: a network in eval mode, on the device that shall do the work (a copy on the CPU does it where that device has
+            no float64); images (B, C, H, W) -> logits (B, K).
         x: images (N, C, H, W) in [0, 1]; ``y``: labels (N,).
         eps: radius in input units, one number or one a sample (N,).
         method: one of ``METHODS``. ``alpha`` starts from ``dual`` and ``crown``; ``auto`` runs all but ``lipschitz`` in the
@@ -98,7 +102,9 @@ def proofs(
     radii = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
     if not bool((radii >= 0).all()):
         raise UsageError("eps must be a number of at least 0, or one for each sample.")
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    device = proving_device(device_of(model))
+    if device != device_of(model):
+        model = own_copy(model).to(device)
     if device.type == "cpu":
         keep_freed_memory()
     graphs = _Graphs(model, tuple(x.shape[1:]))

@@ -27,6 +27,7 @@ from robustbench_lite.bounds.operations import (
     scaled,
 )
 from robustbench_lite.errors import ModelError, UnsupportedLayerError
+from robustbench_lite.numerics import exactly
 from robustbench_lite.sources.networks import ConvexAggregation
 
 SUPPORTED = (
@@ -39,6 +40,7 @@ _SAME = 1e-4
 """Largest difference, relative to the largest logit, between graph and network."""
 
 
+@exactly
 def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False) -> Graph:
     """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode; ``live`` lets gradients through.
 

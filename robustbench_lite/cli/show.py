@@ -19,6 +19,7 @@ from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
+    from robustbench_lite.records.cell import Provenance
     from robustbench_lite.sources.weights import Card
 
 Rows = list[tuple[str, object]]
@@ -132,7 +133,7 @@ def _show_record(path: Path) -> None:
         ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
         ("took", f"{made.seconds} s on {made.device}"),
         ("batch size", made.batch_size), ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
-        *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
+        *_numerics(made), *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
     ]  # fmt: skip
     _print(rows)
 
@@ -162,8 +163,13 @@ def _show_certificate(path: Path) -> None:
         ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
         ("data", f"{identity.data.name} {identity.data.split}"), ("data fingerprint", identity.data.fingerprint), ("", ""),
         ("made", made.created), ("command", made.command), ("took", f"{made.seconds} s on {made.device}"),
-        ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
+        ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())), *_numerics(made),
     ])  # fmt: skip
+
+
+def _numerics(made: Provenance) -> list[tuple[str, str]]:
+    """What the numbers of an accelerator depend on beside the versions."""
+    return [("numerics", ", ".join(f"{name} {value}" for name, value in made.numerics.items()))] if made.numerics else []
 
 
 def _share(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -71,7 +71,7 @@ def train(
     if data.split == test.split:
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
     spec = models.network_spec(registry.Spec.parse(model or network), data)
-    module = training.initialised(lambda: models.build(spec, trust), seed)
+    module = training.initialised(lambda: models.build(spec, trust), seed, where)
     name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
     if Path(name).name != name or "\0" in name or len(name) > _NAME_LENGTH:
         raise UsageError(

@@ -142,6 +142,8 @@ class Provenance(Sparse):
     flags: list[str] = Field(default_factory=list)
     paths: list[str] | None = None
     """Which quicker ways the search took through the network; left out where it took none."""
+    numerics: dict[str, str] | None = None
+    """On an accelerator the settings and libraries that its numbers depend on (``numerics.settings_of``); left out on a CPU."""
 
 
 class Record(Strict):

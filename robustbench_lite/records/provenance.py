@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,14 @@ _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy")
 
 
 def provenance(
-    *, seconds: float, device: str, batch_size: int, partial: bool, flags: Sequence[str] = (), paths: Sequence[str] = ()
+    *,
+    seconds: float,
+    device: str,
+    batch_size: int,
+    partial: bool,
+    flags: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    numerics: Mapping[str, str] | None = None,
 ) -> Provenance:
     """The provenance of a cell that was finished now, by this process."""
     return Provenance(
@@ -29,6 +36,7 @@ def provenance(
         partial=partial,
         flags=list(flags),
         paths=list(paths) or None,
+        numerics=None if numerics is None else dict(numerics),
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import UsageError
+from robustbench_lite.numerics import exactly
 from robustbench_lite.search.attack import Access, Answer, Attack
 from robustbench_lite.search.driven import DrivenAttack
 from robustbench_lite.search.losses import margin
@@ -24,6 +25,7 @@ def check_lock_step(attack: Attack, threat: ThreatModel, purpose: str) -> None:
         )
 
 
+@exactly
 def craft(
     model: nn.Module,
     attack: Attack,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError
+from robustbench_lite.numerics import exact, own_generators
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.incremental import Attempt, Incremental, attempt
 from robustbench_lite.search.losses import Loss
@@ -114,7 +115,7 @@ class Passes:
         sums: list[Tensor] = []
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
-            with torch.enable_grad():
+            with exact(), torch.enable_grad():
                 logits = self._call(surrogate or self._followed, padded._replace(x=x), draw)
                 seen = self._seen(logits, padded.y)
                 (gradient,) = torch.autograd.grad(loss(seen, padded.y, padded.target).sum(), x)
@@ -141,7 +142,8 @@ class Passes:
 
     @torch.no_grad()
     def _logits(self, points: Points, draw: int) -> Tensor:
-        return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
+        with exact():
+            return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
 
     def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
         x = points.x.clone() if self._copies else points.x  # a forward may write over its input
@@ -151,8 +153,7 @@ class Passes:
             # A random defense of ours draws per sample: its verdicts do not depend on the batch either.
             rng = SampleRng.create(self.seed, "model", points.sample, points.draw + draw)
             return module(x, rng)  # type: ignore[no-any-return]
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(self.seed * 1_000_003 + draw)
+        with own_generators(self.seed * 1_000_003 + draw, x.device):
             return module(x)  # type: ignore[no-any-return]
 
 

@@ -68,10 +68,16 @@ class SampleRng(Rows):
     def bits(self, draw: int | Tensor, count: int) -> Tensor:
         """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row (B,)."""
         blocks = torch.arange((count + 3) // 4, device=self.index.device).unsqueeze(0)  # (1, blocks)
-        number = torch.as_tensor(draw, device=self.index.device, dtype=torch.int64).reshape(-1, 1) & _MASK
+        number = self._number(draw) & _MASK
         row, restart = self.index.unsqueeze(1) & _MASK, self.restart.unsqueeze(1) & _MASK
         words = philox((blocks, number, row, restart), self.key)
         return torch.cat(words, dim=1)[:, :count]
+
+    def _number(self, draw: int | Tensor) -> Tensor:
+        """(B, 1) or (1, 1) int64 on the device; a number is written there, for a copy would wait for the device."""
+        if isinstance(draw, Tensor):
+            return draw.to(self.index).reshape(-1, 1)
+        return torch.full((1, 1), draw, dtype=torch.int64, device=self.index.device)
 
     def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) float32, uniform on [0, 1) in steps of 2^-24."""

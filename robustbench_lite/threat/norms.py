@@ -26,7 +26,9 @@ class RandomSource(Protocol):
 
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or one number a row (B,), shaped to broadcast over ``like`` (B, ...)."""
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=like.dtype, device=like.device)  # written there: a copy would wait for the device
+    tensor = value.to(like)
     return tensor.reshape(-1, *([1] * (like.dim() - 1))) if tensor.dim() else tensor
 
 
@@ -138,7 +140,7 @@ class L1(Norm):
         """Soft-thresholding at the level that leaves exactly ``eps`` (Duchi et al. 2008)."""
         flat = delta.flatten(1)
         magnitude = flat.abs()
-        radius = torch.as_tensor(eps, dtype=flat.dtype, device=flat.device).reshape(-1, 1)
+        radius = per_row(eps, flat)
         ordered = magnitude.sort(dim=1, descending=True).values
         surplus = ordered.cumsum(1) - radius
         rank = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
@@ -183,7 +185,7 @@ class L0(Norm):
         weight = delta.square().sum(1).flatten(1)  # (B, H*W)
         order = weight.argsort(dim=1, descending=True, stable=True)
         rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        budget = torch.as_tensor(eps, device=delta.device).reshape(-1, 1)
+        budget = eps.to(delta.device).reshape(-1, 1) if isinstance(eps, Tensor) else eps
         keep = (rank < budget).reshape(delta.shape[0], 1, *delta.shape[2:])
         return delta * keep
 
