@@ -281,3 +281,34 @@ def test_a_layout_in_which_torch_corrupts_memory_is_avoided(kernel: int, taken: 
     model = prepared(filled(network))
     assert model.fast is not None
     assert (CHANNELS_LAST in model.fast.what) == taken
+
+
+@pytest.mark.parametrize("bent", ["surrogate", "own"])
+def test_behind_a_defense_that_declares_a_stand_in_both_gradients_are_compared(
+    bent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bent(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.model(x)
+            return z.detach() + 0.9 * (z - z.detach())  # type: ignore[no-any-return]
+
+    honest = fast._frozen
+
+    def one_bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
+        path = honest(modules, device)
+        assert path.surrogate is not None
+        return (
+            path._replace(surrogate=Bent(path.surrogate))
+            if bent == "surrogate"
+            else path._replace(gradient=Bent(path.gradient))
+        )
+
+    network = filled(chain())
+    model = replace(prepare(network, NoDefense(), torch.device("cpu")), traits=Traits(surrogate=filled(chain(), seed=1)))
+    assert with_fast_path(model, X).fast is not None
+    monkeypatch.setattr(fast, "_frozen", one_bent)
+    assert with_fast_path(model, X).fast is None
