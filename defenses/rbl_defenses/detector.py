@@ -34,7 +34,8 @@ class Detector(Wrapper):
 
     def versions(self, x: Tensor, rng: SampleRng | None = None) -> list[Tensor]:
         """The logits of the image and of each squeezed version, (B, K) each."""
-        return [self.inner(x, rng), *(self.inner(squeezer(x), rng) for squeezer in self.squeezers)]
+        # A copy: a network may write over its input, and the image is still to be squeezed.
+        return [self.inner(x.clone(), rng), *(self.inner(squeezer(x), rng) for squeezer in self.squeezers)]
 
 
 class AgreeingDetector(Detector):

@@ -62,7 +62,7 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64,
     with torch.set_grad_enabled(live):
         graph = Graph(_Builder(root, probe, dtype).build(traced), dtype)
     with torch.no_grad():
-        expected, found = model(probe), graph.forward(probe)
+        expected, found = model(probe.clone()), graph.forward(probe)
     if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(1.0, float(expected.abs().max())):
         raise ModelError(
             f"{type(model).__name__} computes something else than its layers say (hooks, train mode or random layers?): "
@@ -169,7 +169,7 @@ class _Builder:
                 return x.probe.size(*rest, **kwargs)
             case "getattr" if rest == ("shape",):
                 return x.probe.shape
-            case "contiguous":
+            case "contiguous" | "clone":
                 return x
             case "dropout" if not kwargs.get("training", True):
                 return x

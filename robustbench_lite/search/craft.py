@@ -52,7 +52,7 @@ def craft(
         if last or query.loss is None or bool(state.finished.all()):
             return points
         points.requires_grad_()
-        logits = model(points)
+        logits = model(points.clone())  # it may write over its input, which gradients are taken by
         (gradient,) = torch.autograd.grad(query.loss(logits, y, target).sum(), points)
         logits, points = logits.detach(), points.detach()
         answer = Answer(margin(logits, y, target) < 0, logits.argmax(1), logits, gradient)

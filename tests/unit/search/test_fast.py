@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import robustbench_lite as rbl
+from rbl_attacks.pgd import PGD
 from rbl_defenses.none import NoDefense
 from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.search import fast
+from robustbench_lite.search.craft import craft
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.fast import CHANNELS_LAST, with_fast_path
 from robustbench_lite.search.forward import Passes, Points
@@ -258,6 +260,31 @@ def test_no_image_of_the_caller_is_written_over() -> None:
         cell = rbl.evaluate(network, (x, y), attack, norm=norm, eps=eps).cells[0]
         assert cell.clean_accuracy == 1
         assert torch.equal(x, before)
+
+
+def test_a_network_that_writes_over_its_input_is_certified_detected_and_trained_as_its_twin_that_does_not() -> None:
+    class Careful(Scribbling):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clone())
+
+    first, second = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(64, 5)
+    networks = []
+    for kind in (Scribbling, Careful):
+        network = kind()
+        network.net = nn.Sequential(first, nn.ReLU(), nn.Flatten(), second)
+        networks.append(filled(network))
+    x, y = images(20, SHAPE), networks[0](images(20, SHAPE)).argmax(1)
+    mine, theirs = (rbl.certify(network, (x, y), norm="linf", eps=0.001, method="crown") for network in networks)
+    assert torch.equal(mine.margins, theirs.margins)
+    found = [
+        rbl.evaluate(network, (x, y), "pgd steps=3", defenses="feature_squeezing detect=true threshold=0.3", eps=0.02).cells[0]
+        for network in networks
+    ]
+    assert (found[0].clean_correct == found[1].clean_correct).all()
+    assert (found[0].robust == found[1].robust).all()
+    threat, index = ThreatModel.parse("linf", 0.02), torch.arange(20)
+    ours, others = (craft(network, PGD(steps=2), x, y, threat, index=index, seed=0) for network in networks)
+    assert torch.equal(ours, others)
 
 
 def test_a_random_network_draws_alike_on_both_paths() -> None:
