@@ -19,6 +19,7 @@ from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
+    from robustbench_lite.records.outcomes import Margins
     from robustbench_lite.sources.weights import Card
 
 Rows = list[tuple[str, object]]
@@ -123,7 +124,7 @@ def _show_record(path: Path) -> None:
         ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
         ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
         ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
-        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), ("", ""),
+        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), *_margins(record.margins), ("", ""),
         ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
         ("defense", identity.defense.label()), ("model", identity.model.name),
         ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
@@ -135,6 +136,15 @@ def _show_record(path: Path) -> None:
         *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
     ]  # fmt: skip
     _print(rows)
+
+
+def _margins(margins: Margins | None) -> Rows:
+    """How near to a tie its verdicts came, where the record says so."""
+    if margins is None:
+        return []
+    parts = (("on a clean image", margins.clean), ("before the judge", margins.judged))
+    said = ", ".join(f"{value:.2g} {where}" for where, value in parts if value is not None)
+    return [("smallest margin", f"{said} (of the largest logit)" if said else "-")]
 
 
 def _is_certificate(path: Path) -> bool:
