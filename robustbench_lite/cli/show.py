@@ -151,7 +151,7 @@ def _is_certificate(path: Path) -> bool:
     from robustbench_lite.records.certificate import CERTIFICATE
 
     try:
-        return b'"margins"' in read_bytes(path, CERTIFICATE)
+        return b'"stages"' in read_bytes(path, CERTIFICATE)
     except RobustBenchError:
         return False  # said when it is read as a record
 
@@ -200,7 +200,11 @@ def _show_network(name: str, trust: Trust) -> None:
 
 
 def _card(card: Card) -> Rows:
-    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve"}).items()]
+    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve", "certified"}).items()]
+    for one in card.certified or ():
+        ball = f"{one.norm} {one.eps:g}{'' if one.box else ', no box'}"
+        figures = f"{one.certified_accuracy:.2%}, an error of {1 - one.certified_accuracy:.2%}"
+        rows.append(("certified", f"{figures} ({one.method}, {ball}, n = {one.n:,}): {one.command}"))
     return [*rows, ("last epoch", card.curve[-1] if card.curve else "-")]
 
 
