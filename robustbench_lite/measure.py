@@ -131,14 +131,31 @@ def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambd
     _contradict(job, list(known.values()))
     on_rows(settled)
     passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive, fast=True)
-    for batch in _search(job, passes, positions, lambda done: on_rows(settled + done)):
-        _contradict(job, batch.outcomes)
-        nearest = None if nearest is None else min(nearest, batch.nearest)
-        journal.add(job.key, batch.outcomes, batch.seconds, nearest)
-        known |= {outcome.position: outcome for outcome in batch.outcomes}
-        on_rows(len(known) + skipped)
+
+    def take(batches: Iterator[_Batch]) -> None:
+        nonlocal nearest, known
+        for batch in batches:
+            _contradict(job, batch.outcomes)
+            nearest = None if nearest is None else min(nearest, batch.nearest)
+            journal.add(job.key, batch.outcomes, batch.seconds, nearest)
+            known |= {outcome.position: outcome for outcome in batch.outcomes}
+            on_rows(len(known) + skipped)
+
+    take(_search(job, passes, positions, lambda done: on_rows(settled + done)))
+    take(_search(job, passes.as_given(), _refuted(job, known), lambda done: None))
     margins = None if nearest is None else Margins.of(job.nearest_clean, nearest)
     return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key), passes.paths, margins)
+
+
+def _refuted(job: Job, known: dict[int, Outcome]) -> Tensor:
+    """Samples that a quicker way through the network has broken, and the network itself, by rounding, not: (M,).
+
+    It is searched there once more. A row that left at such a point would count as robust on one machine, and as broken, a few
+    steps later, on another. A random model has voted on its points, and a budget is spent: there the first search stands.
+    """
+    if job.model.traits.random or job.query_budget is not None:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.tensor([p for p, outcome in sorted(known.items()) if outcome.unconfirmed], dtype=torch.int64)
 
 
 def _contradict(job: Job, outcomes: list[Outcome]) -> None:
