@@ -42,8 +42,9 @@ def job(more: float, traits: Traits = Traits(), **changes: object) -> Job:  # no
     clean = clean_logits(model, data, 16, CPU, 0)
     attack, threat = PGD(steps=4, step_size=0.0625, random_start=False), ThreatModel.parse("linf", 0.125)
     made = Job(
-        key="cell", model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct, target=torch.full((3,), -1), seed=0, batch_size=16, device=CPU,
-        behaviour=Behaviour.of(np.ones((1, 1), np.float32), fixed=1, probes=1), nearest_clean=clean.nearest,
+        key="cell", model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
+        target=torch.full((3,), -1), seed=0, batch_size=16, device=CPU, nearest_clean=clean.nearest,
+        behaviour=Behaviour.of(np.ones((1, 1), np.float32), fixed=1, probes=1),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
