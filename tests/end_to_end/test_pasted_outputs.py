@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_lite.sources.weights import load_card
+from robustbench_lite.sources.zoo import bundled_networks
+
 ROOT = Path(__file__).parents[2]
 _MARK = re.compile(r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|.*\n)+)", re.DOTALL)
 _TIME = re.compile(r"\b[\d.,]+ (s|min|h)\b")
@@ -73,6 +76,18 @@ def test_every_command_with_a_pasted_output_is_the_one_that_stands_above_it() ->
         for match in _MARK.finditer(text):
             above = " ".join(text[: match.start()].replace("\\\n", " ").split())
             assert " ".join(match[2].split()) in above, f"{page.relative_to(ROOT)}: {match[2]}"
+
+
+def test_certified_errors_in_the_readme_are_those_of_the_cards() -> None:
+    row = r"\| `--dataset (\w+) --method (\w+)` \| ([\d.]+)% \| ([\d.]+)% \|"
+    shown = re.findall(row, (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) == 4
+    for dataset, method, clean, certified in shown:
+        card = load_card(bundled_networks() / f"{dataset}-dual_network.json")
+        (proved,) = [one for one in card.certified or [] if one.method == method]
+        assert (proved.box, proved.norm, proved.eps, proved.n) == (False, "linf", 0.1, 10_000)
+        assert f"{100 - 100 * proved.certified_accuracy:.2f}" == certified
+        assert f"{100 - 100 * card.clean_accuracy:.2f}" == clean
 
 
 def test_a_changed_cell_and_a_changed_line_are_seen() -> None:
