@@ -110,7 +110,7 @@ def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[st
         seconds=measured.seconds, device=name_of(job.device), batch_size=job.batch_size, partial=job.data.partial, flags=told,
         paths=measured.paths, numerics=settings_of(job.device),
     )  # fmt: skip
-    return make_record(identity, measured.arrays, made, job.behaviour)
+    return make_record(identity, measured.arrays, made, job.behaviour, measured.margins)
 
 
 def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:

@@ -280,7 +280,7 @@ def certify_all(
     with open_journal(None if output is None else output / "journal.sqlite") as journal:
         for number, (subject, model) in enumerate(zip(subjects, models, strict=True)):
             tell = Teller(on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}")
-            _, correct = clean_logits(model, data, batch_size, where, 0)
+            correct = clean_logits(model, data, batch_size, where, 0).correct
             behaviour = ask(model, data, where)
             claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour, eps_written=eps_written)
             found.append(proved(claim, journal, output, fresh=fresh, on_rows=tell.rows))

@@ -172,12 +172,12 @@ def run(
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, options.fresh, options.on_error)
         for subject, model, faced, certifier, signs in zip(subjects, prepared, crossed, certifiers, dead, strict=True):
-            logits, correct = clean_logits(model, data, batch_size, device, options.seed)
-            target, behaviour = targets(threat, logits, data, options.seed), ask(model, data, device)
+            clean = clean_logits(model, data, batch_size, device, options.seed)
+            target, behaviour = targets(threat, clean.logits, data, options.seed), ask(model, data, device)
             tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
             certificate, remarks = None, list(model.remarks)
             if certifier is not None:
-                claim = Claim.of(subject, certifier, threat, data, correct, device, behaviour, options.outputs)
+                claim = Claim.of(subject, certifier, threat, data, clean.correct, device, behaviour, options.outputs)
                 certificate = proved(
                     claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
                     on_rows=partial(tell.steps, of=len(data), before="certify"),
@@ -188,10 +188,10 @@ def run(
                     subject, attack, threat, data, options, eps_written, fit_data, certifier=certifier, adaptive=adaptive
                 )
                 job = Job(
-                    key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=correct,
+                    key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
                     query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
-                    certified=None if certificate is None else certificate.certified,
+                    certified=None if certificate is None else certificate.certified, nearest_clean=clean.nearest,
                 )  # fmt: skip
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)

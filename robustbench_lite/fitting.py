@@ -129,7 +129,7 @@ def _points(job: Job, images: Dataset) -> Points:
 
     What is one perturbation for all images learns from none of the target class; what starts from images needs just these.
     """
-    logits, rows = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
+    logits, rows, _ = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
     if isinstance(job.attack, UniversalAttack):
         rows = rows & job.threat.goal.applies_to(images.y)
     if not bool(rows.any()):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from robustbench_lite.errors import ContradictionError
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
-from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.outcomes import CellArrays, Margins
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
@@ -21,7 +23,7 @@ from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.engine import Outcome as Found
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.search.losses import margin
+from robustbench_lite.search.losses import margin, relative
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
@@ -53,6 +55,8 @@ class Job:
     """False for an attacker that ignores what the model declares; the judge never does."""
     certified: Tensor | None = None
     """Proved robust, (N,) bool: such samples are not attacked but for some that check the proofs."""
+    nearest_clean: float | None = None
+    """The smallest ``Clean.closeness``, for the record."""
 
     def __post_init__(self) -> None:
         if self.certified is not None and bool((self.certified & ~self.clean_correct).any()):
@@ -75,30 +79,49 @@ class Measured:
     seconds: float
     paths: tuple[str, ...]
     """What was searched beside the network as it was given."""
+    margins: Margins | None
+    """How near to a tie its verdicts came; None where nobody knows."""
 
 
-def clean_logits(
-    model: DefendedModel, data: Dataset, batch_size: int, device: torch.device, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Logits of the clean images, (N, K), and which are classified correctly, (N,) bool: by a majority of votes if random."""
+class Clean(NamedTuple):
+    """What a model says of N clean images, on the CPU."""
+
+    logits: Tensor
+    """(N, K)."""
+    correct: Tensor
+    """(N,) bool; by a majority of votes if it is random."""
+    closeness: Tensor
+    """Size of the margin that decides, in shares of the row's largest logit, (N,): see ``search.judge.Finding``."""
+
+    @property
+    def nearest(self) -> float | None:
+        return float(self.closeness.min()) if len(self.closeness) else None
+
+
+def clean_logits(model: DefendedModel, data: Dataset, batch_size: int, device: torch.device, seed: int) -> Clean:
+    """Ask ``model`` about the clean images of ``data``, a batch at a time."""
     passes = Passes(model, batch_size, seed)
     votes = model.traits.votes if model.traits.random else 1
-    logits, correct = [], []
+    logits, correct, closeness = [], [], []
     for start in range(0, len(data), batch_size):
         part = slice(start, start + batch_size)
         y = data.y[part].to(device)
         none = torch.full_like(y, -1)
         points = Points(data.x[part].to(device), y, none, data.ids[part].to(device), torch.zeros_like(y))
         ballots = list(passes.ballots(points, votes))  # an abstention on a clean image is wrong
-        right = torch.stack([margin(ballot, y, none) > 0 for ballot in ballots]).sum(0) * 2 > votes
+        margins = [margin(ballot, y, none) for ballot in ballots]
+        right = (torch.stack(margins) > 0).sum(0) * 2 > votes
+        shares = torch.stack([relative(*pair) for pair in zip(margins, ballots, strict=True)])
         logits.append(torch.stack(ballots).mean(0).cpu())
         correct.append(right.cpu())
-    return torch.cat(logits)[:, : -1 if model.traits.abstains else None], torch.cat(correct)
+        closeness.append(shares.sort(0, descending=True).values[votes // 2].abs().cpu())
+    return Clean(torch.cat(logits)[:, : -1 if model.traits.abstains else None], torch.cat(correct), torch.cat(closeness))
 
 
 def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambda rows: None) -> Measured:
     """Run what is missing of ``job``; ``on_rows`` hears how many samples' worth of work is done, of ``len(job.data)``."""
     known = {outcome.position: outcome for outcome in journal.outcomes(job.key, len(job.data))}
+    nearest = journal.nearest(job.key) if known else math.inf
     if job.keep_adversarials:  # an earlier run may have kept none: those samples are searched again
         known = {p: outcome for p, outcome in known.items() if outcome.x_adv is not None or not outcome.broken}
     open_rows = job.open_rows.clone()
@@ -108,12 +131,31 @@ def measure(job: Job, journal: Journal, on_rows: Callable[[float], None] = lambd
     _contradict(job, list(known.values()))
     on_rows(settled)
     passes = Passes(job.model, job.batch_size, job.seed, adaptive=job.adaptive, fast=True)
-    for batch in _search(job, passes, positions, lambda done: on_rows(settled + done)):
-        _contradict(job, batch.outcomes)
-        journal.add(job.key, batch.outcomes, batch.seconds)
-        known |= {outcome.position: outcome for outcome in batch.outcomes}
-        on_rows(len(known) + skipped)
-    return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key), passes.paths)
+
+    def take(batches: Iterator[_Batch]) -> None:
+        nonlocal nearest, known
+        for batch in batches:
+            _contradict(job, batch.outcomes)
+            nearest = None if nearest is None else min(nearest, batch.nearest)
+            journal.add(job.key, batch.outcomes, batch.seconds, nearest)
+            known |= {outcome.position: outcome for outcome in batch.outcomes}
+            on_rows(len(known) + skipped)
+
+    take(_search(job, passes, positions, lambda done: on_rows(settled + done)))
+    take(_search(job, passes.as_given(), _refuted(job, known), lambda done: None))
+    margins = None if nearest is None else Margins.of(job.nearest_clean, nearest)
+    return Measured(_arrays(job, known), _adversarials(job, known), journal.seconds(job.key), passes.paths, margins)
+
+
+def _refuted(job: Job, known: dict[int, Outcome]) -> Tensor:
+    """Samples that a quicker way through the network has broken, and the network itself, by rounding, not: (M,).
+
+    It is searched there once more. A row that left at such a point would count as robust on one machine, and as broken, a few
+    steps later, on another. A random model has voted on its points, and a budget is spent: there the first search stands.
+    """
+    if job.model.traits.random or job.query_budget is not None:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.tensor([p for p, outcome in sorted(known.items()) if outcome.unconfirmed], dtype=torch.int64)
 
 
 def _contradict(job: Job, outcomes: list[Outcome]) -> None:
@@ -133,6 +175,8 @@ def _contradict(job: Job, outcomes: list[Outcome]) -> None:
 @dataclass(frozen=True)
 class _Batch:
     outcomes: list[Outcome]
+    nearest: float
+    """The smallest closeness of a claim that was judged; inf where there was none."""
     seconds: float
 
 
@@ -146,11 +190,11 @@ def _search(job: Job, passes: Passes, positions: Tensor, on_done: Callable[[floa
     for found in engine.search(task, on_done):
         waiting.append(found)
         if sum(len(f.position) for f in waiting) >= job.batch_size or time.perf_counter() - flushed > _FLUSH_SECONDS:
-            outcomes, now = _judged(job, judge, waiting), time.perf_counter()
-            yield _Batch(outcomes, now - flushed)
+            judged, now = _judged(job, judge, waiting), time.perf_counter()
+            yield _Batch(*judged, now - flushed)
             waiting, flushed = [], now
     if waiting:
-        yield _Batch(_judged(job, judge, waiting), time.perf_counter() - flushed)
+        yield _Batch(*_judged(job, judge, waiting), time.perf_counter() - flushed)
 
 
 def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
@@ -160,8 +204,8 @@ def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
     return Engine(job.attack, passes, job.threat, seed=job.seed, query_budget=job.query_budget, device=job.device)
 
 
-def _judged(job: Job, judge: Judge, waiting: list[Found]) -> list[Outcome]:
-    """What is written down of rows that left the engine."""
+def _judged(job: Job, judge: Judge, waiting: list[Found]) -> tuple[list[Outcome], float]:
+    """What is written down of rows that left the engine, and how near to a tie the nearest of their claims is."""
     first, *rest = waiting
     for other in rest:
         first = first.append(other)
@@ -177,10 +221,12 @@ def _judged(job: Job, judge: Judge, waiting: list[Found]) -> list[Outcome]:
     images = dict(zip(rows.tolist(), x_adv.cpu().numpy(), strict=True)) if job.keep_adversarials else {}
     refuted = first.found.cpu() & ~broken
     columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
-    return [
+    nearest = float(verdict.closeness.min()) if len(rows) else math.inf
+    outcomes = [
         Outcome(p, b, r, float(np.float32(s)) if b else None, f, g, image_bytes(images[p]) if b and p in images else None)
         for p, b, r, s, f, g in zip(*(column.tolist() for column in columns), strict=True)
     ]
+    return outcomes, nearest
 
 
 def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:

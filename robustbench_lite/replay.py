@@ -28,6 +28,8 @@ class Replay(NamedTuple):
 
     correct: Tensor
     """It gives the clean image its label, (M,) bool."""
+    closeness: Tensor
+    """How near to a tie that is, (M,): see ``measure.Clean``."""
     before: Tensor
     """The class it gives the clean image, (M,)."""
     target: Tensor
@@ -72,10 +74,10 @@ def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_r
     for start in range(0, len(rows), batch_size):
         index = slice(start, start + batch_size)
         part = rows.take(index)
-        logits, correct = clean_logits(model, part, batch_size, device, seed)
-        target = targets(threat, logits, part, seed)
+        clean = clean_logits(model, part, batch_size, device, seed)
+        target = targets(threat, clean.logits, part, seed)
         finding = judge.examine(x_adv[index], part.x, part.y, target, part.ids)
-        parts.append((correct, logits.argmax(1), target, *finding))
+        parts.append((clean.correct, clean.closeness, clean.logits.argmax(1), target, *finding))
         on_rows(start + len(part))
-    correct, before, target, *finding_columns = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Replay(correct, before, target, Finding(*finding_columns))
+    correct, closeness, before, target, *finding_columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Replay(correct, closeness, before, target, Finding(*finding_columns))

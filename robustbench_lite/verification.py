@@ -16,6 +16,8 @@ from robustbench_lite.evaluation import Settings
 from robustbench_lite.inputs import Subject
 from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
+from robustbench_lite.records.behaviour import TOLERANCE
+from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.replay import Replay, Setup, replay, set_up
 from robustbench_lite.search.judge import Finding
 from robustbench_lite.sources.datasets import Dataset
@@ -74,17 +76,34 @@ def verify(
     rows, here = _clean_rows(saved, data)
     setup = set_up(subject, rows, dataclasses.replace(settings, seed=identity.seed))
     seen = replay(setup, rows, saved.x_adv, threat, on_rows)
+    predicted = _predictions(saved, rows, seen, random=setup.model.traits.random)
+    near, rounding = _near(saved, seen, predicted)
     tests = [
         *_geometry(saved, threat, seen.finding),
         *([] if saved.context is None else [_same_images(rows, here)]),
-        *_predictions(saved, rows, seen, random=setup.model.traits.random),
+        *(dataclasses.replace(test, checked=test.checked & ~near) for test in predicted),
     ]
     failures: dict[int, list[str]] = {}
     for row, sample in enumerate(saved.ids.tolist()):
         reasons = [test.reason(row) for test in tests if bool(test.checked[row] & test.failed[row])]
         if reasons:
             failures[sample] = reasons
-    return Verification(len(saved), [test.counts() for test in tests], failures, _note(saved, setup, rows, data))
+    said = " ".join(note for note in (_note(saved, setup, rows, data), rounding) if note is not None)
+    return Verification(len(saved), [test.counts() for test in tests], failures, said or None)
+
+
+def _near(saved: Adversarials, seen: Replay, tests: list[_Test]) -> tuple[Tensor, str | None]:
+    """Rows that fail on a margin within rounding, (M,) bool, under another torch than saved them; and what to say of them."""
+    then, now = saved.record.provenance.versions.get("torch", "unknown"), torch_version()
+    closeness = torch.minimum(seen.closeness, seen.finding.closeness)
+    near = torch.stack([test.failed & test.checked for test in tests]).any(0) & (closeness <= TOLERANCE)
+    if then == now or not bool(near.any()):
+        return torch.zeros_like(near), None
+    margin = float(closeness[near].max())
+    return near, (
+        f"Of {int(near.sum()):,} the verdict stands on a margin of {margin:.1g} of the largest logit, which is rounding: they "
+        f"were saved under torch {then}, and what {now} makes of them is not held against them."
+    )
 
 
 def _note(saved: Adversarials, setup: Setup, rows: Dataset, data: Dataset | None) -> str | None:

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Train the networks that the package carries, and put them in place: scripts/train_reference_networks.sh
-# Needs Fashion-MNIST, MNIST (add --download to fetch them) and cifar10-jpeg in ./data. Killed, it goes on where it was. About
-# three and a half hours on two cores, most of it for adversarial training and for the residual networks.
+# Needs Fashion-MNIST, MNIST (add --download to fetch them) and cifar10-jpeg in ./data. Killed, it goes on where it was.
+# Hours on two cores, most of them for adversarial training and for the residual networks. Afterwards, what can be proved of the dual
+# networks goes into their cards: python scripts/certify_reference_networks.py
 set -eu
 cd "$(dirname "$0")/.."
 

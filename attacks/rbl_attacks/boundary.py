@@ -132,10 +132,11 @@ class Boundary(FittedAttack):
         """Lengthen steps that succeed often, shorten those that rarely do (section 2.4)."""
         wins = walking * success[:, :-1].sum(1)
         counts = state.counts + torch.stack([tests * 1, tests & success[:, -1], walking * self.proposals, wins], 1)
-        orthogonal, ready = counts[:, 1] / counts[:, 0], counts[:, 0] >= SPHERE_WINDOW
-        both = FACTOR ** ((ready & (orthogonal > 0.35)).float() - (ready & (orthogonal < 0.15)).float())
-        joint, full = counts[:, 3] / counts[:, 2], counts[:, 2] >= JOINT_WINDOW  # nan where nothing was tried: nothing holds
-        source = FACTOR ** ((full & (joint > 0.15)).float() - (full & (joint < 0.05)).float())
+        # Whole numbers: a rate of 7 in 20 does come up, and 0.35 is no float.
+        tried, held, tried_both, held_both = counts.unbind(1)
+        ready, full = tried >= SPHERE_WINDOW, tried_both >= JOINT_WINDOW
+        both = FACTOR ** ((ready & (20 * held > 7 * tried)).float() - (ready & (20 * held < 3 * tried)).float())
+        source = FACTOR ** ((full & (20 * held_both > 3 * tried_both)).float() - (full & (20 * held_both < tried_both)).float())
         counts = counts * ~torch.stack([ready, ready, full, full], 1)
         return state.replace(orthogonal=state.orthogonal * both, towards=state.towards * both * source, counts=counts)
 

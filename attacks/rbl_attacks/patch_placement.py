@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import Rows
+from robustbench_lite.threat.norms import largest
 
 Shape = Literal["circle", "square"]
 MARGIN = 1.25
@@ -91,7 +92,7 @@ class Geometry:
         layers = torch.cat([texture, self._mask(texture.device).expand(len(texture), 1, -1, -1)], 1)
         placed = self.seen(layers, placement.affine)
         colours, mask = placed[:, :-1], placed[:, -1].detach().flatten(1)
-        first = mask.topk(min(self.pixels, mask.shape[1]), dim=1).indices  # (B, pixels)
+        first = largest(mask, min(self.pixels, mask.shape[1]))  # (B, pixels)
         kept = torch.arange(first.shape[1], device=mask.device) < placement.pixels.unsqueeze(1)
         covered = torch.zeros_like(mask, dtype=torch.bool).scatter_(1, first, kept)
         return colours, covered.reshape(-1, 1, self.height, self.width)

@@ -129,7 +129,7 @@ class NoiseSpace:
         if len(self.levels) > 1:
             owner = torch.repeat_interleave(torch.tensor(self.counts)).to(level.device)  # (D,)
             ranks = ranks.masked_fill(owner != level.clamp(max=len(self.levels) - 1).unsqueeze(1), float("-inf"))
-        return ranks.argsort(dim=1, descending=True)
+        return ranks.argsort(dim=1, descending=True, stable=True)  # equal draws: the first coordinate first, on any torch
 
     def parts(self, count: int) -> int:
         """How many moves of ``count`` coordinates one order lasts for."""

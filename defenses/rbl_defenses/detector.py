@@ -16,6 +16,8 @@ from robustbench_lite.search.rng import SampleRng
 _BATCH = 256
 _WEIGHT = 10.0
 """What a unit of the score weighs against logits. No verdict depends on it; it keeps clear of float32's last bits."""
+_ROUNDING = 1e-6
+"""A score is above the threshold by more than rounding: one of exactly 2, or of 0, comes out on either side of that."""
 _GENTLE = 0.5
 """The same for the stand-in: the joint attack is strongest where the classes pull harder (docs/explanation/adaptive.md)."""
 
@@ -29,7 +31,7 @@ class Detector(Wrapper):
 
     def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
         versions = self.versions(x, rng)
-        abstention = versions[0].amax(1) + _WEIGHT * (score(versions) - self.threshold)
+        abstention = versions[0].amax(1) + _WEIGHT * (score(versions) - (self.threshold + _ROUNDING))
         return torch.cat([versions[0], abstention.unsqueeze(1)], dim=1)
 
     def versions(self, x: Tensor, rng: SampleRng | None = None) -> list[Tensor]:

@@ -159,16 +159,18 @@ def check(
 
     problems, built = look(root, opt.trust_in_files(allow_code))
     found = {one.board.name: [cell.record for cell in one.filled.found if cell is not None] for one in built.loaded}
-    note = ""
+    note, notes = "", list[str]()
     if rerun:
         from robustbench_lite.leaderboard.rerun import rerun as again
 
         means = _means(data_dir, download, device, "auto", allow_code)
         done = again(built.loaded, root, rerun, means, queries=queries, salt=salt, on_cell=_silent)
         problems += done.problems
+        notes = done.notes
         left = f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}" if done.left_out else ""
         absent = f"; without the images of {', '.join(done.without_data)} (--data-dir)" if done.without_data else ""
         note = f" {done.samples} samples of {done.cells} cells were measured again{left}{absent}."
+    print("\n".join(notes), end="\n" * bool(notes))
     if problems:
         _tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -122,9 +122,16 @@ def _card_line(path: Path) -> str:
         threat = f"{card['norm']} {card['eps']:g}"
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
         clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
-        return printable(f"{card['network']}: {clean}, {robust}")
+        return printable(", ".join([f"{card['network']}: {clean}", robust, *_certified(card)]))
     except (UsageError, ValueError, KeyError, TypeError, AttributeError):
         return "its card cannot be read: see `rbl doctor`"
+
+
+def _certified(card: Any) -> list[str]:
+    """The largest share that is proved at the radius of the card, if any is."""
+    proved = [one for one in card.get("certified") or () if (one["norm"], one["eps"]) == (card["norm"], card["eps"])]
+    best = max(proved, key=lambda one: float(one["certified_accuracy"]), default=None)
+    return [] if best is None else [f"{best['certified_accuracy']:.1%} certified ({best['method']})"]
 
 
 SECTIONS: dict[str, Callable[[], list[Row]]] = {

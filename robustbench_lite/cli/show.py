@@ -20,6 +20,7 @@ from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
     from robustbench_lite.records.cell import Provenance
+    from robustbench_lite.records.outcomes import Margins
     from robustbench_lite.sources.weights import Card
 
 Rows = list[tuple[str, object]]
@@ -124,7 +125,7 @@ def _show_record(path: Path) -> None:
         ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
         ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
         ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
-        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), ("", ""),
+        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), *_margins(record.margins), ("", ""),
         ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
         ("defense", identity.defense.label()), ("model", identity.model.name),
         ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
@@ -138,11 +139,20 @@ def _show_record(path: Path) -> None:
     _print(rows)
 
 
+def _margins(margins: Margins | None) -> Rows:
+    """How near to a tie its verdicts came, where the record says so."""
+    if margins is None:
+        return []
+    parts = (("on a clean image", margins.clean), ("before the judge", margins.judged))
+    said = ", ".join(f"{value:.2g} {where}" for where, value in parts if value is not None)
+    return [("smallest margin", f"{said} (of the largest logit)" if said else "-")]
+
+
 def _is_certificate(path: Path) -> bool:
     from robustbench_lite.records.certificate import CERTIFICATE
 
     try:
-        return b'"margins"' in read_bytes(path, CERTIFICATE)
+        return b'"stages"' in read_bytes(path, CERTIFICATE)
     except RobustBenchError:
         return False  # said when it is read as a record
 
@@ -196,7 +206,11 @@ def _show_network(name: str, trust: Trust) -> None:
 
 
 def _card(card: Card) -> Rows:
-    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve"}).items()]
+    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve", "certified"}).items()]
+    for one in card.certified or ():
+        ball = f"{one.norm} {one.eps:g}{'' if one.box else ', no box'}"
+        figures = f"{one.certified_accuracy:.2%}, an error of {1 - one.certified_accuracy:.2%}"
+        rows.append(("certified", f"{figures} ({one.method}, {ball}, n = {one.n:,}): {one.command}"))
     return [*rows, ("last epoch", card.curve[-1] if card.curve else "-")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,16 +24,17 @@ from robustbench_lite.inputs import Subject
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import subject_of
 from robustbench_lite.leaderboard.gallery import Example, example, write_examples
+from robustbench_lite.leaderboard.near_ties import watched
 from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_folder
 from robustbench_lite.leaderboard.selection import chosen_samples
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
-from robustbench_lite.measure import Job, clean_logits, measure
+from robustbench_lite.measure import Job, Measured, clean_logits, measure
 from robustbench_lite.probes import IMAGES, ask
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, read_record
 from robustbench_lite.records.journal import open_journal
-from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.outcomes import Margins
 from robustbench_lite.registry import Trust
 from robustbench_lite.replay import Setup, replay, set_up
 from robustbench_lite.sources.datasets import Dataset, given_root, load_named
@@ -182,7 +184,7 @@ class Bench:
         """Measure the samples ``ids`` of a recorded cell once more, and nothing else of it."""
         data = inputs.applicable(_part(self.data, ids), slot.threat)
         if needs_fit(slot.attack):
-            arrays = self._from_fit(slot, found, data, self._set_up(slot, data))[0]
+            arrays = self._from_fit(slot, found, data, self._set_up(slot, data)).arrays
         else:
             report = evaluation.run(
                 [self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot.row, slot.expected.query_budget)
@@ -191,30 +193,40 @@ class Bench:
         verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
         return dict(zip(data.ids.tolist(), verdicts, strict=True))
 
+    def closeness(self, slot: Slot, found: Found, sample: int) -> tuple[float, float]:
+        """How near to a tie one sample stands when it is measured once more: its clean image, and what the attack finds.
+
+        Where that finds nothing, the nearest point in the ball that it asked about counts. In shares of the largest logit.
+        """
+        data = inputs.applicable(_part(self.data, np.array([sample])), slot.threat)
+        setup = self._set_up(slot, data)
+        logits = clean_logits(setup.model, data, setup.batch_size, setup.device, setup.seed).logits
+        model, watch = watched(setup.model, data, targets(slot.threat, logits, data, setup.seed), slot.threat)
+        margins = self._from_fit(slot, found, data, setup._replace(model=model)).margins or Margins()
+        here, there = margins.clean, margins.judged if margins.judged is not None else watch.nearest
+        return (math.inf if here is None else here), there
+
     def _set_up(self, slot: Slot, data: Dataset) -> Setup:
         return set_up(self.subject(slot.row), data, self._settings(slot.row))
 
-    def _from_fit(
-        self, slot: Slot, found: Found, data: Dataset, setup: Setup, *, keep: bool = False
-    ) -> tuple[CellArrays, torch.Tensor | None]:
+    def _from_fit(self, slot: Slot, found: Found, data: Dataset, setup: Setup, *, keep: bool = False) -> Measured:
         """Some samples under an attack that was fitted when the cell was measured: with that fit, if it lies in the results."""
         model, seed, batch_size, device = setup
-        logits, correct = clean_logits(model, data, batch_size, device, seed)
+        clean = clean_logits(model, data, batch_size, device, seed)
         job = Job(
-            key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=correct,
-            target=targets(slot.threat, logits, data, seed), seed=seed, batch_size=batch_size, device=device,
+            key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=clean.correct,
+            target=targets(slot.threat, clean.logits, data, seed), seed=seed, batch_size=batch_size, device=device,
             behaviour=self.answers(slot.row, found.record.identity.data.ids()),
-            query_budget=slot.expected.query_budget, keep_adversarials=keep,
+            query_budget=slot.expected.query_budget, keep_adversarials=keep, nearest_clean=clean.nearest,
         )  # fmt: skip
         with _copy_of(self.folder / FITS / f"{found.record.key}.safetensors") as fit, open_journal(None) as journal:
-            measured = measure(fitted(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
-        return measured.arrays, measured.x_adv
+            return measure(fitted(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
 
     def _examples(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> list[Example]:
         data = inputs.applicable(_part(self.data, ids), slot.threat)
         setup = self._set_up(slot, data)
-        arrays, x_adv = self._from_fit(slot, found, data, setup, keep=True)
-        broken = torch.from_numpy(arrays.broken)
+        measured = self._from_fit(slot, found, data, setup, keep=True)
+        broken, x_adv = torch.from_numpy(measured.arrays.broken), measured.x_adv
         if x_adv is None or not broken.any():
             return []
         shown, x_adv = data.take(broken), x_adv[broken]

@@ -25,6 +25,8 @@ class Rerun(NamedTuple):
     without_data: list[str]
     """Boards whose images are not here, and do not come with the package either."""
     problems: list[Problem]
+    notes: list[str]
+    """Verdicts that differ by rounding alone, under another torch: they count as agreement."""
 
 
 def rerun(
@@ -37,6 +39,7 @@ def rerun(
     cells = samples = left_out = 0
     problems: list[Problem] = []
     without_data: list[str] = []
+    notes: list[str] = []
     for one in loaded:
         bench, budget = Bench(one.board, root, means), queries
         if not bench.has_data():
@@ -56,12 +59,15 @@ def rerun(
                 continue
             budget, cells, samples = budget - cost, cells + 1, samples + len(ids)
             on_cell(f"{one.board.name}: {slot.label}")
-            problems += _differences(bench, slot, found, ids.tolist())
-    return Rerun(cells, samples, left_out, without_data, problems)
+            problems += _differences(bench, slot, found, ids.tolist(), notes)
+    return Rerun(cells, samples, left_out, without_data, problems, notes)
 
 
-def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int]) -> list[Problem]:
+def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: list[str]) -> list[Problem]:
+    """Verdicts that are others now; those that rounding explains go into ``notes``."""
     import numpy as np
+
+    from robustbench_lite.leaderboard.near_ties import excuse
 
     where = f"{slot.label} ({found.path.name})"
     try:
@@ -72,15 +78,18 @@ def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int]) -> list
         found.record.identity.data.ids().tolist(),
         zip(found.arrays.clean_correct.tolist(), found.arrays.broken.tolist(), strict=True), strict=True,
     ))  # fmt: skip
-    return [
-        Problem(
-            where,
-            f"sample {sample} is recorded as {_said(recorded[sample])}; measured again, it is {_said(verdict)}",
-            f"rbl leaderboard run {bench.board.name}, after: rm {found.path}",
-        )
-        for sample, verdict in verdicts.items()
-        if verdict != recorded[sample]
-    ]
+    problems = []
+    for sample, verdict in verdicts.items():
+        if verdict == recorded[sample]:
+            continue
+        what = f"sample {sample} is recorded as {_said(recorded[sample])}; measured again, it is {_said(verdict)}"
+        clean, attacked = bench.closeness(slot, found, sample)
+        reason = excuse(found.record, clean if verdict[0] != recorded[sample][0] else attacked)
+        if reason is not None:
+            notes.append(f"{where}: {what} ({reason})")
+            continue
+        problems.append(Problem(where, what, f"rbl leaderboard run {bench.board.name}, after: rm {found.path}"))
+    return problems
 
 
 def _said(verdict: tuple[bool, bool]) -> str:

@@ -21,7 +21,7 @@ from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, RECORD_BYTES,
 from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import CellArrays, Outcomes, Sparse, Strict, Summary
+from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Sparse, Strict, Summary
 from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
 from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number
@@ -146,7 +146,7 @@ class Provenance(Sparse):
     """On an accelerator the settings and libraries that its numbers depend on (``numerics.settings_of``); left out on a CPU."""
 
 
-class Record(Strict):
+class Record(Sparse):
     """The JSON file of a finished cell."""
 
     schema_version: int = SCHEMA_VERSION
@@ -158,6 +158,8 @@ class Record(Strict):
     provenance: Provenance
     behaviour: Behaviour | None
     """What the network answered; None where nobody asked it. No part of key or digest."""
+    margins: Margins | None = None
+    """How near to a tie its verdicts came. No part of key or digest: the last digits differ between machines."""
     seal: str = ""
 
     def sealed(self) -> Record:
@@ -165,12 +167,18 @@ class Record(Strict):
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 
-def make_record(identity: Identity, arrays: CellArrays, provenance: Provenance, behaviour: Behaviour | None = None) -> Record:
+def make_record(
+    identity: Identity,
+    arrays: CellArrays,
+    provenance: Provenance,
+    behaviour: Behaviour | None = None,
+    margins: Margins | None = None,
+) -> Record:
     """Join identity and outcomes by the digest, and seal the whole."""
     outcomes = arrays.pack()
     return Record(
         key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(),
-        identity=identity, outcomes=outcomes, provenance=provenance, behaviour=behaviour,
+        identity=identity, outcomes=outcomes, provenance=provenance, behaviour=behaviour, margins=margins,
     ).sealed()  # fmt: skip
 
 

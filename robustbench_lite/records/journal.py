@@ -37,9 +37,10 @@ CREATE TABLE IF NOT EXISTS proofs (
     key TEXT NOT NULL, position INTEGER NOT NULL, margin REAL NOT NULL, stage TEXT NOT NULL, seal TEXT NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS margins (key TEXT PRIMARY KEY, nearest REAL NOT NULL, seal TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS behaviours (key TEXT PRIMARY KEY, answers TEXT NOT NULL, seal TEXT NOT NULL);
 """
-_TABLES = ("outcomes", "proofs", "cells", "behaviours")
+_TABLES = ("outcomes", "proofs", "cells", "behaviours", "margins")
 
 
 class Outcome(NamedTuple):
@@ -131,11 +132,24 @@ class Journal:
             outcomes.append(outcome)
         return outcomes
 
-    def add(self, key: str, batch: list[Outcome], seconds: float) -> None:
-        """Add one batch and the time it took, in one transaction."""
+    def nearest(self, key: str) -> float | None:
+        """What the last ``add`` of the cell said of all its rows; None where that run did not know."""
+        with self._guard():
+            row = self._connection.execute("SELECT nearest, seal FROM margins WHERE key = ?", (key,)).fetchone()
+        return float(row[0]) if row is not None and _seal(key, repr(row[0])) == row[1] else None
+
+    def add(self, key: str, batch: list[Outcome], seconds: float, nearest: float | None = None) -> None:
+        """Add one batch and the time it took, in one transaction.
+
+        ``nearest`` is how near to a tie the nearest claim of the cell so far came; inf where there was none.
+        """
         rows = [(key, *outcome, outcome.seal(key)) for outcome in batch]
         with self._guard(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            if batch:
+                self._connection.execute("DELETE FROM margins WHERE key = ?", (key,))
+            if nearest is not None:
+                self._connection.execute("INSERT INTO margins VALUES (?, ?, ?)", (key, nearest, _seal(key, repr(nearest))))
             self._spend(key, seconds)
 
     def proofs(self, key: str, n: int = MAX_SAMPLES) -> list[Proof]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.statistics import Interval, wilson
@@ -43,6 +43,26 @@ class Outcomes(Sparse):
     """Successes that the search reported and the judge did not see again; they count as robust."""
     certified: str | None = None
     """Proved robust; only in cells with a certifier."""
+
+
+class Margins(Sparse):
+    """How near to a tie the verdicts of a cell came: differences of logits, in shares of the largest logit at that point.
+
+    Kernels of another torch or machine differ by about 1e-6 of that: a verdict above tells that much more than rounding.
+    """
+
+    clean: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The smallest size of a margin on a clean image."""
+    judged: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The smallest size of a margin at which the judge confirmed or refused a claim; left out where nothing was claimed."""
+
+    @classmethod
+    def of(cls, clean: float | None, judged: float) -> Margins:
+        """To three digits; ``judged`` is inf where nothing was claimed."""
+        return cls(**{
+            name: float(f"{value:.3g}")
+            for name, value in (("clean", clean), ("judged", judged)) if value is not None and math.isfinite(value)
+        })  # fmt: skip
 
 
 class Summary(Sparse):

@@ -46,6 +46,11 @@ def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name or "python", *words])
 
 
+def torch_version() -> str:
+    """The torch that is installed here, as records name it."""
+    return _version("torch")
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

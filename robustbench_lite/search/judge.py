@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_lite.errors import AttackError
 from robustbench_lite.search.forward import Passes, Points, not_finite
-from robustbench_lite.search.losses import margin
+from robustbench_lite.search.losses import margin, relative
 from robustbench_lite.threat import ThreatModel
 
 
@@ -21,6 +21,8 @@ class Verdict(NamedTuple):
     """The point truly reaches the goal, (M,) bool."""
     size: Tensor
     """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
+    closeness: Tensor
+    """How near to a tie the verdict is, (M,): see ``Finding``."""
 
 
 class Finding(NamedTuple):
@@ -36,6 +38,8 @@ class Finding(NamedTuple):
     """The class that the model gives it (the mean logits of all votes), (M,) int64; that of the clean image if outside."""
     margin: Tensor
     """How far the goal is missed, a difference of logits averaged over the votes, (M,): negative where it is reached."""
+    closeness: Tensor
+    """Size of the margin that decides, that of the deciding vote, in shares of the row's largest logit, (M,)."""
 
 
 class Judge:
@@ -54,7 +58,7 @@ class Judge:
         AttackError: it is neither clipped nor scored as robust.
         """
         if not len(y):
-            return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.float64))
+            return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.float64), torch.zeros(0))
         finding = self.examine(x_adv, x, y, target, index)
         outside = (~(finding.excess <= 0)).nonzero().squeeze(1)
         if len(outside):
@@ -64,7 +68,7 @@ class Judge:
         unknown = (~finding.margin.isfinite()).nonzero().squeeze(1)
         if len(unknown):
             raise not_finite(int(index[unknown[0]]))
-        return Verdict(finding.reached, finding.size)
+        return Verdict(finding.reached, finding.size, finding.closeness)
 
     def examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
         """What there is to say of each row, M >= 1; no row, not even one outside of the ball, is an error."""
@@ -85,6 +89,9 @@ class Judge:
         ballots = torch.stack(list(self.passes.votes(points, votes)))  # (votes, M, K)
         margins = torch.stack([margin(logits, y, target) for logits in ballots])
         reached = inside & ((margins < 0).sum(0) * 2 > votes)
+        shares = torch.stack([relative(*pair) for pair in zip(margins, ballots, strict=True)])
+        closeness = shares.sort(0).values[votes // 2].abs()  # the goal is reached where this one is below 0
         # In float64 a sum does not depend on the order in which a kernel takes it.
         size = self.threat.norm.size(x_adv.cpu().double() - x.cpu().double())
-        return Finding(excess.cpu(), reached.cpu(), size, ballots.mean(0).argmax(1).cpu(), margins.mean(0).cpu())
+        label = ballots.mean(0).argmax(1)
+        return Finding(excess.cpu(), reached.cpu(), size, label.cpu(), margins.mean(0).cpu(), closeness.cpu())

@@ -32,6 +32,12 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return torch.where(targeted, -lead, lead)
 
 
+def relative(margins: Tensor, logits: Tensor) -> Tensor:
+    """``margins`` (N,) in shares of the largest finite logit of each row of ``logits`` (N, K): rounding is a share of that."""
+    largest = logits.abs().masked_fill(~logits.isfinite(), 0).amax(1)
+    return margins / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+
 def _lead(logits: Tensor, label: Tensor) -> Tensor:
     """By how much the class ``label`` (N,) is ahead of the best other, (N,)."""
     lead: Tensor = _Lead.apply(logits, label.unsqueeze(1))
@@ -92,7 +98,7 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Ten
     With fewer than three classes (four when targeted) the denominator falls back to the spread of the logits. That can be the
     margin itself, and a constant ratio has no gradient: there the denominator only scales.
     """
-    ordered = logits.sort(dim=1, descending=True).values
+    ordered = logits.sort(dim=1, descending=True, stable=True).values  # equal logits: the gradient goes to the first
     classes = logits.shape[1]
     spread = ordered[:, 0] - ordered[:, min(2, classes - 1)]
     rivals = (ordered[:, 2] + ordered[:, 3]) / 2 if classes >= 4 else ordered[:, -1]

@@ -140,7 +140,7 @@ def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"{folder} cannot be made: {error.strerror}. Choose another --output.") from error
     save_weights(module, path)
-    write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
+    write_text(path.with_suffix(".json"), card.model_dump_json(indent=2, exclude_none=True) + "\n")
     return path
 
 

@@ -32,6 +32,22 @@ _CARD = Form(
 )  # fmt: skip
 
 
+class Certified(BaseModel):
+    """What was proved of a network on the first ``n`` test images, with the command that proves it again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    certified_accuracy: float
+    """A fraction in [0, 1]: classified right wherever the ball lets the image go. The certified error is the rest."""
+    method: str
+    box: bool
+    """Whether the ball was cut by [0, 1], the values that an image can have; published figures are of the plain ball."""
+    norm: str
+    eps: float
+    n: int
+    command: str
+
+
 class Card(BaseModel):
     """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the test split."""
 
@@ -68,6 +84,8 @@ class Card(BaseModel):
     """UTC, ISO 8601."""
     note: str = ""
     """What must stand beside its accuracies."""
+    certified: list[Certified] | None = None
+    """Written by ``scripts/certify_reference_networks.py``."""
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -32,6 +32,11 @@ def per_row(value: float | Tensor, like: Tensor) -> Tensor:
     return tensor.reshape(-1, *([1] * (like.dim() - 1))) if tensor.dim() else tensor
 
 
+def largest(values: Tensor, count: int) -> Tensor:
+    """Where the ``count`` largest of ``values`` (B, N) are, (B, count); of equal ones the first, on any torch and device."""
+    return values.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
 class Norm(ABC):
     """One way to measure a perturbation. Norms carry no state: two objects of a class are equal."""
 
@@ -153,7 +158,7 @@ class L1(Norm):
         """Equal steps along the largest 1 % of the gradient; the exact maximiser, one coordinate, zigzags."""
         flat = (grad if blocked is None else grad.masked_fill(blocked, 0)).flatten(1)
         count = max(1, round(flat.shape[1] * self.step_share))
-        top = flat.abs().topk(count, dim=1).indices
+        top = largest(flat.abs(), count)
         step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).reshape(grad.shape)
 
@@ -199,7 +204,7 @@ class L0(Norm):
         """Uniform values in [-1, 1] on ``eps`` pixels chosen at random."""
         values = rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1
         choice = rng.uniform(-1 - draw, (1, *like.shape[2:]))
-        order = choice.flatten(1).argsort(dim=1).argsort(dim=1).reshape(choice.shape)
+        order = choice.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).reshape(choice.shape)
         return values * (order < per_row(eps, like))
 
     def tolerance(self, eps: float) -> float:

@@ -94,7 +94,8 @@ def test_a_lying_attack_is_found_out_by_a_sound_bound(network, data, monkeypatch
     honest = measure._judged
 
     def lying(job, judge, waiting):
-        return [outcome._replace(broken=True, distance=0.05) for outcome in honest(job, judge, waiting)]
+        outcomes, nearest = honest(job, judge, waiting)
+        return [outcome._replace(broken=True, distance=0.05) for outcome in outcomes], nearest
 
     monkeypatch.setattr(measure, "_judged", lying)
     with pytest.raises(ContradictionError, match="is certified"):

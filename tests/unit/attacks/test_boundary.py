@@ -134,3 +134,23 @@ def test_proposals_lie_where_the_figure_has_them():
     assert clipped.max() <= 1
     assert torch.allclose((clipped - x.round().unsqueeze(1)).flatten(2).norm(dim=2), reach, rtol=1e-5)
     assert (reach[:, :-1] <= 0.95 * distance.unsqueeze(1) * (1 + 1e-6)).all()
+
+
+def _adapted(counts):
+    """The orthogonal and the whole step, in shares of what they were, after these trials and successes of both."""
+    attack, still = Boundary(start="noise", proposals=2), torch.zeros(1, dtype=torch.bool)
+    rng = SampleRng.create(0, "test", torch.tensor([0]))
+    state = attack.init(torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), ThreatModel.parse("l2", None), rng)
+    state = state.replace(counts=torch.tensor([counts]))
+    after = attack._adapt(state, torch.zeros(1, 3, dtype=torch.bool), still, still)
+    return (after.orthogonal / state.orthogonal).item(), (after.towards / state.towards).item()
+
+
+@pytest.mark.parametrize(("held", "factor"), [(2, 1 / 1.5), (3, 1), (7, 1), (8, 1.5)])
+def test_of_20_orthogonal_moves_3_and_7_change_no_step(held, factor):
+    assert _adapted([20.0, held, 0.0, 0.0]) == pytest.approx((factor, factor))
+
+
+@pytest.mark.parametrize(("held", "factor"), [(1, 1 / 1.5), (2, 1), (6, 1), (7, 1.5)])
+def test_of_40_proposals_2_and_6_change_no_step(held, factor):
+    assert _adapted([0.0, 0.0, 40.0, held]) == pytest.approx((1, factor))

@@ -185,3 +185,14 @@ def test_a_grown_noise_goes_on_where_the_coarse_one_ended():
 def test_what_cannot_be_is_refused(bad):
     with pytest.raises(UsageError):
         ZOO(**bad)
+
+
+def test_coordinates_of_equal_draws_come_in_their_order():
+    class Even:
+        def uniform(self, draw, shape):
+            return (torch.arange(shape[0]) % 3 / 4).expand(2, -1)
+
+    space = NoiseSpace.create((1, 30, 30), None, grows=False, tanh=False)
+    order = space.shuffled(Even(), torch.zeros(2).long(), torch.zeros(2).long(), None)
+    expected = [i for third in (2, 1, 0) for i in range(900) if i % 3 == third]
+    assert order.tolist() == [expected] * 2

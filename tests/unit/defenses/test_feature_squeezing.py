@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 import robustbench_lite as rbl
-from rbl_defenses.detector import detection_scores, roc_area
+from rbl_defenses.detector import Detector, detection_scores, roc_area
 from rbl_defenses.feature_squeezing import FeatureSqueezing
 from rbl_defenses.squeezers import BitDepth, Median, NonLocalMeans, SoftBitDepth, StraightThrough, mirrored
 from robustbench_lite.composition import defense_from
@@ -199,3 +199,17 @@ def test_any_network_may_stand_behind_it() -> None:
     x = images(30, (3, 7, 5))
     cell = rbl.evaluate(model, (x, model(x).argmax(1)), "pgd steps=3", defenses="feature_squeezing bits=5 median=2", eps=0.02)
     assert cell.cells[0].clean_accuracy > 0.3
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_no_value_of_8_bits_lies_half_way_between_two_levels(bits):
+    """There rounding would hang on the last bit of the image."""
+    values = torch.arange(256).double() / 255 * (2**bits - 1)
+    assert ((values - values.floor() - 0.5).abs() > 1e-3).all()
+
+
+@pytest.mark.parametrize(("threshold", "last"), [(2.0, 2.0 + 2.4e-7), (0.0, 1e-7)])
+def test_a_score_that_is_the_threshold_but_for_rounding_declines_nothing(monkeypatch, threshold, last):
+    monkeypatch.setattr("rbl_defenses.detector.score", lambda versions: torch.tensor([last, threshold + 1e-4]))
+    out = Detector(nn.Flatten(), [nn.Identity()], threshold)(torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]]))
+    assert out.argmax(1).tolist() == [0, 2]

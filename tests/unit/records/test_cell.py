@@ -25,7 +25,7 @@ from robustbench_lite.records.cell import (
     read_record,
     write_record,
 )  # fmt: skip
-from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.outcomes import CellArrays, Margins
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.records.seal import seal_of
 from robustbench_lite.records.statistics import wilson
@@ -274,3 +274,21 @@ def test_the_wilson_interval_is_the_published_one() -> None:
     low, high = wilson(0, 10)
     assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_margins_are_sealed_and_no_part_of_the_digest(tmp_path: Path) -> None:
+    plain = record()
+    near = make_record(identity(), arrays(), plain.provenance, plain.behaviour, Margins.of(0.123456, 2e-7))
+    assert near.digest == plain.digest
+    assert near.seal != plain.seal
+    assert near.margins == Margins(clean=0.123, judged=2e-7)
+    write_record(near, tmp_path / "cell.json")
+    assert read_record(tmp_path / "cell.json")[0] == near
+    (tmp_path / "cell.json").write_text((tmp_path / "cell.json").read_text().replace("2e-07", "0.2"))
+    with pytest.raises(RecordError, match="its seal"):
+        read_record(tmp_path / "cell.json")
+
+
+def test_a_record_that_knows_no_margins_is_as_it_was_before_there_were_any() -> None:
+    assert "margins" not in record().model_dump(mode="json")
+    assert Margins.of(None, float("inf")).model_dump(mode="json") == {}

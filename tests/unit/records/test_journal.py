@@ -114,3 +114,26 @@ def test_a_pipe_is_no_journal(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(tmp_path / f"journal.sqlite{suffix}")
     with pytest.raises(RecordError, match="named pipe"), open_journal(tmp_path / "journal.sqlite"):
         pass
+
+
+def test_the_nearest_claim_of_a_cell_is_known_as_long_as_every_run_has_said_it(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.nearest("cell") is None
+        journal.add("cell", BATCH[:2], 1.0, 0.25)
+        journal.add("cell", [], 1.0)  # the time of a fit says nothing of the rows
+        assert journal.nearest("cell") == 0.25
+        journal.add("cell", BATCH[2:], 1.0)
+        assert journal.nearest("cell") is None
+        journal.add("cell", BATCH[2:], 1.0, float("inf"))
+        assert journal.nearest("cell") == float("inf")
+        journal.forget("cell")
+        assert journal.nearest("cell") is None
+
+
+def test_a_nearest_claim_that_was_changed_is_not_known(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        journal.add("cell", BATCH, 1.0, 1e-7)
+    with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
+        connection.execute("UPDATE margins SET nearest = 0.5")
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.nearest("cell") is None

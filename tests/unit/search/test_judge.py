@@ -91,3 +91,27 @@ def test_an_examination_of_a_row_does_not_depend_on_the_others() -> None:
         alone = judge(Threshold()).examine(*(column[row : row + 1] for column in rows))
         for one, all_rows in zip(alone, together, strict=True):
             torch.testing.assert_close(one[0], all_rows[row], equal_nan=True, atol=0, rtol=0)
+
+
+def test_closeness_is_the_margin_in_shares_of_the_largest_logit() -> None:
+    class Large(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([super().forward(x), torch.full((len(x), 1), -50.0)], 1)
+
+    verdict = judge(Large()).confirm(*claim([0.6, 0.45]))
+    torch.testing.assert_close(verdict.closeness, torch.tensor([0.2 / 50, 0.1 / 50]), atol=1e-7, rtol=0)
+
+
+def test_the_closeness_of_a_vote_is_that_of_the_ballot_that_decides() -> None:
+    class Drawn(nn.Module):
+        """One margin a draw, with a third logit of -10."""
+
+        takes_rng = True
+
+        def forward(self, x: Tensor, rng: SampleRng) -> Tensor:
+            return torch.tensor([[next(margins), 0.0, -10.0]]).expand(len(x), 3)
+
+    margins = iter([-4.0, 8.0, 1.0, 3.0, -2.0])
+    verdict = judge(Drawn(), Traits(random=True, draws=1, votes=5)).confirm(*claim([0.5]))
+    assert not verdict.confirmed.any()  # two of five
+    assert verdict.closeness.item() == pytest.approx(0.1)

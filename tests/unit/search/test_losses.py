@@ -68,3 +68,11 @@ def test_ratio_of_logits_does_not_change_with_their_scale():
     y, target = torch.arange(8), torch.tensor([-1, 3, -1, 5, -1, 7, -1, 9])
     ratio = LOSSES["dlr"]
     torch.testing.assert_close(ratio(1000 * logits, y, target), ratio(logits, y, target))
+
+
+def test_of_equal_logits_the_first_gets_the_gradient_of_dlr() -> None:
+    """Of 60 classes 20 each have the logits 2, 1 and 0: the third largest is class 6, and a sort that is not stable errs."""
+    logits = (2.0 - torch.arange(60).float() % 3).unsqueeze(0).requires_grad_()
+    loss = LOSSES["dlr"](logits, torch.tensor([1]), torch.tensor([-1]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert gradient.nonzero()[:, 1].tolist() == [0, 1, 6]

@@ -4,6 +4,7 @@ import torch
 from robustbench_lite.errors import UnknownNameError
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import NORMS, norm_by_name
+from robustbench_lite.threat.norms import largest
 
 DELTA = torch.tensor([[[[3.0, 0.0], [-4.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
 
@@ -77,3 +78,25 @@ def test_an_unknown_norm_is_refused_with_a_hint():
 def test_names_are_read_in_any_case():
     assert norm_by_name("Linf") == NORMS["linf"]
     assert norm_by_name("L2") != NORMS["linf"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_equal_values_the_first_are_the_largest(seed):
+    """As many ties as there are places: a sort that is not stable gets them wrong."""
+    values = torch.randint(0, 3, (20, 500), generator=torch.Generator().manual_seed(seed)).float()
+    expected = [sorted(range(500), key=lambda i, row=row: (-row[i], i))[:60] for row in values.tolist()]
+    assert largest(values, 60).tolist() == expected
+
+
+def test_an_l1_step_at_equal_gradients_moves_the_first_coordinates():
+    step = NORMS["l1"].steepest(torch.ones(3, 1, 20, 20))
+    assert step.flatten(1).nonzero()[:, 1].reshape(3, 4).tolist() == [[0, 1, 2, 3]] * 3
+
+
+def test_random_pixels_of_equal_draws_are_the_first():
+    class Even:
+        def uniform(self, draw, shape):
+            return torch.full((2, *shape), 0.25)
+
+    points = NORMS["l0"].random(torch.zeros(2, 1, 30, 30), 5, Even(), 0)
+    assert points.flatten(1).nonzero()[:, 1].reshape(2, 5).tolist() == [[0, 1, 2, 3, 4]] * 2

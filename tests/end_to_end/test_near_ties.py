@@ -1,0 +1,113 @@
+"""Measured again under another torch, a verdict on a margin within rounding is told from another verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robustbench_lite.records.cell import make_record, read_record, write_record
+from robustbench_lite.records.provenance import torch_version
+from tests.end_to_end.boards import BOARD, declare
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Near(nn.Module):
+    # Class 9, that of the first image, leads class 0 by GAP; logits are about 100. The first pixel of the image is 0.
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        p, others = x[:, :1, 0, 0], x.flatten(1)[:, 400:408]
+        return torch.cat([100 + 0 * p, others, 100 + GAP], 1)
+
+
+def net():
+    return Near()
+"""
+CLEAN, ATTACKED = "1e-3 * p + {}", "10 * (0.1 - p) + {}"
+"""A lead of ``{}`` on the clean image, or where an attack has raised the pixel to 0.1."""
+LEADS, TRAILS = "1e-4", "-1e-4"
+"""A millionth of the largest logit."""
+OTHER = "1.0.0"
+
+
+@pytest.fixture
+def board(rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
+    def measured(gap: str, torch: str) -> tuple[str, ...]:
+        """Options of a board that was measured on a network with this gap, under a torch of this name."""
+        row = '[[rows]]\nname = "near"\nmodel = "mine.py:net"\n'
+        one = BOARD.replace('[[rows]]\ndefense = "none"\n', row).replace('[[rows]]\ndefense = "adversarial_training"\n', "")
+        declare(tmp_path, one.replace("gallery = 1\n", "").partition("[[curves]]")[0])
+        edit(gap, tmp_path)
+        common = ("--root", str(tmp_path), "--allow-code")
+        assert rbl("leaderboard", "run", "-q", *common).code == 0
+        for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json"):
+            record, arrays = read_record(path)
+            made = record.provenance.model_copy(update={"versions": {**record.provenance.versions, "torch": torch}})
+            write_record(make_record(record.identity, arrays, made, record.behaviour, record.margins), path)
+        for command in ("lock", "build"):
+            assert rbl("leaderboard", command, "--root", str(tmp_path)).code == 0
+        return common
+
+    return measured
+
+
+def edit(gap: str, root: Path) -> None:
+    (root / "mine.py").write_text(NETWORK.replace("GAP", gap))
+
+
+KINDS = {
+    "clean": (CLEAN, "robust", "wrong from the start"),
+    "attacked": (ATTACKED, "robust", "broken"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_another_verdict_within_rounding_under_another_torch_is_a_note(rbl, board, tmp_path: Path, kind: str, turned) -> None:
+    gap, *words = KINDS[kind]
+    before, after = (TRAILS, LEADS) if turned else (LEADS, TRAILS)
+    common = board(gap.format(before), OTHER)
+    same = rbl("leaderboard", "check", "--rerun", "24", *common)
+    assert same.code == 0, same.out
+    assert "rounding" not in same.out
+    edit(gap.format(after), tmp_path)
+    checked = rbl("leaderboard", "check", "--rerun", "24", *common)
+    assert checked.code == 0, checked.out
+    first, second = reversed(words) if turned else words
+    assert f"sample 0 is recorded as {first}; measured again, it is {second} (recorded under torch {OTHER}, " in checked.out
+    assert (
+        f"measured again under {torch_version()}, on a margin of 1e-06 of the largest logit, which is rounding" in checked.out
+    )
+
+
+def test_the_same_torch_excuses_nothing(rbl, board, tmp_path: Path) -> None:
+    common = board(ATTACKED.format(LEADS), torch_version())
+    edit(ATTACKED.format(TRAILS), tmp_path)
+    checked = rbl("leaderboard", "check", "--rerun", "24", *common)
+    assert checked.code == 1
+    assert "sample 0 is recorded as robust; measured again, it is broken\n" in checked.out
+    assert "rounding" not in checked.out
+
+
+def test_another_torch_excuses_no_clear_margin(rbl, board, tmp_path: Path) -> None:
+    common = board(ATTACKED.format("0.002"), OTHER)
+    edit(ATTACKED.format("(0.002 - 0.0064 * ((p - 0.1).abs() < 1e-3))"), tmp_path)  # no probe image is near
+    checked = rbl("leaderboard", "check", "--rerun", "24", *common)
+    assert checked.code == 1, checked.out
+    assert "sample 0 is recorded as robust; measured again, it is broken\n" in checked.out
+    assert "network at hand" not in checked.out
+
+
+def test_a_record_says_how_near_to_a_tie_its_verdicts_came(rbl, board, tmp_path: Path) -> None:
+    board(ATTACKED.format(TRAILS), OTHER)
+    margins = [read_record(path)[0].margins for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
+    assert len(margins) == 2
+    assert all(kept.judged == pytest.approx(1e-6, rel=0.2) for kept in margins)
+    assert all(kept.clean == pytest.approx(0.01, rel=0.02) for kept in margins)
