@@ -204,6 +204,38 @@ def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
         read_record(path)
 
 
+def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: Path) -> None:
+    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False)
+    wrong_and_broken, proved_and_broken, proved_and_wrong = arrays(), arrays(), arrays()
+    wrong_and_broken.broken = wrong_and_broken.broken | ~wrong_and_broken.clean_correct
+    proved_and_broken.certified = proved_and_broken.broken.copy()
+    proved_and_wrong.certified = ~proved_and_wrong.clean_correct
+    cases = ((wrong_and_broken, "broken samples"), (proved_and_broken, "certified samples"), (proved_and_wrong, "certified"))
+    for outcomes, what in cases:
+        write_record(make_record(identity(), outcomes, about), tmp_path / "cell.json")
+        with pytest.raises(RecordError, match=f"its {what}"):
+            read_record(tmp_path / "cell.json")
+    possible = arrays()
+    possible.certified = possible.robust.copy()
+    write_record(make_record(identity(), possible, about), tmp_path / "cell.json")
+    found = read_record(tmp_path / "cell.json")[1]
+    assert found.certified_accuracy == found.robust_accuracy
+
+
+def test_the_digest_covers_every_outcome() -> None:
+    whole = record().digest
+    about = record().provenance
+    for field in ("clean_correct", "broken", "distance", "forward_queries", "backward_queries", "certified"):
+        outcomes = arrays()
+        values = outcomes.robust.copy() if field == "certified" else getattr(outcomes, field).copy()
+        values[1] = not values[1] if values.dtype == np.bool_ else 7
+        setattr(outcomes, field, values)
+        assert make_record(identity(), outcomes, about).digest != whole
+    unconfirmed = arrays()
+    unconfirmed.unconfirmed = 3
+    assert make_record(identity(), unconfirmed, about).digest != whole
+
+
 @pytest.mark.parametrize(
     ("field", "version", "words"),
     [
