@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,14 +30,20 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ROOT / "scripts" / "mutants"
 COPIED = ("robustbench_lite", "attacks", "defenses", "tests", "leaderboards", "pyproject.toml", "README.md")
 """What the tests need."""
 ENOUGH = 0.95
-TIMEOUT = 600.0
+TIMEOUT = 900
 """Seconds for the tests of one mutant; a mutant that never ends is killed, too."""
+_PRELOADED = (
+    "torch", "torchvision", "scipy.stats", "scipy.ndimage", "pydantic", "pandas", "safetensors.torch", "matplotlib", "typer",
+    "pytest",
+)  # fmt: skip
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"
 _PASSED, _FAILED = 0, 1  # exit codes of pytest; the others are errors of collection or of use
 
@@ -96,7 +104,7 @@ def read_lists() -> list[Mutant]:
 
 
 class Copy:
-    """A copy of the project in which one mutant at a time lives."""
+    """A copy of the project in which one mutant at a time lives, with a process that runs tests in it (:func:`serve`)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,19 +114,27 @@ class Copy:
                 shutil.copytree(ROOT / name, folder / name, ignore=leave)
             else:
                 shutil.copy2(ROOT / name, folder / name)
+        paths = [str(folder / name) for name in (".", "attacks", "defenses")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(_THREADS, "1")
+        self._server = subprocess.Popen(
+            [sys.executable, __file__, "--serve"], cwd=folder, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
 
     def run(self, tests: Sequence[str]) -> tuple[int, str]:
         """The exit code of pytest (that of a failed test when time runs out), and what it said last."""
-        paths = [str(self.folder / name) for name in (".", "attacks", "defenses")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
-            )
-        except subprocess.TimeoutExpired:
-            return _FAILED, "it took too long"
-        return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        said = self.folder / "said.txt"
+        self._server.stdin.write(json.dumps([str(said), *tests]) + "\n")
+        self._server.stdin.flush()
+        code = int(self._server.stdout.readline())
+        return code, "\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+    def close(self) -> None:
+        """End the process."""
+        self._server.kill()
+        self._server.wait()
 
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """What becomes of ``mutant``, and, where it is not killed, what pytest said last."""
@@ -141,49 +157,81 @@ class Copy:
             compiled.unlink()
 
 
+def serve() -> None:
+    """Run the tests that each line of the input names in a child of this process, and print its exit code.
+
+    The children find the big packages in memory: to import them would take longer than most tests do. Nothing of this project
+    is imported here, so that each child sees the files as they are.
+    """
+    for package in _PRELOADED:
+        importlib.import_module(package)
+    for line in sys.stdin:
+        said, *tests = json.loads(line)
+        child = os.fork()
+        if not child:
+            with open(said, "w", encoding="utf-8") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(TIMEOUT)
+            pytest = importlib.import_module("pytest")
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])
+            sys.stdout.flush()
+            os._exit(int(code))
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(_FAILED if code < 0 else code, flush=True)  # killed by its alarm, or it crashed
+
+
 class State:
     """Results so far, in a file: a run that is stopped goes on from there."""
 
     def __init__(self, path: Path, fresh: bool) -> None:
-        self.path = path
+        self.path, self._lock = path, Lock()
         self.known: dict[str, str] = json.loads(path.read_text()) if path.exists() and not fresh else {}
 
     def add(self, fingerprint: str, outcome: str) -> None:
-        self.known[fingerprint] = outcome
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.known, indent=1, sort_keys=True))
-        part.replace(self.path)
+        with self._lock:
+            self.known[fingerprint] = outcome
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.known, indent=1, sort_keys=True))
+            part.replace(self.path)
 
 
 def measured(todo: Sequence[Mutant], state: State, jobs: int) -> Iterator[tuple[Mutant, str, str]]:
     """Run ``todo``, ``jobs`` at a time, each in a copy of its own; first all tests without any fault."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: SimpleQueue[Copy] = SimpleQueue()
-        for number in range(jobs):
-            (Path(folder) / str(number)).mkdir()
-            copies.put(Copy(Path(folder) / str(number)))
-        _must_pass(copies, sorted({test for mutant in todo for test in mutant.tests}))
+        made = [Copy(_folder(Path(folder) / str(number))) for number in range(jobs)]
+        for copy in made:
+            copies.put(copy)
+        _must_pass(made[0], sorted({test for mutant in todo for test in mutant.tests}))
 
-        def one(mutant: Mutant) -> tuple[Mutant, str, str]:
+        def one(mutant: Mutant, fingerprint: str) -> tuple[Mutant, str, str]:
             copy = copies.get()
             try:
-                return mutant, *copy.outcome(mutant)
+                outcome, said = copy.outcome(mutant)
             finally:
                 copies.put(copy)
+            state.add(fingerprint, outcome)
+            return mutant, outcome, said
 
         with ThreadPoolExecutor(jobs) as pool:
-            for done in as_completed([pool.submit(one, mutant) for mutant in todo]):
-                mutant, outcome, said = done.result()
-                state.add(mutant.fingerprint(), outcome)
-                yield mutant, outcome, said
+            for done in as_completed([pool.submit(one, mutant, mutant.fingerprint()) for mutant in todo]):
+                yield done.result()
+        for copy in made:
+            copy.close()
 
 
-def _must_pass(copies: SimpleQueue[Copy], tests: Sequence[str]) -> None:
-    copy = copies.get()
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _must_pass(copy: Copy, tests: Sequence[str]) -> None:
     print(f"Without a fault: {len(tests)} tests and files of tests ...", flush=True)
     whole = [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
     code, said = copy.run(whole)
-    copies.put(copy)
     if code != _PASSED:
         raise SystemExit(f"The tests do not pass without a fault:\n{said}")
 
@@ -191,7 +239,7 @@ def _must_pass(copies: SimpleQueue[Copy], tests: Sequence[str]) -> None:
 def report(mutants: Sequence[Mutant], state: State) -> int:
     """Print what came of all; the exit code."""
     explained = [mutant for mutant in mutants if mutant.equivalent]
-    results = {mutant: state.known[mutant.fingerprint()] for mutant in mutants if not mutant.equivalent}
+    results = {mutant: state.known.get(mutant.fingerprint(), "changed since") for mutant in mutants if not mutant.equivalent}
     count = Counter(results.values())
     rooms: dict[str, Counter[str]] = {}
     for mutant, outcome in results.items():
@@ -215,7 +263,11 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--check", action="store_true", help="only check that the list is in step with the code")
     parser.add_argument("--state", type=Path, default=ROOT / ".mutants.json", help="where results are kept")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve()
+        return 0
     mutants = [mutant for mutant in read_lists() if options.only in mutant.label]
     try:
         for mutant in mutants:

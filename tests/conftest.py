@@ -29,7 +29,7 @@ def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Te
 
 
 def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Module:
-    """A convolution and a linear layer with fixed random weights, in eval mode; on ``images`` every class is about as likely."""
+    """A convolution and a linear layer with fixed random weights, in eval mode; it gives ``images`` all classes alike."""
     channels, height, width = shape
     last = nn.Linear(4 * height * width, classes)
     network = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), last)

@@ -33,7 +33,9 @@ def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matri
 
 @pytest.mark.parametrize(("kernel", "padding", "dilation"), [(4, 2, 1), (5, 2, 1), (3, 2, 1), (3, 2, 2), (2, 1, 1)])
 @pytest.mark.parametrize("size", [3, 4, 7])
-def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_kernel(kernel, padding, dilation, size, monkeypatch):
+def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_kernel(
+    kernel, padding, dilation, size, monkeypatch
+):
     monkeypatch.setattr(lipschitz, "EXACT", 0)
     conv = nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False).requires_grad_(False)
     generator, pixels = torch.Generator().manual_seed(0), torch.eye(size**2, dtype=torch.float64).reshape(-1, 1, size, size)

@@ -222,6 +222,16 @@ def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: P
     assert found.certified_accuracy == found.robust_accuracy
 
 
+@pytest.mark.parametrize("field", ["key", "digest", "summary", "outcomes"])
+def test_parts_that_do_not_belong_together_are_refused_however_they_are_sealed(tmp_path: Path, field: str) -> None:
+    outcomes = arrays()
+    outcomes.broken[1] = True
+    other = make_record(identity(seed=5), outcomes, record().provenance)
+    write_record(record().model_copy(update={field: getattr(other, field)}).sealed(), tmp_path / "cell.json")
+    with pytest.raises(RecordError, match=f"its {'digest' if field == 'outcomes' else field} does not agree"):
+        read_record(tmp_path / "cell.json")
+
+
 def test_the_digest_covers_every_outcome() -> None:
     whole = record().digest
     about = record().provenance

@@ -118,6 +118,11 @@ def test_an_examination_judges_every_row_although_others_lie_outside() -> None:
     torch.testing.assert_close(finding.margin[[1, 3]], torch.tensor([-0.2, 0.1]), atol=1e-6, rtol=0)
 
 
+def test_what_lies_outside_reaches_nothing_even_where_the_clean_image_is_wrong() -> None:
+    finding = judge(Threshold()).examine(*claim([0.95, 0.7], start=0.6))
+    assert finding.reached.tolist() == [False, True]
+
+
 def test_an_examination_of_a_row_does_not_depend_on_the_others() -> None:
     rows = claim([0.8, 0.6, float("nan"), 0.45, 0.55, 0.51, 0.7])
     together = judge(Threshold()).examine(*rows)
