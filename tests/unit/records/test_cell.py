@@ -216,10 +216,11 @@ def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: P
         with pytest.raises(RecordError, match=f"its {what}"):
             read_record(tmp_path / "cell.json")
     possible = arrays()
-    possible.certified = possible.robust.copy()
+    possible.certified = possible.robust & (np.arange(11) > 1)
     write_record(make_record(identity(), possible, about), tmp_path / "cell.json")
-    found = read_record(tmp_path / "cell.json")[1]
-    assert found.certified_accuracy == found.robust_accuracy
+    found, summary = read_record(tmp_path / "cell.json")[1], read_record(tmp_path / "cell.json")[0].summary
+    assert (found.robust_accuracy, found.certified_accuracy) == (5 / 11, 4 / 11)
+    assert (summary.robust_interval, summary.certified_interval) == (wilson(5, 11), wilson(4, 11))
 
 
 @pytest.mark.parametrize("field", ["key", "digest", "summary", "outcomes"])

@@ -128,6 +128,8 @@ def test_rows_that_are_not_found_return_the_clean_image():
 def test_restarts_are_for_rows_that_are_not_broken_yet():
     result = search(Probe(shift=0.05, moves=2, restarts=3), task([0.2, 0.49]))
     assert result.forward.tolist() == [6, 1]
+    at_the_end = search(Probe(shift=0.05, moves=1, restarts=3), task([0.2, 0.49]))
+    assert at_the_end.forward.tolist() == [3, 1]
 
 
 def test_each_restart_draws_a_new_start():
@@ -254,19 +256,42 @@ def test_a_tie_ends_no_search():
 @pytest.mark.parametrize("free_looks", [True, False])
 def test_of_a_search_for_the_nearest_the_nearest_success_within_bounds_is_kept(free_looks):
     class Stepping(Probe):
-        """Goes out of the bounds, then near, then farther away."""
+        """Its nearest success has a value above 1; of the others the second is nearest."""
 
         kind = "minimal_distance"
 
         def ask(self, state):
-            shift = torch.tensor([0.9, 0.15, 0.3])[state.step.clamp(max=2)].reshape(-1, 1, 1, 1)
-            return Query(state.x + shift, Access.LABELS)
+            points = state.x + torch.tensor([0.15, 0.4, 0.3, 0.35])[state.step.clamp(max=3)].reshape(-1, 1, 1, 1)
+            return Query(points if int(state.step[0]) == 0 else points.clamp(max=1), Access.LABELS)
 
-    what = task([0.4, 0.45, 0.3])
-    result = search(Stepping(), what, threat=ThreatModel.parse("linf", None), free_looks=free_looks)
+    what = task([0.4, 0.41, 0.42])
+    what.x[:, 0, 0, 0] = 0.95
+    result = search(Stepping(moves=4), what, threat=ThreatModel.parse("linf", None), free_looks=free_looks)
     assert result.found.all()
-    torch.testing.assert_close(result.size, torch.tensor([0.15, 0.15, 0.3]))
-    torch.testing.assert_close(result.x_adv.amax((1, 2, 3)), torch.tensor([0.55, 0.6, 0.6]))
+    assert (result.x_adv <= 1).all()
+    torch.testing.assert_close(result.size, torch.full((3,), 0.3))
+
+
+def test_a_success_outside_of_the_ball_is_an_error_even_if_the_attack_comes_back():
+    class Returning(Probe):
+        def ask(self, state):
+            return Query(state.x + 0.3 * (state.step == 0).reshape(-1, 1, 1, 1), Access.LABELS)
+
+    with pytest.raises(AttackError, match=r"probe left the Linf ball .* on sample 100, by 0\.2"):
+        search(Returning(), task([0.4]))
+
+
+def test_what_most_votes_are_against_is_not_found():
+    class Seldom(nn.Module):
+        takes_rng = True
+
+        def forward(self, x, rng):
+            wrong = (rng.restart % 5 == 0).float()
+            return torch.stack([1 - wrong, wrong], 1)
+
+    result = search(Probe(), task([0.2] * 8), DefendedModel(Seldom(), Traits(random=True, votes=15)))
+    assert not result.found.any()
+    assert (result.forward == 3 + 15).all()  # one draw of three was lucky, and its point was voted on
 
 
 def test_the_draws_of_a_random_model_are_averaged_and_all_counted():
