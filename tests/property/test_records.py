@@ -28,7 +28,7 @@ def test_a_bitset_of_another_length_is_refused(bits: list[bool], more: int) -> N
 
 @given(st.lists(st.booleans(), max_size=70))
 def test_a_bit_beyond_the_last_sample_is_refused(bits: list[bool]) -> None:
-    with pytest.raises(RecordError, match="beyond its last sample|bytes instead"):
+    with pytest.raises(RecordError, match=r"beyond its last sample|bytes instead"):
         unpack_bits(pack_bits(np.array([*bits, True])), len(bits))
 
 

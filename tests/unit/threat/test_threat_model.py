@@ -46,6 +46,21 @@ def test_a_random_start_lies_in_the_ball(norm: str) -> None:
     assert bool((threat.norm.size(start - x) > 0).all())
 
 
+@pytest.mark.parametrize("eps", [None, 100.0])
+@pytest.mark.parametrize(("value", "inside"), [(-0.001, False), (0.0, True), (1.0, True), (1.001, False)])
+def test_what_is_below_0_or_above_1_is_outside_however_large_the_ball(eps: float | None, value: float, inside: bool) -> None:
+    x = torch.full((1, 1, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[0, 0, 1, 0] = value
+    assert bool(ThreatModel.parse("l2", eps).excess(x_adv, x) <= 0) == inside
+
+
+def test_a_pixel_counts_once_whichever_of_its_channels_change() -> None:
+    delta = torch.zeros(3, 3, 2, 2)
+    delta[1, 0, 0, 0] = delta[2, :, 1, 1] = delta[2, 1, 0, 1] = 0.1
+    assert NORMS["l0"].size(delta).tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.5), ("l1", 2.0), ("l0", 3.0)])
 def test_the_ball_ends_at_its_radius(norm: str, eps: float) -> None:
     threat, x = ThreatModel.parse(norm, eps), torch.full((1, 1, 6, 6), 0.5)
