@@ -212,7 +212,7 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
     assert model.fast.what == ("faster input gradients of 1 strided convolution",)
 
 
-@pytest.mark.parametrize("wrong", ["logits", "gradient"])
+@pytest.mark.parametrize("wrong", ["logits", "gradient", "offset"])
 def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = fast._frozen
 
@@ -223,7 +223,7 @@ def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatc
 
         def forward(self, x: Tensor) -> Tensor:
             z = self.model(x)
-            return z * 1.001 if wrong == "logits" else z.detach() + 0.98 * (z - z.detach())
+            return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[wrong]
 
     def bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
         path = honest(modules, device)
@@ -258,6 +258,23 @@ def test_no_image_of_the_caller_is_written_over() -> None:
         cell = rbl.evaluate(network, (x, y), attack, norm=norm, eps=eps).cells[0]
         assert cell.clean_accuracy == 1
         assert torch.equal(x, before)
+
+
+def test_a_network_that_erases_its_image_behind_it_gets_copies() -> None:
+    class Erasing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(768, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.linear(x.flatten(1))
+            x.data.zero_()
+            return logits
+
+    model, x = prepared(filled(Erasing())), X.clone()
+    assert model.fast is None or model.fast.writes
+    Passes(model, 16, fast=True).logits(points(x))
+    assert torch.equal(x, X)
 
 
 def test_a_random_network_draws_alike_on_both_paths() -> None:

@@ -105,6 +105,18 @@ def test_a_wrong_class_that_is_not_the_target_is_no_success() -> None:
     assert zero.confirmed.tolist() == [True, False, False]
 
 
+def test_an_image_that_the_model_declines_is_no_success() -> None:
+    class Careful(nn.Module):
+        """Class 1 above 0.5, and an abstention above 0.6."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = x[:, 0, 0, 0]
+            return torch.stack([0.5 + 0 * value, value, 0.6 + 10 * (value - 0.6)], dim=1)
+
+    verdict = judge(Careful(), Traits(abstains=True)).confirm(*claim([0.45, 0.55, 0.65]))
+    assert verdict.confirmed.tolist() == [False, True, False]
+
+
 def test_nothing_claimed_is_nothing_confirmed() -> None:
     assert len(judge(Threshold()).confirm(*claim([])).confirmed) == 0
 
