@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from robustbench_lite.leaderboard import lock
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import Record, make_record, read_record, write_record
 from tests.end_to_end.boards import BOARD, PGD, declare, measured_board
 from tests.end_to_end.browser import Page, browser, found
@@ -303,6 +304,42 @@ def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl, root: Pat
     write_record(make_record(record.identity, arrays, record.provenance, record.behaviour), path)
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
     expect(rbl, root, f"differ on the clean image {sample}")
+
+
+def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(rbl, root: Path) -> None:
+    arrays = read_record(record_of(root, "fgsm", "none"))[1]
+    path = record_of(root, "pgd", "none")
+    record, weaker = read_record(path)
+    sample = int(np.flatnonzero(arrays.broken[: weaker.n])[0])
+    weaker.broken[:] = False
+    (root / "results" / "tiny" / "gallery" / path.name).unlink()
+    weaker.certified = np.arange(weaker.n) == sample
+    write_record(make_record(record.identity, weaker, record.provenance, record.behaviour), path)
+    assert rbl("leaderboard", "build", "--root", str(root)).code == 0
+    expect(rbl, root, f"sample {sample} is certified and not robust under fgsm")
+
+
+def test_rows_of_a_column_on_other_images_are_caught(rbl, root: Path) -> None:
+    path = record_of(root, "pgd", "none", 0.2)
+    record, arrays = read_record(path)
+    data = record.identity.data.model_copy(update={"fingerprint": "0" * 64})
+    identity = record.identity.model_copy(update={"data": data})
+    other = make_record(identity, arrays, record.provenance, record.behaviour)
+    path.unlink()
+    write_record(other, path.with_stem(other.key))
+    assert rbl("leaderboard", "build", "--root", str(root)).code == 0
+    expect(rbl, root, "its rows are measured on different samples")
+
+
+def test_a_row_whose_records_are_of_two_networks_is_caught(rbl, root: Path) -> None:
+    path = record_of(root, "pgd", "none", 0.2)
+    record, arrays = read_record(path)
+    assert record.behaviour is not None
+    answers = Behaviour.of(record.behaviour.array() + 1, fixed=record.behaviour.fixed, probes=record.behaviour.probes)
+    write_record(make_record(record.identity, arrays, record.provenance, answers), path)
+    expect(rbl, root, path.name, "answer otherwise")
+    write_record(make_record(record.identity, arrays, record.provenance, None), path)
+    expect(rbl, root, path.name, "do not say what its network answers")
 
 
 # A network from elsewhere

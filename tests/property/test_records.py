@@ -26,6 +26,12 @@ def test_a_bitset_of_another_length_is_refused(bits: list[bool], more: int) -> N
             unpack_bits(text, len(bits) + more)
 
 
+@given(st.lists(st.booleans(), max_size=70))
+def test_a_bit_beyond_the_last_sample_is_refused(bits: list[bool]) -> None:
+    with pytest.raises(RecordError, match=r"beyond its last sample|bytes instead"):
+        unpack_bits(pack_bits(np.array([*bits, True])), len(bits))
+
+
 @given(st.lists(st.floats(width=32), max_size=30))
 def test_floats_round_trip_bit_by_bit(values: list[float]) -> None:
     array = np.array(values, dtype=np.float32)

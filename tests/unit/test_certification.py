@@ -133,6 +133,26 @@ def test_an_interrupted_certificate_continues_and_ends_the_same(network, data, t
     assert (again.arrays.certified == whole.arrays.certified).all()
 
 
+def test_a_misclassified_sample_is_not_certified_whatever_the_certifier_says(network, data, tmp_path):
+    threat = ThreatModel.parse("linf", EPS)
+    found = certify_all(subjects(network), data, threat, Everything(), output=tmp_path)[0]
+    correct = network(data.x).argmax(1) == data.y
+    assert 0 < correct.sum() < 48
+    assert found.certified.tolist() == correct.tolist()
+    assert found.of == correct.sum()
+    assert (read_certificate(found.path)[1].certified == found.arrays.certified).all()
+
+
+def test_a_margin_of_exactly_0_proves_nothing(network, data):
+    @dataclass(frozen=True, kw_only=True)
+    class Level(Everything):
+        def prove(self, model, x, y, threat):
+            for part in super().prove(model, x, y, threat):
+                yield Certificate(part.certified, part.margins * 0, part.stage)
+
+    assert not certify_all(subjects(network), data, ThreatModel.parse("linf", EPS), Level())[0].certified.any()
+
+
 @pytest.mark.parametrize("what", ["certified", "margins", "clean_correct", "eps", *SEALED])
 def test_a_changed_certificate_is_refused(network, data, tmp_path, what):
     threat = ThreatModel.parse("linf", EPS)

@@ -146,3 +146,13 @@ def reference_defense() -> Composition:
     card = reference_model("fashion_mnist", "parseval").card
     assert card is not None
     return Composition(parts=(defense_from(card.defense), defense_from("feature_squeezing")))
+
+
+@pytest.mark.parametrize("text", ["{noise} + {other}", "{other} + {noise}"])
+def test_what_one_part_declares_the_whole_declares_in_any_order(text: str) -> None:
+    noise = "gaussian_noise votes=5 draws=3"
+    for other in ("none", "feature_squeezing bits=3", "feature_squeezing detect=true threshold=0.5"):
+        model = defense_from(text.format(noise=noise, other=other)).wrap(small_network())
+        assert (model.traits.random, model.traits.votes, model.traits.draws) == (True, 5, 3)
+        assert model.traits.abstains == ("detect" in other)
+        assert (model.traits.surrogate is None) == (other == "none")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rbl_defenses.adversarial_training import AdversarialTraining
 from robustbench_lite import registry
+from robustbench_lite.composition import defense_from
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Spec, Trust, parse_number, parse_whole
 
@@ -86,6 +89,22 @@ def test_names_lead_to_code_only_as_far_as_they_are_trusted(kind: registry.Kind,
     for trust in (Trust.INSTALLED, Trust.ANY):
         with pytest.raises(UnknownNameError, match="in module json"):
             registry.create(kind, spec, trust)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda: registry.load("attack", "json:Attack"),
+        lambda: registry.import_object("json:Attack", "attack"),
+        lambda: registry.create("attack", "json:Attack"),
+        lambda: registry.call_with_text(AdversarialTraining, {"attack": "json:Attack"}, "defense"),
+        lambda: defense_from("none + json:Defense"),
+    ],
+    ids=["load", "import", "create", "a hyper-parameter", "a composition"],
+)
+def test_whoever_says_nothing_of_trust_gets_registered_names_alone(door: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match="names code, and a file may give registered names alone"):
+        door()
 
 
 def test_what_stands_in_a_file_that_is_named_is_trusted_less_than_its_name() -> None:

@@ -7,6 +7,9 @@ from torch import nn
 from rbl_attacks.pgd import PGD
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.craft import craft
+from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
 
 
@@ -45,3 +48,37 @@ def test_momentum_sums_the_normalised_gradients(momentum):
 def test_a_momentum_above_one_is_refused():
     with pytest.raises(UsageError, match="momentum from 0 to 1"):
         PGD(momentum=1.5)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_its_steps_can_cross_the_ball_and_end_at_the_corner_that_a_linear_model_is_worst_at(steps):
+    layer = nn.Linear(12, 2, bias=False).requires_grad_(False)
+    layer.weight.copy_(torch.randn(2, 12, generator=torch.Generator().manual_seed(0)))
+    model, x, y = nn.Sequential(nn.Flatten(), layer), torch.full((5, 1, 3, 4), 0.5), torch.zeros(5, dtype=torch.int64)
+    threat, worst = ThreatModel.parse("linf", 0.2), 0.2 * (layer.weight[1] - layer.weight[0]).sign().reshape(1, 3, 4)
+    for start in (False, True):
+        attack = PGD(steps=steps, random_start=start)
+        found = craft(model, attack, x, y, threat, index=torch.arange(5), seed=0)
+        torch.testing.assert_close(found - x, worst.expand_as(x), atol=1e-6, rtol=0)
+
+
+def test_it_begins_anywhere_in_the_ball_or_at_the_image():
+    model, x, y = curved()
+    threat, still = ThreatModel.parse("linf", 0.2), {"steps": 1, "step_size": 1e-9}
+    anywhere = craft(model, PGD(**still), x * 0 + 0.5, y, threat, index=torch.arange(6), seed=0) - 0.5
+    assert anywhere.min() < -0.15
+    assert anywhere.max() > 0.15
+    image = craft(model, PGD(**still, random_start=False), x, y, threat, index=torch.arange(6), seed=0)
+    torch.testing.assert_close(image, x)
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(1, 1), (3, 1), (3, 4)])
+def test_it_costs_a_gradient_a_step_and_one_forward_more_for_the_last_point_of_a_run(steps, restarts):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
+    model[1].weight.zero_()
+    model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    x, y = torch.full((5, 1, 3, 4), 0.5), torch.zeros(5, dtype=torch.int64)
+    engine = Engine(PGD(steps=steps, restarts=restarts), Passes(DefendedModel(model), 64), ThreatModel.parse("linf", 0.2))
+    (spent,) = engine.search(Task(x, y, y - 1, torch.arange(5)))
+    assert spent.forward.tolist() == [(steps + 1) * restarts] * 5
+    assert spent.backward.tolist() == [steps * restarts] * 5

@@ -197,3 +197,19 @@ def test_a_misclassified_sample_is_never_certified(trained):
     wrong = (model(x).argmax(1) + 1) % 10
     for method in METHODS:
         assert not certify(model, x[:8], wrong[:8], eps=0.01, method=method).certified.any()
+    found = certify(model, x[:8], wrong[:8], norm="l2", eps=0.0, method="lipschitz")
+    assert not found.certified.any()
+    assert found.radius.tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("method", [*METHODS, "lipschitz"])
+def test_a_lead_that_the_float32_network_may_not_show_is_not_certified(method):
+    # Around 4096 float32 goes in steps of 2^-12 and more: what leads by 2^-14 is a tie to the network.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval().requires_grad_(False)
+    model[1].weight.copy_(torch.tensor([[2.0**-14, 0, 0, 0], [0, 0, 0, 0]]))
+    model[1].bias.fill_(4096.0)
+    x, y = torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 2, 2), torch.tensor([0])
+    assert model(x)[0, 0] == model(x)[0, 1]
+    assert not certify(model, x, y, norm="l2", eps=0.0, method=method).certified.any()
+    model[1].weight.mul_(2.0**8)
+    assert certify(model, x, y, norm="l2", eps=0.0, method=method).certified.all()

@@ -31,6 +31,21 @@ def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matri
     assert true <= found <= true * (1 + 1e-6 if exact and not isinstance(conv, nn.AvgPool2d) and conv.groups == 1 else 1.3)
 
 
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(4, 2, 1), (5, 2, 1), (3, 2, 1), (3, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("size", [3, 4, 7])
+def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_kernel(
+    kernel, padding, dilation, size, monkeypatch
+):
+    monkeypatch.setattr(lipschitz, "EXACT", 0)
+    conv = nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False).requires_grad_(False)
+    generator, pixels = torch.Generator().manual_seed(0), torch.eye(size**2, dtype=torch.float64).reshape(-1, 1, size, size)
+    for _ in range(30):
+        conv.float().weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+        graph = graph_of(nn.Sequential(conv, nn.Flatten()), (1, size, size))
+        true = float(torch.linalg.matrix_norm(conv.double()(pixels).flatten(1), 2))
+        assert true <= operator_norm(graph.nodes[1], (1, size, size))
+
+
 def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted():
     class Branches(nn.Module):
         def __init__(self):

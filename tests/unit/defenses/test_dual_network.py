@@ -19,6 +19,7 @@ from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.networks import ConvexAggregation, convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
+from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
 from robustbench_lite.training import Progress, Recipe, initialised, train
 
@@ -217,3 +218,10 @@ def test_a_layer_without_a_bound_is_named() -> None:
 def test_values_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="dual_network"):
         create("defense", f"dual_network {text}")
+
+
+def test_a_certificate_is_brought_for_the_norm_of_the_training_alone() -> None:
+    for own, other in (("linf", "l2"), ("l2", "linf")):
+        defense = DualNetwork(norm=own)
+        assert defense.certifier(ThreatModel.parse(own, 0.1)) is not None
+        assert defense.certifier(ThreatModel.parse(other, 0.1)) is None

@@ -121,6 +121,25 @@ class TestDetector:
         assert 0.08 < flagged.float().mean() <= 0.1025
         assert not defense.calibrates
 
+    def test_the_score_is_the_largest_l1_distance_to_the_probabilities_of_a_squeezed_version(self) -> None:
+        model, x = small_network(), images(300)  # more than a batch
+        rounded = (x * 1).round()
+        median = torch.from_numpy(ndimage.median_filter(x.numpy(), (1, 1, 2, 2)))
+        own, one, other = (model(image).softmax(1) for image in (x, rounded, median))
+        expected = torch.maximum((own - one).abs().sum(1), (own - other).abs().sum(1))
+        found = detection_scores(model, [BitDepth(1), Median(2)], x)
+        torch.testing.assert_close(found, expected.detach())
+        assert ((own - one).abs().sum(1) > (own - other).abs().sum(1)).float().mean().item() not in (0, 1)
+
+    def test_it_abstains_where_that_distance_is_above_the_threshold(self) -> None:
+        model, x = small_network(), images(200)
+        distance = (model(x).softmax(1) - model((x * 3).round() / 3).softmax(1)).abs().sum(1).detach()
+        threshold = float(distance.median()) + 1e-4
+        defended = FeatureSqueezing(bits=2, detect=True, threshold=threshold).wrap(model)
+        declined = defended.module(x).argmax(1) == 3
+        assert torch.equal(declined, distance > threshold)
+        assert 90 < declined.sum() < 110
+
     def test_it_abstains_exactly_where_the_score_is_above_the_threshold(self) -> None:
         model, x = small_network(), images(200)
         defense = FeatureSqueezing(bits=1, median=2, detect=True, threshold=0.4)

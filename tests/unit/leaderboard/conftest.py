@@ -32,15 +32,16 @@ def cell(
     flags: Sequence[str] = (),
     parameters: Mapping[str, object] | None = None,
     queries: int = 10,
+    first: int = 0,
 ) -> Found:
-    """A record of samples 0, 1, ... with these verdicts."""
+    """A record of samples ``first``, ``first`` + 1, ... with these verdicts."""
     right, held = bits(clean), bits(robust)
     identity = Identity(
         model=ModelId(name=f"net-{defense}", weights_sha256=f"{defense:0<64}"[:64], architecture_sha256="a" * 64),
         defense=PluginId(name=defense, version=1, parameters={}),
         attack=PluginId(name=attack, version=1, parameters=dict(parameters or {})),
         threat=ThreatId(norm=norm, eps=eps, eps_written=None if eps is None else f"{eps:g}", goal="untargeted"),
-        data=DataId(name="images", split="test", fingerprint="f" * 64, id_ranges=[(0, len(right))]),
+        data=DataId(name="images", split="test", fingerprint="f" * 64, id_ranges=[(first, first + len(right))]),
         seed=0,
     )  # fmt: skip
     broken = right & ~held

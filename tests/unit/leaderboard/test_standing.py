@@ -45,6 +45,18 @@ def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) ->
     assert row_of(doc, "e")["threats"][LINF]["worst"]["accuracy"] == 0.0
 
 
+def test_rows_on_other_samples_are_not_ranked_against_each_other(sheet: Make) -> None:
+    same = document(sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12)))
+    assert [row["rank"] for row in same["rows"]] == [[1, 1], [2, 2]]
+    other = document(sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12, first=1)))
+    assert [row["rank"] for row in other["rows"]] == [None, None]
+
+
+def test_clean_accuracy_is_that_of_the_most_samples_that_were_measured(sheet: Make) -> None:
+    doc = document(sheet(cell("d", "one", "1100", "1000"), cell("d", "two", "11", "10"), cell("d", "three", "110", "100")))
+    assert (doc["rows"][0]["clean"]["right"], doc["rows"][0]["clean"]["n"]) == (2, 4)
+
+
 def test_certified_and_worst_case_enclose_the_truth(sheet: Make) -> None:
     doc = document(
         sheet(cell("d", "one", "11110", "11100", certified="10000"), cell("d", "two", "11110", "11010", certified="01000"))

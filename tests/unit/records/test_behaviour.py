@@ -31,6 +31,11 @@ def test_rounding_of_another_machine_agrees_and_more_than_that_does_not() -> Non
     assert not said().agrees(said(changed(0, 2 * TOLERANCE * 20)))
 
 
+def test_a_difference_of_a_thousandth_is_another_network_and_one_of_a_millionth_is_not() -> None:
+    assert said().agrees(said(changed(0, 1e-6 * 20)))
+    assert not said().agrees(said(changed(0, 1e-3 * 20)))
+
+
 def test_small_answers_are_compared_with_one() -> None:
     assert said(ANSWERS / 1e4).agrees(said(changed(2, 0.1) / 1e4))
 

@@ -204,6 +204,49 @@ def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
         read_record(path)
 
 
+def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: Path) -> None:
+    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False)
+    wrong_and_broken, proved_and_broken, proved_and_wrong = arrays(), arrays(), arrays()
+    wrong_and_broken.broken = wrong_and_broken.broken | ~wrong_and_broken.clean_correct
+    proved_and_broken.certified = proved_and_broken.broken.copy()
+    proved_and_wrong.certified = ~proved_and_wrong.clean_correct
+    cases = ((wrong_and_broken, "broken samples"), (proved_and_broken, "certified samples"), (proved_and_wrong, "certified"))
+    for outcomes, what in cases:
+        write_record(make_record(identity(), outcomes, about), tmp_path / "cell.json")
+        with pytest.raises(RecordError, match=f"its {what}"):
+            read_record(tmp_path / "cell.json")
+    possible = arrays()
+    possible.certified = possible.robust & (np.arange(11) > 1)
+    write_record(make_record(identity(), possible, about), tmp_path / "cell.json")
+    found, summary = read_record(tmp_path / "cell.json")[1], read_record(tmp_path / "cell.json")[0].summary
+    assert (found.robust_accuracy, found.certified_accuracy) == (5 / 11, 4 / 11)
+    assert (summary.robust_interval, summary.certified_interval) == (wilson(5, 11), wilson(4, 11))
+
+
+@pytest.mark.parametrize("field", ["key", "digest", "summary", "outcomes"])
+def test_parts_that_do_not_belong_together_are_refused_however_they_are_sealed(tmp_path: Path, field: str) -> None:
+    outcomes = arrays()
+    outcomes.broken[1] = True
+    other = make_record(identity(seed=5), outcomes, record().provenance)
+    write_record(record().model_copy(update={field: getattr(other, field)}).sealed(), tmp_path / "cell.json")
+    with pytest.raises(RecordError, match=f"its {'digest' if field == 'outcomes' else field} does not agree"):
+        read_record(tmp_path / "cell.json")
+
+
+def test_the_digest_covers_every_outcome() -> None:
+    whole = record().digest
+    about = record().provenance
+    for field in ("clean_correct", "broken", "distance", "forward_queries", "backward_queries", "certified"):
+        outcomes = arrays()
+        values = outcomes.robust.copy() if field == "certified" else getattr(outcomes, field).copy()
+        values[1] = not values[1] if values.dtype == np.bool_ else 7
+        setattr(outcomes, field, values)
+        assert make_record(identity(), outcomes, about).digest != whole
+    unconfirmed = arrays()
+    unconfirmed.unconfirmed = 3
+    assert make_record(identity(), unconfirmed, about).digest != whole
+
+
 @pytest.mark.parametrize(
     ("field", "version", "words"),
     [

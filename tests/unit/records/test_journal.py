@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import require_writable
-from robustbench_lite.records.journal import Outcome, image_bytes, image_from_bytes, open_journal
+from robustbench_lite.records.journal import Outcome, Proof, image_bytes, image_from_bytes, open_journal
 
 BATCH = [
     Outcome(0, True, False, 0.1, 5, 4),
@@ -45,6 +46,28 @@ def test_a_changed_row_is_refused(tmp_path: Path, column: str) -> None:
     connection.close()
     with open_journal(path) as journal, pytest.raises(RecordError, match="sample 7"):
         journal.outcomes("cell")
+
+
+@pytest.mark.parametrize("change", ["margin = 0.5", "stage = 'crown'", "key = 'other'"])
+def test_a_changed_proof_and_one_of_another_certificate_are_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "journal.sqlite"
+    with open_journal(path) as journal:
+        journal.add_proofs("certificate", [Proof(2, 0.25, "ibp"), Proof(4, -0.25, "dual")], 1.0)
+        assert journal.proofs("certificate") == [Proof(2, 0.25, "ibp"), Proof(4, -0.25, "dual")]
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE proofs SET {change} WHERE position = 4")
+    with open_journal(path) as journal, pytest.raises(RecordError, match="sample 4"):
+        journal.proofs("other" if "key" in change else "certificate")
+
+
+def test_a_row_of_another_cell_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with open_journal(path) as journal:
+        journal.add("cell", BATCH, 1.0)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE outcomes SET key = 'other' WHERE position = 7")
+    with open_journal(path) as journal, pytest.raises(RecordError, match="sample 7 of cell other"):
+        journal.outcomes("other")
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
     assert model.fast.what == ("faster input gradients of 1 strided convolution",)
 
 
-@pytest.mark.parametrize("wrong", ["logits", "gradient"])
+@pytest.mark.parametrize("wrong", ["logits", "gradient", "offset"])
 def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = fast._frozen
 
@@ -225,7 +225,7 @@ def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatc
 
         def forward(self, x: Tensor) -> Tensor:
             z = self.model(x)
-            return z * 1.001 if wrong == "logits" else z.detach() + 0.98 * (z - z.detach())
+            return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[wrong]
 
     def bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
         path = honest(modules, device)
@@ -285,6 +285,23 @@ def test_a_network_that_writes_over_its_input_is_certified_detected_and_trained_
     threat, index = ThreatModel.parse("linf", 0.02), torch.arange(20)
     ours, others = (craft(network, PGD(steps=2), x, y, threat, index=index, seed=0) for network in networks)
     assert torch.equal(ours, others)
+
+
+def test_a_network_that_erases_its_image_behind_it_gets_copies() -> None:
+    class Erasing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(768, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.linear(x.flatten(1))
+            x.data.zero_()
+            return logits
+
+    model, x = prepared(filled(Erasing())), X.clone()
+    assert model.fast is None or model.fast.writes
+    Passes(model, 16, fast=True).logits(points(x))
+    assert torch.equal(x, X)
 
 
 def test_a_random_network_draws_alike_on_both_paths() -> None:

@@ -71,6 +71,52 @@ def test_a_random_model_must_be_fooled_in_a_majority_of_votes() -> None:
     assert verdict.confirmed.tolist() == [True, False, True, False]
 
 
+def test_half_of_the_votes_is_no_majority() -> None:
+    class InTurn(nn.Module):
+        takes_rng = True
+
+        def forward(self, x: Tensor, rng: SampleRng) -> Tensor:
+            wrong = (rng.restart % 2 == 0).float()
+            return torch.stack([1 - wrong, wrong], dim=1)
+
+    for votes, fooled in ((1, True), (2, False), (3, True), (4, False)):
+        verdict = judge(InTurn(), Traits(random=True, votes=votes)).confirm(*claim([0.5] * 5))
+        assert verdict.confirmed.tolist() == [fooled] * 5
+
+
+def test_votes_belong_to_the_index_in_the_data_set_wherever_a_claim_stands() -> None:
+    rows = claim([0.5] * 30)
+    whole = judge(Noisy(), Traits(random=True, votes=1)).confirm(*rows).confirmed
+    assert 0 < whole.sum() < 30
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    mixed = judge(Noisy(), Traits(random=True, votes=1)).confirm(*(column[order] for column in rows)).confirmed
+    assert torch.equal(mixed, whole[order])
+
+
+def test_a_wrong_class_that_is_not_the_target_is_no_success() -> None:
+    class Bands(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return -(x[:, 0, 0, :1] - torch.tensor([0.4, 0.5, 0.6])).abs()
+
+    x_adv, x, y, _, index = claim([0.41, 0.51, 0.61])
+    for target, reached in ((-1, [False, True, True]), (1, [False, True, False]), (2, [False, False, True])):
+        assert judge(Bands()).confirm(x_adv, x, y, y * 0 + target, index).confirmed.tolist() == reached
+    zero = judge(Bands()).confirm(x_adv, x, y + 2, y, index)  # class 0 is a target like any other
+    assert zero.confirmed.tolist() == [True, False, False]
+
+
+def test_an_image_that_the_model_declines_is_no_success() -> None:
+    class Careful(nn.Module):
+        """Class 1 above 0.5, and an abstention above 0.6."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = x[:, 0, 0, 0]
+            return torch.stack([0.5 + 0 * value, value, 0.6 + 10 * (value - 0.6)], dim=1)
+
+    verdict = judge(Careful(), Traits(abstains=True)).confirm(*claim([0.45, 0.55, 0.65]))
+    assert verdict.confirmed.tolist() == [False, True, False]
+
+
 def test_nothing_claimed_is_nothing_confirmed() -> None:
     assert len(judge(Threshold()).confirm(*claim([])).confirmed) == 0
 
@@ -82,6 +128,11 @@ def test_an_examination_judges_every_row_although_others_lie_outside() -> None:
     # What is no image is not shown to the model: the clean one, of class 0, stands in.
     assert finding.label.tolist() == [0, 1, 0, 0, 1, 0]
     torch.testing.assert_close(finding.margin[[1, 3]], torch.tensor([-0.2, 0.1]), atol=1e-6, rtol=0)
+
+
+def test_what_lies_outside_reaches_nothing_even_where_the_clean_image_is_wrong() -> None:
+    finding = judge(Threshold()).examine(*claim([0.95, 0.7], start=0.6))
+    assert finding.reached.tolist() == [False, True]
 
 
 def test_an_examination_of_a_row_does_not_depend_on_the_others() -> None:

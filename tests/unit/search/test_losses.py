@@ -30,6 +30,25 @@ def test_every_loss_rises_towards_the_goal(name, classes, target):
     assert target == 1 or gradient[0, 0] < 0
 
 
+@pytest.mark.parametrize("others", [-1, 0, 2], ids=["untargeted", "the same", "targeted"])
+def test_class_0_is_a_target_like_any_other(others):
+    logits = torch.tensor([[1.0, 2.0, 0.5], [2.0, 1.0, 0.5]]).repeat(2, 1)
+    y, target = torch.tensor([1, 1, 1, 1]), torch.tensor([0, 0, others, others])
+    assert margin(logits, y, target)[:2].tolist() == [1.0, -1.0]
+    alone = torch.zeros(2, dtype=torch.int64)
+    assert margin(logits[:2], y[:2], alone).tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("rows", [1, 2], ids=["alone", "beside an untargeted row"])
+def test_every_loss_rises_towards_class_0_where_that_is_the_target(name, rows):
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(rows, 1).requires_grad_()
+    loss = LOSSES[name](logits, torch.tensor([1, 1])[:rows], torch.tensor([0, -1])[:rows])
+    (gradient,) = torch.autograd.grad(loss[0], logits)
+    assert gradient[0, 0] > 0
+    assert gradient[0, 0] == gradient[0].max()
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_a_loss_does_not_look_at_the_neighbours(name):
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))

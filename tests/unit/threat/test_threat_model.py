@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.rng import SampleRng
@@ -43,6 +44,43 @@ def test_a_random_start_lies_in_the_ball(norm: str) -> None:
     start = threat.random_start(x, SampleRng.create(0, "t", torch.arange(20)))
     assert bool((threat.excess(start, x) <= 0).all())
     assert bool((threat.norm.size(start - x) > 0).all())
+
+
+@pytest.mark.parametrize("eps", [None, 100.0])
+@pytest.mark.parametrize(("value", "inside"), [(-0.001, False), (0.0, True), (1.0, True), (1.001, False)])
+def test_what_is_below_0_or_above_1_is_outside_however_large_the_ball(eps: float | None, value: float, inside: bool) -> None:
+    x = torch.full((1, 1, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[0, 0, 1, 0] = value
+    assert bool(ThreatModel.parse("l2", eps).excess(x_adv, x) <= 0) == inside
+
+
+def test_a_pixel_counts_once_whichever_of_its_channels_change() -> None:
+    delta = torch.zeros(3, 3, 2, 2)
+    delta[1, 0, 0, 0] = delta[2, :, 1, 1] = delta[2, 1, 0, 1] = 0.1
+    assert NORMS["l0"].size(delta).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.5), ("l1", 2.0), ("l0", 3.0)])
+def test_the_ball_ends_at_its_radius(norm: str, eps: float) -> None:
+    threat, x = ThreatModel.parse(norm, eps), torch.full((1, 1, 6, 6), 0.5)
+    changed = torch.zeros_like(x)
+    changed.flatten()[: int(eps) if norm == "l0" else 36] = 0.01
+    changed = changed if norm == "l0" else changed * (eps / float(threat.norm.size(changed)))
+    assert bool((threat.excess(x + changed, x) <= 0).all())
+    beyond = changed * 1.001 if norm != "l0" else changed.flip(3).roll(1, 2) * (changed == 0) + changed
+    assert bool((threat.excess(x + beyond, x) > 0).all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_random_starts_are_spread_over_the_ball_as_its_volume_is(norm: str) -> None:
+    # Of D coordinates, the share t of the radius holds the share t^D of the volume.
+    x = torch.full((4000, 1, 2, 3), 0.5)
+    delta = ThreatModel.parse(norm, 0.25).random_start(x, SampleRng.create(0, "t", torch.arange(4000))) - x
+    volume = (NORMS[norm].size(delta) / 0.25).double() ** 6
+    assert stats.kstest(volume.numpy(), "uniform").pvalue > 1e-3
+    assert float(delta.mean().abs()) < 0.005  # and to all sides
+    assert 0.48 < float((delta > 0).double().mean()) < 0.52
 
 
 def test_nan_never_counts_as_inside() -> None:
