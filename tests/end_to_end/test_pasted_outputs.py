@@ -16,7 +16,7 @@ from robustbench_lite.sources.weights import load_card
 from robustbench_lite.sources.zoo import bundled_networks
 
 ROOT = Path(__file__).parents[2]
-_MARK = re.compile(r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|.*\n)+)", re.DOTALL)
+_MARK = re.compile(r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|[^\n]*\n)+)", re.DOTALL)
 _TIME = re.compile(r"\b[\d.,]+ (s|min|h)\b")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
