@@ -101,6 +101,20 @@ def test_another_seed_draws_other_numbers(network: nn.Module, batch: Batch) -> N
     assert not torch.equal(cells[0].x_adv, cells[1].x_adv)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"query_budget": 5}, {"eps": 0.06}, {"norm": "l2"}, {"targeted": "random"}, {"certify": "ibp"},
+     {"attacks": "pgd steps=2"}, {"defenses": "parseval"}, {"ids": range(1, 61)}],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_that_decides_the_outcome_is_in_the_key(
+    network: nn.Module, batch: Batch, change: dict[str, object]
+) -> None:
+    options: dict[str, object] = {"attacks": "fgsm", "eps": EPS}
+    one, other = (rbl.evaluate(network, batch, **(options | more)).cells[0].key for more in ({}, change))  # type: ignore[arg-type]
+    assert one != other
+
+
 def test_a_finished_cell_is_read_and_not_measured_again(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
     first = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]
     again = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
-from robustbench_lite.measure import clean_logits
+from rbl_attacks.fgsm import FGSM
+from robustbench_lite.measure import AUDIT, Job, clean_logits
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.search import fast
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 
 CPU = torch.device("cpu")
@@ -85,6 +89,19 @@ def test_clean_accuracy_is_that_of_the_network_as_it_was_given_whatever_the_sear
     other = fast.FastPath(Alike(), Alike(), None, ())
     correct = clean_logits(DefendedModel(network, fast=other), dataset(x, y, torch.arange(N)), 16, CPU, 0).correct
     assert correct.all()
+
+
+def test_no_job_takes_a_certificate_of_a_sample_that_is_classified_wrong() -> None:
+    network, x, y = labelled()
+    model, right = DefendedModel(network), torch.arange(N) > 0
+    made = partial(
+        Job, key="", model=model, attack=FGSM(), threat=ThreatModel.parse("linf", 0.1), data=dataset(x, y, torch.arange(N)),
+        clean_correct=right, target=torch.full((N,), -1), seed=0, batch_size=8, device=CPU,
+        behaviour=Behaviour.of(np.ones((1, 1), np.float32), fixed=1, probes=1),
+    )  # fmt: skip
+    assert made(certified=right).open_rows.tolist() == [i > 0 and i % AUDIT == 0 for i in range(N)]
+    with pytest.raises(ValueError, match="classified wrong"):
+        made(certified=right | True)
 
 
 @pytest.mark.parametrize("targeted", [None, "least_likely", "random"])

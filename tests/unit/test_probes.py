@@ -13,6 +13,7 @@ from robustbench_lite import probes
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import prepare
 from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.search.defended import DefendedModel, FastPath
 from robustbench_lite.sources.datasets import Dataset
 from tests.conftest import images, small_network
 
@@ -38,6 +39,12 @@ class Edited(nn.Module):
 
 def answers(change: Callable[[Tensor], Tensor] = lambda x: x, data: Dataset | None = None, classes: int = 3) -> Behaviour:
     return probes.ask(prepare(Edited(change, classes).eval(), Defense(), CPU), data or dataset(), CPU)
+
+
+def test_the_network_is_asked_as_it_was_given_whatever_a_search_asks() -> None:
+    network, other = small_network(), small_network(seed=1)
+    beside = DefendedModel(network, fast=FastPath(other, other, None, ()))
+    assert probes.ask(beside, dataset(), CPU) == probes.ask(DefendedModel(network), dataset(), CPU)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 5, 3), (2, 1, 1)])

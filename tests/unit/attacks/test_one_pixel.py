@@ -152,3 +152,15 @@ def test_a_mutant_comes_from_three_others():
 def test_what_cannot_be_is_refused(make):
     with pytest.raises(UsageError):
         make()
+
+
+def test_without_a_lead_to_follow_positions_stay_spread_over_the_whole_image():
+    class Level(Watched):
+        def forward(self, x):
+            return 0 * super().forward(x) + torch.tensor([1.0, 0, 0])
+
+    model, x = Level((1, 8, 8)), torch.full((10, 1, 8, 8), 0.5)
+    search(OnePixel(population=40, generations=15), model, x, torch.zeros(10, dtype=torch.int64), batch_size=400)
+    last = (model.shown[-1] != 0.5).float().mean((0, 1))  # (8, 8)
+    for edge in (last[0], last[-1], last[:, 0], last[:, -1]):
+        assert 0.06 < edge.sum() / last.sum() < 0.2  # an eighth of all

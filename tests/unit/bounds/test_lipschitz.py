@@ -61,6 +61,20 @@ def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted():
     assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(0.25 * 2 + 0.75)
 
 
+@pytest.mark.parametrize("stretched", [0, 1])
+def test_the_widest_group_of_a_convolution_decides(stretched):
+    conv = nn.Conv2d(2, 2, 1, groups=2, bias=False).requires_grad_(False)
+    conv.weight.fill_(1.0)[stretched] *= 3
+    graph = graph_of(nn.Sequential(conv, nn.Flatten()), (2, 4, 4))
+    assert operator_norm(graph.nodes[1], (2, 4, 4)) == pytest.approx(3)
+
+
+def test_the_layers_of_a_chain_multiply():
+    chain = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
+    chain[1].weight.data, chain[3].weight.data = 2 * torch.eye(4), 3 * torch.eye(4)
+    assert lipschitz_constant(graph_of(chain.eval(), (1, 2, 2))) == pytest.approx(6)
+
+
 def test_no_pair_of_images_moves_the_logits_further_than_the_constant_says():
     generator = torch.Generator().manual_seed(0)
     model = residual(1, 8, 4, width=4).eval().double()

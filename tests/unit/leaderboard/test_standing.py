@@ -73,6 +73,12 @@ def test_the_open_interval_counts_samples_that_are_neither_proved_nor_broken(she
     assert tables.between(part["open"]) == "25.0 to 75.0"
 
 
+def test_the_open_interval_is_of_the_samples_that_were_to_be_certified(sheet: Make) -> None:
+    cells = cell("d", "one", "1111", "0010"), cell("d", "two", "11", "11", certified="10", first=2)
+    part = row_of(document(sheet(*cells)), "d")["threats"][LINF]
+    assert part["open"] == {"n": 2, "samples": 0, "low": 0.5, "high": 0.5}
+
+
 def test_rows_stand_in_the_order_of_their_worst_case_whatever_the_order_of_files(sheet: Make) -> None:
     cells = [cell("weak", "one", "1111", "0001"), cell("best", "one", "1111", "1111"), cell("mid", "one", "1111", "0111")]
     one, other = document(sheet(*cells)), document(sheet(*reversed(cells)))
