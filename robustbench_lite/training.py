@@ -22,7 +22,7 @@ from torch import nn
 
 from robustbench_lite.checkpoint import Checkpoint, Position
 from robustbench_lite.defense import Defense, TrainingBatch
-from robustbench_lite.errors import ModelError, UsageError
+from robustbench_lite.errors import ModelError, UsageError, as_model_error
 from robustbench_lite.memory import keep_freed_memory
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.datasets import Dataset
@@ -85,7 +85,8 @@ def train(
         keep_freed_memory()
     with seeded(f"{recipe.seed}/prepare", device):
         defense.prepare(model)
-    steps = -(-len(data) // recipe.batch_size)
+    sizes = _sizes(len(data), recipe.batch_size)
+    steps = len(sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _triangle(recipe.epochs * steps))
     configuration = {
@@ -93,6 +94,7 @@ def train(
         "data": data.fingerprint,
         "initial weights": weights_hash(model),
         **asdict(recipe),
+        **({"last image": "joined to the batch before"} if max(sizes) > recipe.batch_size else {}),
     }
     store = Checkpoint(checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler})
     at = store.resume()
@@ -157,20 +159,36 @@ def describe(plugin: Any) -> str:
 def _batches(data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str) -> Iterator[TrainingBatch]:
     """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
-    steps = torch.split(torch.randperm(len(data), generator=generator), recipe.batch_size)
+    steps = torch.split(torch.randperm(len(data), generator=generator), _sizes(len(data), recipe.batch_size))
     for step, rows in enumerate(steps[first:], first):
         x, y, index = (tensor[rows].to(device) for tensor in (data.x, data.y, data.ids))
         progress = (epoch + step / len(steps)) / recipe.epochs
         yield TrainingBatch(x=x, y=y, index=index, progress=progress, epoch=epoch, seed=recipe.seed)
 
 
+def _sizes(count: int, batch_size: int) -> list[int]:
+    """How many of ``count`` images each step of an epoch takes.
+
+    What is left for the last step is smaller. A single image is not left, but joined to the step before: batch norm has no
+    statistics of one image.
+    """
+    full, rest = divmod(count, batch_size)
+    sizes = [batch_size] * full
+    if rest == 1 and full:
+        return [*sizes[:-1], batch_size + 1]
+    return [*sizes, rest] if rest else sizes
+
+
 def _step(model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch) -> float:
+    where = f"The training of {type(model).__name__} fails in epoch {batch.epoch + 1} on a batch of {len(batch.y)} images"
     optimizer.zero_grad()
-    loss = defense.loss(model, batch)
+    with as_model_error(where):
+        loss = defense.loss(model, batch)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise ModelError(f"The training loss is {value} in epoch {batch.epoch + 1}. Lower --learning-rate.")
-    loss.backward()  # type: ignore[no-untyped-call]
+    with as_model_error(where):
+        loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     defense.after_step(model)
     return value
