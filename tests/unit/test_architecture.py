@@ -16,7 +16,7 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 ROOMS = [
     {"errors", "memory"}, {"files", "numerals"}, {"registry"},
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
-    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"},
+    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
     {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
     {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
 ]  # fmt: skip
