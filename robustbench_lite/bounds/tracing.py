@@ -50,12 +50,13 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64,
     try:
         traced = _Tracer().trace(root)
     except Exception as error:  # whatever the network's own code raises when it meets a symbol
-        raise UnsupportedLayerError(
-            f"{type(model).__name__} cannot be certified: its forward cannot be followed: {told(error)} "
-            "It must not branch on values."
-        ) from error
-    weights = (tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point())
-    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(next(weights, torch.zeros(())))
+        what = f"{type(model).__name__} cannot be certified: its forward cannot be followed: {told(error)}"
+        raise UnsupportedLayerError(f"{what} It must not branch on values.") from error
+    weights = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_complex() for tensor in weights):
+        raise UnsupportedLayerError(f"{type(model).__name__} has complex weights: no bound is known for those.")
+    like = next((tensor for tensor in weights if tensor.is_floating_point()), torch.zeros(()))
+    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(like)
     failed = f"{type(model).__name__} fails on images of shape {tuple(shape)}"
     with as_model_error(failed), torch.set_grad_enabled(live):
         graph = Graph(_Builder(root, probe, dtype).build(traced), dtype)

@@ -18,6 +18,8 @@ from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
 _BY_WINDOWS = "neighbours by what one pixel reaches"
 
 
+_COARSE = (torch.float16, torch.bfloat16)
+"""Logits of these become float32, which holds each of them: their differences would be rounded."""
 _NAMED = 5
 """Samples that an error message names."""
 
@@ -166,7 +168,7 @@ class Passes:
         if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(points.x):
             what = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise ModelError(f"The model returns {what} for {points}; logits ({len(points.x)}, K) are needed.")
-        return found
+        return found.float() if found.dtype in _COARSE else found
 
     def _ask(self, module: nn.Module, points: Points, draw: int) -> Any:
         x = points.x.clone() if self._copies else points.x  # a forward may write over its input

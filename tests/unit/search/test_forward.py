@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rbl_attacks.pgd import PGD
 from robustbench_lite import certify, evaluate
-from robustbench_lite.errors import DataError, ModelError
+from robustbench_lite.errors import DataError, ModelError, UnsupportedLayerError
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import margin
@@ -130,3 +130,64 @@ def test_a_certificate_of_a_network_that_fails_is_a_model_error(error: Exception
 def test_a_certificate_on_images_of_another_size_is_a_model_error() -> None:
     with pytest.raises(ModelError, match=r"fails on images of shape \(1, 5, 5\)"):
         certify(small_network(), (images(3, (1, 5, 5)), torch.zeros(3).long()), eps=0.01)
+
+
+def test_complex_weights_have_no_certificate_and_are_attacked_as_they_are() -> None:
+    class Phases(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            draw = torch.Generator().manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(36, 3, dtype=torch.complex64, generator=draw))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flatten(1).to(self.weight.dtype) @ self.weight).abs()
+
+    model = Phases().eval()
+    y = model(X).argmax(1)
+    cell = evaluate(model, (X, y), PGD(steps=5), eps=0.3, keep_adversarials=True).cells[0]
+    assert cell.clean_accuracy == 1  # a network of the real parts alone answers otherwise
+    assert cell.robust_accuracy == float((model(cell.x_adv).argmax(1) == y).double().mean()) < 1
+    with pytest.raises(UnsupportedLayerError, match="complex weights"):
+        certify(model, (X, y), eps=0.01)
+
+
+class InPrecision(nn.Module):
+    """Computes, and answers, in another precision than that of images."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner, self.dtype = small_network().to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.to(self.dtype))
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("attack", "norm", "eps"),
+    [
+        ("fgsm", "linf", 0.1),
+        ("pgd steps=3", "linf", 0.1),
+        ("boundary steps=10", "l2", None),
+        ("carlini_wagner steps=5", "l2", None),
+        ("zoo steps=5", "l2", None),
+        ("one_pixel generations=5", "l0", 2),
+    ],
+)
+def test_every_attack_works_on_answers_of_another_precision(
+    attack: str, norm: str, eps: float | None, dtype: torch.dtype
+) -> None:
+    model = InPrecision(dtype).eval()
+    y = small_network()(X[:12]).argmax(1)
+    cell = evaluate(model, (X[:12], y), attack, norm=norm, eps=eps, keep_adversarials=True).cells[0]
+    robust = torch.from_numpy(cell.robust)
+    assert torch.equal(model(cell.x_adv).argmax(1) == y, robust)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_coarse_answers_lose_nothing_and_their_differences_are_not_rounded(dtype: torch.dtype) -> None:
+    model, zeros = InPrecision(dtype).eval(), torch.zeros(16, dtype=torch.int64)
+    logits = Passes(DefendedModel(model), 16).logits(Points(X[:16], zeros, zeros - 1, zeros, zeros))
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits.to(dtype), model(X[:16]))
