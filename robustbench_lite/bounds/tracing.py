@@ -64,7 +64,7 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64,
         expected, found = model(probe), graph.forward(probe)
     if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(1.0, float(expected.abs().max())):
         raise ModelError(
-            f"{type(model).__name__} computes something else than its layers say (hooks, train mode or random layers?): "
+            f"{type(model).__name__} computes something else than its layers say (hooks, half precision or random layers?): "
             "it cannot be certified as it is."
         )
     return graph

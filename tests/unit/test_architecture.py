@@ -17,8 +17,8 @@ ROOMS = [
     {"errors", "memory"}, {"files", "numerals"}, {"registry"},
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
-    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
-    {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
+    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
+    {"cells", "proving"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
 ]  # fmt: skip
 
 
