@@ -24,11 +24,13 @@ from robustbench_lite.checkpoint import Checkpoint, Position
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import ModelError, UsageError, as_model_error
 from robustbench_lite.memory import keep_freed_memory
+from robustbench_lite.numerals import require_seed
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 
 logger = logging.getLogger(__name__)
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        require_seed(self.seed)
+        if not (1 <= self.epochs <= _MOST and 1 <= self.batch_size <= _MOST and 0 < self.learning_rate < math.inf):
             raise UsageError(
-                "Training needs epochs >= 1, a batch size >= 1 and a learning rate > 0, not "
+                "Training needs epochs >= 1, a batch size >= 1 (both below 2^31) and a finite learning rate > 0, not "
                 f"epochs={self.epochs}, batch size={self.batch_size}, learning rate={self.learning_rate}."
             )
 

@@ -66,19 +66,23 @@ def train(
     chosen, judge = registry.create("defense", defense, trust), registry.create("attack", attack, trust)
     threat, where = ThreatModel.parse(norm, eps), pick_device(device)
     check_fit(judge, threat)
+    if threat.eps is None:
+        raise UsageError("The card states the accuracy at one radius: give --eps, for example --eps 0.1.")
     root = data_root(data_dir)
     data = load_dataset(dataset, split="train", limit=limit, data_dir=root, download=download)
     test = load_dataset(dataset, split="test", data_dir=root, download=download)
     if data.split == test.split:
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
-    spec = models.network_spec(registry.Spec.parse(model or network), data)
+    if data.x.shape[1:] != test.x.shape[1:]:
+        raise DataError(
+            f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and {tuple(test.x.shape[1:])} to test on."
+        )
+    spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
     module = training.initialised(lambda: models.build(spec, trust), seed)
     require_separate_rows(module)  # no weights that come out of its training could be examined
-    name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
-    if Path(name).name != name or "\0" in name or len(name) > _NAME_LENGTH:
-        raise UsageError(
-            f"--name is {name!r}; it names files in --output, so it has up to {_NAME_LENGTH} characters and no slash."
-        )
+    if name is None:
+        name = zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+    _require_name(name)
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
@@ -93,6 +97,16 @@ def train(
     path = models.save_trained(module, card, output)
     if not quiet:
         _print_table(card, path)
+
+
+def _require_name(name: str) -> None:
+    """Refuse what cannot be the stem of two files, or would be a hidden one."""
+    whole = Path(name).name == name and name.strip() == name and name.isprintable() and not name.startswith(".")
+    if not whole or not 0 < len(name) <= _NAME_LENGTH:
+        raise UsageError(
+            f"--name is {name!r}; it names files in --output, so it has 1 to {_NAME_LENGTH} characters, no slash, no line end, "
+            "no space around it and no dot before it."
+        )
 
 
 @contextmanager

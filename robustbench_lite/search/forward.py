@@ -179,7 +179,7 @@ class Passes:
             rng = SampleRng.create(self.seed, "model", points.sample, points.draw + draw)
             return module(x, rng)
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(self.seed * 1_000_003 + draw)
+            torch.manual_seed((self.seed * 1_000_003 + draw) % 2**63)
             return module(x)
 
 

@@ -18,6 +18,7 @@ from robustbench_lite.search.losses import margin
 from tests.conftest import images, small_network
 
 X = images(40)
+Y = small_network()(X).argmax(1)
 
 
 class Failing(nn.Module):
@@ -191,3 +192,16 @@ def test_coarse_answers_lose_nothing_and_their_differences_are_not_rounded(dtype
     logits = Passes(DefendedModel(model), 16).logits(Points(X[:16], zeros, zeros - 1, zeros, zeros))
     assert logits.dtype == torch.float32
     assert torch.equal(logits.to(dtype), model(X[:16]))
+
+
+def test_a_random_network_takes_every_seed() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.inner(x)
+            return logits + torch.randn_like(logits)
+
+    evaluate(Noisy().eval(), (X[:8], Y[:8]), "fgsm", eps=0.1, seed=2**63 - 1)
