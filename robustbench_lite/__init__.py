@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_lite.bounds.certify import Certificate as Certificate
-    from robustbench_lite.certification import certify as certify
     from robustbench_lite.defense import Defense as Defense
     from robustbench_lite.evaluation import evaluate as evaluate
+    from robustbench_lite.proving import certify as certify
     from robustbench_lite.report import Cell as Cell
     from robustbench_lite.report import Report as Report
     from robustbench_lite.search.attack import Attack as Attack
@@ -31,7 +31,7 @@ _HOMES = {
     "Defense": "defense",
     "Report": "report",
     "ThreatModel": "threat",
-    "certify": "certification",
+    "certify": "proving",
     "evaluate": "evaluation",
     "load_dataset": "sources.datasets",
     "reference_model": "sources.models",

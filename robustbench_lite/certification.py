@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite import inputs
-from robustbench_lite.bounds import certify as bounds
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
@@ -35,9 +33,8 @@ from robustbench_lite.records.certificate import (
 from robustbench_lite.records.files import require_writable, set_aside
 from robustbench_lite.records.journal import Journal, Proof, open_journal
 from robustbench_lite.records.provenance import provenance
-from robustbench_lite.registry import parse_number
 from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.threat import Norm, ThreatModel
+from robustbench_lite.threat import ThreatModel
 
 logger = logging.getLogger(__name__)
 
@@ -212,47 +209,6 @@ def _arrays(claim: Claim, known: dict[int, Proof]) -> CertificateArrays:
     for position, proof in known.items():
         margins[position], stage[position] = proof.margin, proof.stage
     return CertificateArrays(claim.correct.numpy(), margins > 0, margins.astype(np.float32), tuple(stage))
-
-
-def certify(
-    model: nn.Module,
-    data: tuple[Any, Any] | Dataset | None = None,
-    *,
-    norm: str | Norm = "linf",
-    eps: float | str | Tensor,
-    method: str = "auto",
-    box: bool = True,
-    device: str = "auto",
-    batch_size: int = 64,
-) -> bounds.Certificate:
-    """Prove for which samples no perturbation changes the class.
-
-    Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in eval mode, of layers that have bounds: linear, convolution,
-            average pooling, ReLU, leaky ReLU, batch norm, sums of branches. It is copied, never changed.
-        data: images (N, C, H, W) and labels (N,); ``None`` takes the bundled Fashion-MNIST images.
-        norm: ``linf`` or ``l2``.
-        eps: radius in input units, a number, text such as ``"8/255"``, or one number a sample (N,).
-        method: ``ibp``, ``crown-ibp``, ``dual`` (Wong and Kolter 2018, arXiv:1711.00851), ``crown``, ``alpha``, ``auto`` (all
-            of these, each only for what the cheaper ones leave open) or ``lipschitz`` (L2).
-        box: perturbed images stay within [0, 1]; ``False`` gives the plain ball of the published tables.
-
-    Returns:
-        ``.certified`` (N,) bool, ``.margins`` (N,) lower bounds of the margin, ``.stage`` (N,) the method that each came from.
-
-    Raises:
-        UnsupportedLayerError: names the layer that no bound is known for.
-    """
-    dataset, where = inputs.dataset_from(data), inputs.pick_device(device)
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-    if isinstance(eps, Tensor) and eps.shape not in ((), (len(dataset),)):
-        raise UsageError(
-            f"eps has the shape {tuple(eps.shape)}; one number is needed, or one for each of {len(dataset)} images."
-        )
-    radius = eps if isinstance(eps, Tensor) else parse_number(eps)
-    network = copied(model).to(where)
-    return bounds.certify(network, dataset.x, dataset.y, norm=norm, eps=radius, method=method, box=box, batch_size=batch_size)
 
 
 @exactly

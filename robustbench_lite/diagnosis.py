@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.defense import Defense
-from robustbench_lite.errors import ModelError, RobustBenchError
+from robustbench_lite.errors import ModelError, RobustBenchError, told
 from robustbench_lite.memory import keep_freed_memory
-from robustbench_lite.numerics import device_of, exactly, in_float64
+from robustbench_lite.modes import in_train_mode, require_eval_mode, require_separate_rows
+from robustbench_lite.numerics import device_of, exactly
+from robustbench_lite.outputs import Outputs as Outputs
+from robustbench_lite.outputs import check_outputs, check_probabilities, doubt
 from robustbench_lite.search.copies import own_copy
 from robustbench_lite.search.defended import DefendedModel, Wrapper, takes_rng
 from robustbench_lite.search.forward import Passes, Points
@@ -20,10 +24,11 @@ from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 
 logger = logging.getLogger(__name__)
-Outputs = Literal["logits", "probabilities"]
 
 _PROBE = 32
 """Samples that the checks run on."""
+_FEWEST = 4
+"""Images that show whether a layer mixes rows: to fewer, noise is added."""
 _COUPLING = 1e-4
 """Largest difference, relative to the largest logit, that a row may show between batches."""
 _ROUNDINGS = 20
@@ -42,6 +47,8 @@ class LogProbabilities(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Below the smallest normal float a probability carries no gradient worth following.
         probabilities: Tensor = self.model(x)
+        if torch.finfo(probabilities.dtype).bits < 32:  # the logarithms of coarse numbers are not coarse
+            probabilities = probabilities.float()
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
@@ -57,39 +64,34 @@ class WithGradients(Wrapper):
 
 def prepare(model: nn.Module, defense: Defense, device: torch.device, outputs: Outputs = "logits") -> DefendedModel:
     """A copy of ``model`` behind ``defense`` on ``device``, as it was given; the user's own object is left as it is."""
-    owned = copied(model)
+    owned, said = copied(model), require_eval_mode(model)
     defended = defense.wrap(LogProbabilities(owned) if outputs == "probabilities" else owned)
     surrogate = defended.traits.surrogate
     traits = replace(defended.traits, surrogate=None if surrogate is None else _placed(surrogate, device))
     if device.type == "cpu":
         keep_freed_memory()
-    return DefendedModel(_placed(defended.module, device), traits)
+    return DefendedModel(_placed(defended.module, device), traits, remarks=() if said is None else (said,))
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of ``model``, which must be a module in eval mode."""
+    """A copy, in eval mode, of ``model``: a module that answers as it does in eval mode, and each image for itself."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}; wrap it in an nn.Module that maps images to logits.")
-    training = [name or "the model itself" for name, module in model.named_modules() if _trains(module)]
-    if training:
-        raise ModelError(
-            f"The model is in train mode ({', '.join(training[:3])}): dropout and batch statistics would make verdicts "
-            "random. Call model.eval() first."
-        )
-    return own_copy(model)
+    require_eval_mode(model)
+    require_separate_rows(model)
+    return _in_eval_mode(own_copy(model))
 
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:
     """``module``, in place, on ``device`` and in eval mode, where the user's part of it is already."""
-    module = module.to(device)
+    return _in_eval_mode(module.to(device))
+
+
+def _in_eval_mode(module: nn.Module) -> nn.Module:
     for part in module.modules():
-        if _trains(part):
+        if in_train_mode(part):
             part.train(False)
     return module
-
-
-def _trains(module: nn.Module) -> bool:
-    return bool(getattr(module, "training", False))  # frozen TorchScript has no such attribute
 
 
 @exactly
@@ -104,16 +106,22 @@ def diagnose(model: DefendedModel, x: Tensor, y: Tensor, classes: int | None = N
     x = x[:_PROBE].to(device)
     every = torch.arange(len(x), device=device)
     model = _with_gradients(model, x, every)
-    module = model.module
+    module, given = model.module, len(x)
+    if given < _FEWEST:
+        x = _among_noise(module, x)
+        every = torch.arange(len(x), device=device)
     for part in module.modules():
         if isinstance(part, LogProbabilities):
-            _check_probabilities(_output(part.model, x))
+            check_probabilities(_output(part.model, x))
 
     def forward(rows: Tensor) -> Tensor:
         return _forward(module, x[rows], rows)[..., : -1 if model.traits.abstains else None]
 
     logits = forward(every)
-    _check_output(logits, int(y.max()), classes)
+    check_outputs(logits[:given], int(y.max()), classes)
+    doubtful = doubt(logits)
+    if doubtful is not None:
+        model = replace(model, remarks=(*model.remarks, doubtful))
     if model.traits.random and not takes_rng(module):
         return model
     again = forward(every)
@@ -152,13 +160,24 @@ def dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[int, int
     points = Points(x, y, zeros - 1, torch.arange(len(y), device=device), zeros)
     try:
         _, gradient = Passes(model, len(y)).gradient(points, margin)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except ModelError as error:
+        reason = told(error.__cause__ or error).rstrip(".")
         raise ModelError(
-            f"The model has no gradient by its input ({reason}). Let it compute in torch without no_grad or detach, give its "
+            f"The model has no gradient by its input: {reason}. Let it compute in torch without no_grad or detach, give its "
             "defense a surrogate, or attack with what needs no gradient: boundary, zoo, one_pixel."
         ) from error
     return int((gradient == 0).flatten(1).all(1).sum()), len(y)
+
+
+def _among_noise(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` (N, C, H, W) with images of noise after it, where the network has an answer for them: more rows show more."""
+    noise = torch.rand(_FEWEST, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    more = torch.cat([x, noise])
+    try:
+        answers = _forward(module, more, torch.arange(len(more), device=x.device))
+    except ModelError:
+        return x
+    return more if answers.dim() == 2 and bool(answers.isfinite().all()) else x
 
 
 def _rounding(module: nn.Module, x: Tensor, rows: Tensor, logits: Tensor) -> float:
@@ -201,34 +220,18 @@ def _output(module: nn.Module, x: Tensor, *drawn: SampleRng) -> Any:
     except RobustBenchError:
         raise
     except Exception as error:  # a network raises whatever it likes
-        reason = str(error).splitlines()[0] if str(error) else "without a word"
         raise ModelError(
-            f"The model fails on images of shape {tuple(x.shape)}, {x.dtype}: {reason} ({type(error).__name__}). "
-            "Is it for images of this size and number of channels?"
+            f"The model fails on images of shape {tuple(x.shape)}, {x.dtype}: {told(error)} {_advice(module, x)}"
         ) from error
 
 
-def _check_probabilities(found: Tensor) -> None:
-    sums = in_float64(found).sum(1) if isinstance(found, Tensor) and found.dim() == 2 else torch.zeros(1)
-    if bool((sums - 1).abs().max() > 1e-3) or bool((found < 0).any()):
-        raise ModelError(
-            "The model was said to return probabilities, and its rows are not at least 0 with a sum of 1: leave out "
-            "outputs='probabilities' (--outputs) if it returns logits."
-        )
-
-
-def _check_output(logits: Tensor, highest_label: int, classes: int | None) -> None:
-    if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise ModelError(f"The model returns {tuple(logits.shape)}, {logits.dtype}; float logits (B, K), K >= 2, are needed.")
-    found = logits.shape[1]
-    if found <= highest_label or (classes is not None and found != classes):
-        needed = classes if classes is not None else f"at least {highest_label + 1}"
-        raise ModelError(f"The model has {found} classes, the data needs {needed}: is it the network for this data set?")
-    if not bool(logits.isfinite().all()):
-        raise ModelError("The model returns NaN or inf on clean images: check its weights and normalisation.")
-    sums = in_float64(logits).sum(1)
-    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
-        raise ModelError(
-            "The model returns probabilities, whose gradients vanish and make it look robust. Return logits (no softmax), "
-            "or pass outputs='probabilities' (--outputs probabilities) to have their logarithm used."
-        )
+def _advice(module: nn.Module, x: Tensor) -> str:
+    """What to do about a network that fails on the images ``x``."""
+    kinds = {tensor.dtype for tensor in itertools.chain(module.parameters(), module.buffers()) if tensor.is_floating_point()}
+    if len(kinds) != 1 or x.dtype in kinds:
+        return "Is it for images of this size and number of channels?"
+    kind = str(*kinds).removeprefix("torch.")
+    return (
+        f"Its parameters are {kind}, images come as float32: make it float32 (model.float()), or wrap it in a module whose "
+        f"forward returns net(x.to(torch.{kind})).float()."
+    )

@@ -18,7 +18,11 @@ RobustBenchError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_LONGEST = 300
+"""Characters of a foreign message that are repeated."""
 
 
 class RobustBenchError(Exception):
@@ -80,3 +84,25 @@ class ContradictionError(CellError):
 
 class MissingDependency(RobustBenchError):
     exit_code = 4
+
+
+@contextmanager
+def as_model_error(what: str) -> Iterator[None]:
+    """Whatever a user's network raises inside becomes a ModelError: ``what``, and what was raised."""
+    try:
+        yield
+    except RobustBenchError:
+        raise
+    except Exception as error:  # a network raises whatever it likes
+        raise ModelError(f"{what}: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """What code that is not ours raised, as one sentence: its first line, its kind and, where one is known, the mend."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "without a word")
+    said = f"{first[:_LONGEST].rstrip('.')} ({type(error).__name__})."
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in ("out of memory", "not enough memory")):
+        return f"{said} Lower --batch-size."
+    return (
+        f"{said} Batch norm learns nothing from a single image: raise --batch-size." if "more than 1 value" in first else said
+    )

@@ -21,6 +21,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.numerals import require_seed
 from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
 from robustbench_lite.progress import Progress, Teller
@@ -67,8 +68,7 @@ class Settings:
             raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
         if self.query_budget is not None and not (_whole(self.query_budget) and 1 <= self.query_budget < _MOST):
             raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, below 2**31.")
-        if not _whole(self.seed):
-            raise UsageError(f"seed is {self.seed!r}; it must be a whole number.")
+        require_seed(self.seed)
         if self.certify_seconds is not None and not self.certify_seconds > 0:
             raise UsageError(
                 f"certify_seconds is {self.certify_seconds}; it must be above 0. To certify nothing: certify='off'."

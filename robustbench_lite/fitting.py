@@ -19,7 +19,7 @@ from robustbench_lite import inputs
 from robustbench_lite.composition import parts_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, prepare
-from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError
+from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
 from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
@@ -81,7 +81,9 @@ def calibrated(subject: Subject, images: Dataset | None, data: Dataset, device: 
         raise TypeError("check_fit_data lets no None through.")
     where = inputs.pick_device(device)
     model = prepare(subject.module, Defense(), where, outputs).module
-    defense = defense.calibrated(model, images.x[:CALIBRATION_IMAGES].to(where))
+    few = images.x[:CALIBRATION_IMAGES].to(where)
+    with as_model_error(f"The model fails while {defense.name} is calibrated on {len(few):,} training images"):
+        defense = defense.calibrated(model, few)
     return dataclasses.replace(subject, defense=defense, label=inputs.short_label("defense", defense))
 
 

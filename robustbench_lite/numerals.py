@@ -29,6 +29,8 @@ def parse_number(text: str | float, what: str = "eps") -> float:
     0.25
     """
     try:
+        if isinstance(text, str) and ("_" in text or not text.isascii()):
+            raise ValueError("float() takes 1_0 and the digits of any script; a record shall read as it was written")
         fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
         number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
     except (ArithmeticError, ValueError, TypeError) as error:
@@ -36,6 +38,12 @@ def parse_number(text: str | float, what: str = "eps") -> float:
     if not math.isfinite(number):
         raise UsageError(f"{what} is {text!r}; it must be a finite number, such as 0.1 or 8/255.")
     return number
+
+
+def require_seed(seed: object) -> None:
+    """Refuse what is no seed: a whole number of at least 0 that 63 bits hold."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1.")
 
 
 def parse_whole(text: object) -> int | None:

@@ -22,14 +22,16 @@ from torch import nn
 
 from robustbench_lite.checkpoint import Checkpoint, Position
 from robustbench_lite.defense import Defense, TrainingBatch
-from robustbench_lite.errors import ModelError, UsageError
+from robustbench_lite.errors import ModelError, UsageError, as_model_error
 from robustbench_lite.memory import keep_freed_memory
+from robustbench_lite.numerals import require_seed
 from robustbench_lite.numerics import exactly, own_generators
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 
 logger = logging.getLogger(__name__)
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        require_seed(self.seed)
+        if not (1 <= self.epochs <= _MOST and 1 <= self.batch_size <= _MOST and 0 < self.learning_rate < math.inf):
             raise UsageError(
-                "Training needs epochs >= 1, a batch size >= 1 and a learning rate > 0, not "
+                "Training needs epochs >= 1, a batch size >= 1 (both below 2^31) and a finite learning rate > 0, not "
                 f"epochs={self.epochs}, batch size={self.batch_size}, learning rate={self.learning_rate}."
             )
 
@@ -87,7 +90,8 @@ def train(
         keep_freed_memory()
     with seeded(f"{recipe.seed}/prepare", device):
         defense.prepare(model)
-    steps = -(-len(data) // recipe.batch_size)
+    sizes = _sizes(len(data), recipe.batch_size)
+    steps = len(sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _triangle(recipe.epochs * steps))
     configuration = {
@@ -95,6 +99,7 @@ def train(
         "data": data.fingerprint,
         "initial weights": weights_hash(model),
         **asdict(recipe),
+        **({"last image": "joined to the batch before"} if max(sizes) > recipe.batch_size else {}),
     }
     store = Checkpoint(checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler})
     at = store.resume()
@@ -157,20 +162,36 @@ def describe(plugin: Any) -> str:
 def _batches(data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str) -> Iterator[TrainingBatch]:
     """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
-    steps = torch.split(torch.randperm(len(data), generator=generator), recipe.batch_size)
+    steps = torch.split(torch.randperm(len(data), generator=generator), _sizes(len(data), recipe.batch_size))
     for step, rows in enumerate(steps[first:], first):
         x, y, index = (tensor[rows].to(device) for tensor in (data.x, data.y, data.ids))
         progress = (epoch + step / len(steps)) / recipe.epochs
         yield TrainingBatch(x=x, y=y, index=index, progress=progress, epoch=epoch, seed=recipe.seed)
 
 
+def _sizes(count: int, batch_size: int) -> list[int]:
+    """How many of ``count`` images each step of an epoch takes.
+
+    What is left for the last step is smaller. A single image is not left, but joined to the step before: batch norm has no
+    statistics of one image.
+    """
+    full, rest = divmod(count, batch_size)
+    sizes = [batch_size] * full
+    if rest == 1 and full:
+        return [*sizes[:-1], batch_size + 1]
+    return [*sizes, rest] if rest else sizes
+
+
 def _step(model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch) -> float:
+    where = f"The training of {type(model).__name__} fails in epoch {batch.epoch + 1} on a batch of {len(batch.y)} images"
     optimizer.zero_grad()
-    loss = defense.loss(model, batch)
+    with as_model_error(where):
+        loss = defense.loss(model, batch)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise ModelError(f"The training loss is {value} in epoch {batch.epoch + 1}. Lower --learning-rate.")
-    loss.backward()  # type: ignore[no-untyped-call]
+    with as_model_error(where):
+        loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     defense.after_step(model)
     return value

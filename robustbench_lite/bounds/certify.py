@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,12 @@ class Certificate:
     """The method that the margin came from, one a sample."""
     radius: Tensor | None = None
     """``lipschitz`` only: the L2 radius that is proved, (N,) float64; 0 where the clean image is misclassified."""
+    path: Path | None = None
+    """The sealed record, where one is kept."""
+    cached: bool = False
+    """Read from that record, which an earlier call has made."""
+    note: str | None = None
+    """What became of the record of another network that was kept there."""
 
     def __len__(self) -> int:
         return len(self.certified)

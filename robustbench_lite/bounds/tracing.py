@@ -26,7 +26,7 @@ from robustbench_lite.bounds.operations import (
     Sum,
     scaled,
 )
-from robustbench_lite.errors import ModelError, UnsupportedLayerError
+from robustbench_lite.errors import ModelError, UnsupportedLayerError, as_model_error, told
 from robustbench_lite.numerics import exactly
 from robustbench_lite.sources.networks import ConvexAggregation
 
@@ -52,20 +52,21 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64,
     try:
         traced = _Tracer().trace(root)
     except Exception as error:  # whatever the network's own code raises when it meets a symbol
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedLayerError(
-            f"{type(model).__name__} cannot be certified: its forward cannot be followed ({reason}). "
-            "It must not branch on values."
-        ) from error
-    weights = (tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point())
-    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(next(weights, torch.zeros(())))
-    with torch.set_grad_enabled(live):
+        what = f"{type(model).__name__} cannot be certified: its forward cannot be followed: {told(error)}"
+        raise UnsupportedLayerError(f"{what} It must not branch on values.") from error
+    weights = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_complex() for tensor in weights):
+        raise UnsupportedLayerError(f"{type(model).__name__} has complex weights: no bound is known for those.")
+    like = next((tensor for tensor in weights if tensor.is_floating_point()), torch.zeros(()))
+    probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+    failed = f"{type(model).__name__} fails on images of shape {tuple(shape)}"
+    with as_model_error(failed), torch.set_grad_enabled(live):
         graph = Graph(_Builder(root, probe, dtype).build(traced), dtype)
-    with torch.no_grad():
+    with as_model_error(failed), torch.no_grad():
         expected, found = model(probe.clone()), graph.forward(probe)
     if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(1.0, float(expected.abs().max())):
         raise ModelError(
-            f"{type(model).__name__} computes something else than its layers say (hooks, train mode or random layers?): "
+            f"{type(model).__name__} computes something else than its layers say (hooks, half precision or random layers?): "
             "it cannot be certified as it is."
         )
     return graph

@@ -22,7 +22,7 @@ def _option(panel: str, *flags: str, text: str, metavar: str = "", parser: Calla
 
 def _folder(text: str | Path) -> Path:
     """The path of a folder that is written to; an empty one would be the folder that the user stands in."""
-    if not str(text) or "\0" in str(text):
+    if not str(text).strip() or "\0" in str(text):
         raise typer.BadParameter(f"{str(text)!r} is no folder: write the path of one")
     return Path(text)
 

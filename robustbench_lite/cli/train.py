@@ -12,7 +12,7 @@ import typer
 
 from robustbench_lite.cli import options as opt
 from robustbench_lite.cli.progress import progress_bar
-from robustbench_lite.errors import DataError, UsageError
+from robustbench_lite.errors import CellError, DataError, RobustBenchError, UsageError, told
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
@@ -51,6 +51,7 @@ def train(
     from robustbench_lite import registry, training
     from robustbench_lite.examination import examine
     from robustbench_lite.inputs import check_fit, pick_device
+    from robustbench_lite.modes import require_separate_rows
     from robustbench_lite.sources import models, zoo
     from robustbench_lite.sources.datasets import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
@@ -65,25 +66,30 @@ def train(
     chosen, judge = registry.create("defense", defense, trust), registry.create("attack", attack, trust)
     threat, where = ThreatModel.parse(norm, eps), pick_device(device)
     check_fit(judge, threat)
+    if threat.eps is None:
+        raise UsageError("The card states the accuracy at one radius: give --eps, for example --eps 0.1.")
     root = data_root(data_dir)
     data = load_dataset(dataset, split="train", limit=limit, data_dir=root, download=download)
     test = load_dataset(dataset, split="test", data_dir=root, download=download)
     if data.split == test.split:
         raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
-    spec = models.network_spec(registry.Spec.parse(model or network), data)
-    module = training.initialised(lambda: models.build(spec, trust), seed, where)
-    name = name or zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
-    if Path(name).name != name or "\0" in name or len(name) > _NAME_LENGTH:
-        raise UsageError(
-            f"--name is {name!r}; it names files in --output, so it has up to {_NAME_LENGTH} characters and no slash."
+    if data.x.shape[1:] != test.x.shape[1:]:
+        raise DataError(
+            f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and {tuple(test.x.shape[1:])} to test on."
         )
+    spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
+    module = training.initialised(lambda: models.build(spec, trust), seed, where)
+    require_separate_rows(module)  # no weights that come out of its training could be examined
+    if name is None:
+        name = zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+    _require_name(name)
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
     with _progress_bar(name, recipe, quiet) as on_progress:
         curve = training.train(module, chosen, data, recipe, checkpoint=checkpoint, device=where, on_progress=on_progress)
     about = {"name": name, "network": spec.name, "network_params": dict(spec.params), "command": _command(ctx)}
-    with progress_bar(quiet) as on_test:
+    with _kept(models.save_uncarded(module, name, output)), progress_bar(quiet) as on_test:
         card = examine(
             module, attack=judge, threat=threat, defense=chosen, recipe=recipe, data=data, test=test, curve=curve,
             about=about, on_progress=on_test,
@@ -91,6 +97,29 @@ def train(
     path = models.save_trained(module, card, output)
     if not quiet:
         _print_table(card, path)
+
+
+def _require_name(name: str) -> None:
+    """Refuse what cannot be the stem of two files, or would be a hidden one."""
+    whole = Path(name).name == name and name.strip() == name and name.isprintable() and not name.startswith(".")
+    if not whole or not 0 < len(name) <= _NAME_LENGTH:
+        raise UsageError(
+            f"--name is {name!r}; it names files in --output, so it has 1 to {_NAME_LENGTH} characters, no slash, no line end, "
+            "no space around it and no dot before it."
+        )
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Whatever ends the examination, its message says that the weights, at ``path``, are there."""
+    kept = f"The training is done and its weights are in {path}: the same command goes on with the examination."
+    try:
+        yield
+    except RobustBenchError as error:
+        error.args = (f"{error} {kept}",)
+        raise
+    except Exception as error:  # what it is, nobody can know; hours of training stand behind it
+        raise CellError(f"The examination failed: {told(error)} {kept}") from error
 
 
 def _command(ctx: typer.Context) -> str:

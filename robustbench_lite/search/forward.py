@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import ModelError
+from robustbench_lite.errors import ModelError, RobustBenchError, told
 from robustbench_lite.numerics import exact, own_generators
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.incremental import Attempt, Incremental, attempt
@@ -17,6 +17,12 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
 
 _BY_WINDOWS = "neighbours by what one pixel reaches"
+
+
+_COARSE = (torch.float16, torch.bfloat16)
+"""Logits of these become float32, which holds each of them: their differences would be rounded."""
+_NAMED = 5
+"""Samples that an error message names."""
 
 
 class Points(NamedTuple):
@@ -35,6 +41,15 @@ class Points(NamedTuple):
 
     def take(self, index: Tensor | slice) -> Points:
         return Points(*(field[index] for field in self))
+
+    def __str__(self) -> str:
+        """As an error message names them."""
+        found = sorted(set(self.sample.tolist()))
+        rest = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        shown = ", ".join(map(str, found[:_NAMED]))
+        return (
+            f"{len(self.x)} images of shape {tuple(self.x.shape[1:])} at once (of sample{'s' * (len(found) > 1)} {shown}{rest})"
+        )
 
     def padded(self) -> Points:
         return self if len(self.x) >= SMALLEST_BATCH else Points(*(at_least(field, SMALLEST_BATCH) for field in self))
@@ -118,7 +133,7 @@ class Passes:
             with exact(), torch.enable_grad():
                 logits = self._call(surrogate or self._followed, padded._replace(x=x), draw)
                 seen = self._seen(logits, padded.y)
-                (gradient,) = torch.autograd.grad(loss(seen, padded.y, padded.target).sum(), x)
+                gradient = _by_image(loss(seen, padded.y, padded.target).sum(), padded._replace(x=x))
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
             sums = [sums[0] + logits, sums[1] + gradient] if sums else [logits, gradient]
         logits, gradient = (part / draws if draws > 1 else part for part in sums)
@@ -146,15 +161,38 @@ class Passes:
             return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
 
     def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
+        try:
+            found = self._ask(module, points, draw)
+        except RobustBenchError:
+            raise
+        except Exception as error:  # a network raises whatever it likes
+            raise ModelError(f"The model fails on {points}: {told(error)}") from error
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(points.x):
+            what = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise ModelError(f"The model returns {what} for {points}; logits ({len(points.x)}, K) are needed.")
+        return found.float() if found.dtype in _COARSE else found
+
+    def _ask(self, module: nn.Module, points: Points, draw: int) -> Any:
         x = points.x.clone() if self._copies else points.x  # a forward may write over its input
         if not self.model.traits.random:
-            return module(x)  # type: ignore[no-any-return]
+            return module(x)
         if takes_rng(module):
             # A random defense of ours draws per sample: its verdicts do not depend on the batch either.
             rng = SampleRng.create(self.seed, "model", points.sample, points.draw + draw)
-            return module(x, rng)  # type: ignore[no-any-return]
-        with own_generators(self.seed * 1_000_003 + draw, x.device):
-            return module(x)  # type: ignore[no-any-return]
+            return module(x, rng)
+        with own_generators((self.seed * 1_000_003 + draw) % 2**63, x.device):
+            return module(x)
+
+
+def _by_image(loss: Tensor, points: Points) -> Tensor:
+    """The gradient of ``loss`` by the images of ``points``, (N, C, H, W)."""
+    try:
+        (gradient,) = torch.autograd.grad(loss, points.x)
+    except RobustBenchError:
+        raise
+    except Exception as error:  # a network may bring its own backward
+        raise ModelError(f"The model's gradient fails on {points}: {told(error)}") from error
+    return gradient
 
 
 def not_finite(sample: int) -> ModelError:

@@ -102,12 +102,13 @@ class Oracle:
         if gradient is None and query.access == Access.GRADIENT:
             gradient = torch.zeros_like(points.x)
         margins, loss = margin(logits, points.y, points.target), query.loss
+        shown = logits.to(points.x.dtype)  # whatever the model computes in, the state of an attack is of float32
         answer = Answer(
             success=(margins < 0).reshape(shape),
             labels=logits.argmax(1).reshape(shape),
-            logits=logits.reshape(*shape, -1) if query.access >= Access.SCORES else None,
+            logits=shown.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
-            loss_of=None if loss is None else lambda: loss(logits, points.y, points.target).reshape(shape),
+            loss_of=None if loss is None else lambda: loss(shown, points.y, points.target).reshape(shape),
         )
         # A margin is a difference of logits: NaN or infinite as soon as the winner or the true class is.
         if self.free_looks and math.isfinite(float(margins.sum())):

@@ -134,14 +134,30 @@ def network_spec(spec: Spec, data: Dataset) -> Spec:
 
 def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
     """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the weights."""
-    path = folder / f"{card.name}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}. Choose another --output.") from error
-    save_weights(module, path)
+    path = save_uncarded(module, card.name, folder)
     write_text(path.with_suffix(".json"), card.model_dump_json(indent=2, exclude_none=True) + "\n")
     return path
+
+
+def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
+    """Write ``<name>.safetensors`` to ``folder``, for which there is no card yet; that of other weights is deleted first."""
+    path = folder / f"{name}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _card_hash(path.with_suffix(".json")) != weights_hash(module):
+            path.with_suffix(".json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written to: {error.strerror}. Choose another --output.") from error
+    save_weights(module, path)
+    return path
+
+
+def _card_hash(path: Path) -> str | None:
+    """The hash of the weights that the card at ``path`` is of; None without a card that can be read."""
+    try:
+        return load_card(path).weights_sha256
+    except WeightsError:
+        return None
 
 
 def _factory(name: str, trust: Trust) -> Callable[..., Any]:

@@ -40,6 +40,9 @@ class ThreatModel:
             raise UsageError(f"eps is {eps}; a radius cannot be negative.")
         if number > MAX_EPS:
             raise UsageError(f"eps is {eps}; no two images are further apart than {MAX_EPS:g}. For any distance: eps none.")
+        if chosen.name == "linf" and number > HIGH - LOW:
+            meant = f": did you mean {number:g}/255?" if number == int(number) <= 255 else "."
+            raise UsageError(f"eps is {eps}; images lie in [0, 1], and linf moves each value by at most 1{meant}")
         if chosen.name == "l0" and number != int(number):
             raise UsageError(f"eps is {eps}; for L0 it is a number of pixels, such as 1, 3 or 5.")
         return cls(chosen, number, goal_from(targeted))

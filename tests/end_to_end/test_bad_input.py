@@ -49,6 +49,23 @@ OPTIONS = [
     (["--norm", "l2"], "--eps"),
     (["--targeted", "whatever"], "least_likely"),
     (["--targeted", "class:10"], "classes 0 to 9"),
+    (["--eps", "8"], "did you mean 8/255?"),
+    (["--eps", "1.5"], "at most 1"),
+    (["--eps", "inf"], "finite"),
+    (["--eps", "-8/255"], "cannot be negative"),
+    (["--eps", "\u0668/255"], "no number"),
+    (["--eps", "\u0668"], "no number"),
+    (["--eps", "1_0"], "no number"),
+    (["--eps", ""], "no number"),
+    (["--seed", "-1"], "from 0 to"),
+    (["--seed", str(2**63)], "from 0 to"),
+    (["--seed", "1.5"], "--seed"),
+    (["--output", ""], "no folder"),
+    (["--output", " "], "no folder"),
+    (["--batch-size", "-1"], "at least 1"),
+    (["--batch-size", "9" * 30], "at least 1"),
+    (["--batch-size", "\u0663"], "at least 1"),
+    (["--limit", "-1"], "limit is -1"),
     (["--limit", "0"], "limit is 0"),
     (["--limit", "2000"], "1,000 images"),
     (["--limit", "few"], "--limit"),
@@ -243,3 +260,46 @@ def test_a_journal_that_was_changed_is_refused(rbl, own_network) -> None:
 )
 def test_other_commands_explain_too(rbl, arguments: list[str], text: str) -> None:
     check(rbl(*arguments), text)
+
+
+_TRAIN = [
+    (["--output", ""], "no folder"), (["--name", ""], "1 to 100"), (["--name", "."], "no slash"), (["--name", ".."], "no dot"),
+    (["--name", ".n"], "no dot"), (["--name", " n"], "no space"), (["--name", "a\nb"], "no line end"),
+    (["--name", "a/b"], "no slash"),
+    (["--name", "x" * 200], "1 to 100"), (["--seed", "-1"], "from 0 to"), (["--seed", "9" * 30], "from 0 to"),
+    (["--epochs", "0"], "epochs >= 1"), (["--epochs", "-1"], "epochs >= 1"), (["--epochs", "9" * 30], "epochs >= 1"),
+    (["--batch-size", "0"], "batch size >= 1"), (["--batch-size", "-1"], "batch size >= 1"),
+    (["--batch-size", "9" * 30], "batch size >= 1"), (["--learning-rate", "inf"], "learning rate > 0"),
+    (["--learning-rate", "nan"], "learning rate > 0"), (["--limit", "0"], "limit is 0"), (["--limit", "9" * 30], "6 images"),
+    (["--eps", "8"], "did you mean 8/255?"), (["--eps", "nan"], "finite"),
+    (["--eps", "none", "-a", "boundary", "--norm", "l2"], "--eps"),
+    (["--model", ""], "empty name"), (["--network", ""], "empty name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "text"), _TRAIN, ids=[" ".join(options)[:30] for options, _ in _TRAIN])
+def test_a_training_that_cannot_be_is_explained_before_its_first_step(rbl, options: list[str], text: str) -> None:
+    np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4] + 0.5, y_test=LABELS[:4])
+    check(rbl("train", "--dataset", "npz:few.npz", "--epochs", "1", *options), text)
+    assert not Path("rbl-models").exists()
+
+
+def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl) -> None:
+    np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4])
+    check(rbl("train", "--dataset", "npz:few.npz", "--epochs", "1"), "(1, 27, 27) to test on")
+
+
+@pytest.mark.parametrize("command", ["attack", "certify"])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--output", ""], "no folder"),
+        (["--eps", "8"], "did you mean 8/255?"),
+        (["--eps", "nan"], "finite"),
+        (["--eps", "-1"], "cannot be negative"),
+        (["--eps", "\u0668/255"], "no number"),
+        (["--limit", "0"], "limit is 0"),
+    ],
+)
+def test_wrong_options_of_other_commands_are_explained(rbl, own_network, command: str, options: list[str], text: str) -> None:
+    check(rbl(command, *own_network, *options), text)

@@ -16,9 +16,10 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 ROOMS = [
     {"errors", "memory", "numerics"}, {"files", "numerals"}, {"registry"},
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
-    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"},
-    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"}, {"cells"}, {"evaluation"},
-    {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"}, {"leaderboard"}, {"cli"},
+    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
+    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
+    {"cells", "proving"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"},
+    {"leaderboard"}, {"cli"},
 ]  # fmt: skip
 
 

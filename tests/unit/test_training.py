@@ -22,7 +22,7 @@ from robustbench_lite.search.craft import check_lock_step
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import Progress, Recipe, describe, evaluating, initialised, train
+from robustbench_lite.training import Progress, Recipe, _sizes, describe, evaluating, initialised, train
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
 
@@ -94,6 +94,66 @@ def test_a_process_killed_five_times_ends_with_the_same_bits(tmp_path: Path) -> 
     network = _network()
     train(network, NoDefense(), _data(), RECIPE, checkpoint=tmp_path / "k.pt")
     assert weights_hash(network) == _uninterrupted(tmp_path)
+
+
+def _normed() -> nn.Module:
+    return initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)), 0)
+
+
+DEFENSES = ["none", "adversarial_training eps=0.05 attack='pgd steps=2'", "dual_network eps=0.01", "parseval"]
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_an_image_that_is_left_over_joins_the_batch_before(tmp_path: Path, defense: str) -> None:
+    steps: list[Progress] = []
+    curve = train(
+        _normed(), create("defense", defense), _data(65), RECIPE, checkpoint=tmp_path / "c.pt", on_progress=steps.append
+    )
+    assert [at.step for at in steps] == [1, 2, 3, 4] * RECIPE.epochs
+    assert len(curve) == RECIPE.epochs
+
+
+def test_a_stopped_training_with_a_joined_image_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, stopped = _normed(), _normed()
+    train(whole, NoDefense(), _data(65), RECIPE, checkpoint=tmp_path / "whole.pt")
+    for epoch, step in [(0, 3), (0, 4), (1, 2)]:
+        with pytest.raises(Stopped):
+            train(
+                _normed(), NoDefense(), _data(65), RECIPE, checkpoint=tmp_path / "c.pt", checkpoint_seconds=0,
+                on_progress=_stop_at(epoch, step),
+            )  # fmt: skip
+    train(stopped, NoDefense(), _data(65), RECIPE, checkpoint=tmp_path / "c.pt")
+    assert weights_hash(stopped) == weights_hash(whole)
+
+
+@pytest.mark.parametrize("count", range(1, 40))
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16, 50])
+def test_every_image_is_in_one_batch_and_none_but_a_left_over_one_is_moved(count: int, batch_size: int) -> None:
+    sizes = [len(part) for part in torch.split(torch.arange(count), batch_size)]
+    if len(sizes) > 1 and batch_size > 1 and sizes[-1] == 1:
+        sizes = [*sizes[:-2], batch_size + 1]
+    assert _sizes(count, batch_size) == sizes
+
+
+def test_batches_of_one_image_are_said_to_be_too_small_for_batch_norm(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=1)
+    with pytest.raises(ModelError, match=r"batch of 1 images.*raise --batch-size"):
+        train(_normed(), NoDefense(), _data(4), recipe, checkpoint=tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("error", [AssertionError(), KeyError("features"), IndexError("out of range"), MemoryError()])
+def test_what_a_network_raises_in_training_says_where(tmp_path: Path, defense: str, error: Exception) -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _normed()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(ModelError, match=rf"Failing.*\({type(error).__name__}\)"):
+        train(Failing(), create("defense", defense), _data(), RECIPE, checkpoint=tmp_path / "c.pt")
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def search(attack, model, x, y, eps=1, batch_size=512, target=None):
     target = torch.full_like(y, -1) if target is None else target
     threat = ThreatModel.parse("l0", eps)
     outcomes = list(
-        Engine(attack, Passes(DefendedModel(model), batch_size), threat).search(Task(x, y, target, torch.arange(len(y))))
+        Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat).search(
+            Task(x, y, target, torch.arange(len(y)))
+        )
     )
     whole = outcomes[0]
     for outcome in outcomes[1:]:

@@ -62,7 +62,7 @@ def test_a_claim_outside_the_ball_names_attack_sample_and_excess(value: float, m
 
 def test_a_claim_outside_the_bounds_is_refused() -> None:
     with pytest.raises(AttackError, match="bounds"):
-        judge(Threshold(), eps=3).confirm(*claim([1.01]))
+        judge(Threshold(), eps=1).confirm(*claim([1.01]))
 
 
 def test_a_random_model_must_be_fooled_in_a_majority_of_votes() -> None:

@@ -30,7 +30,7 @@ def test_eps_may_be_written_as_a_fraction() -> None:
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_a_projected_point_lies_in_the_ball_and_in_the_bounds(norm: str) -> None:
-    threat = ThreatModel.parse(norm, 2)
+    threat = ThreatModel.parse(norm, 1)
     x = images(5)
     far = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * 3
     assert bool((threat.excess(threat.project(far, x), x) <= 0).all())
@@ -39,7 +39,7 @@ def test_a_projected_point_lies_in_the_ball_and_in_the_bounds(norm: str) -> None
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_a_random_start_lies_in_the_ball(norm: str) -> None:
-    threat = ThreatModel.parse(norm, 2)
+    threat = ThreatModel.parse(norm, 1)
     x = images(20)
     start = threat.random_start(x, SampleRng.create(0, "t", torch.arange(20)))
     assert bool((threat.excess(start, x) <= 0).all())
@@ -116,3 +116,13 @@ def test_a_fixed_class_leaves_out_its_own_samples() -> None:
     assert Targeted("class", 2).applies_to(torch.tensor([0, 2, 1])).tolist() == [True, False, True]
     with pytest.raises(UsageError, match="classes 0 to 3"):
         Targeted("class", 9).targets(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"), [("8", "did you mean 8/255"), (255, "did you mean 255/255"), (1.0001, "at most 1"), (300, "at most 1")]
+)
+def test_a_linf_radius_that_reaches_every_image_is_asked_about(eps: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ThreatModel.parse("linf", eps)  # type: ignore[arg-type]
+    assert ThreatModel.parse("linf", 1).eps == 1
+    assert ThreatModel.parse("l2", 8).eps == 8
