@@ -39,7 +39,7 @@ def images(model, rows=6, on_bounds=True):
 
 
 def search(attack, model, x, y, batch_size=1024):
-    engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), L2)
+    engine = Engine(attack, Passes(DefendedModel(model), batch_size), L2)
     outcomes = list(engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y)))))
     whole = outcomes[0]
     for outcome in outcomes[1:]:
