@@ -13,6 +13,7 @@ from torch import nn
 
 import robustbench_lite as rbl
 from rbl_attacks.patch import Patch
+from rbl_attacks.patch_fit import log_chance
 from rbl_attacks.patch_placement import Geometry
 from robustbench_lite import fitting
 from robustbench_lite.errors import ModelError, RecordError, UsageError
@@ -52,6 +53,13 @@ class TestPlacement:
         assert torch.equal(count, placement.pixels)
         assert count.min() < 12
         assert count.max() <= 30
+
+    def test_it_is_turned_to_both_sides_as_far_as_it_may(self, shape, rotation):
+        _, placement, _ = placements(shape, rotation)
+        turned = torch.atan2(-placement.affine[:, 1, 0], placement.affine[:, 0, 0]) * 180 / math.pi
+        assert (turned.abs() <= rotation + 1e-3).all()
+        assert turned.max() >= 0.95 * rotation
+        assert turned.min() <= -0.95 * rotation
 
     def test_every_pixel_of_it_lies_within_its_outline_and_the_image(self, shape, rotation):
         geometry, placement, covered = placements(shape, rotation)
@@ -294,6 +302,12 @@ def test_it_is_never_scored_on_what_it_was_fitted_on(net):
     with pytest.raises(UsageError, match="that it is scored on"):
         rbl.evaluate(net, whole.first(45), ATTACK, norm="l0", eps=PIXELS, fit_data=other)
     assert rbl.evaluate(net, whole.first(40), ATTACK, norm="l0", eps=PIXELS, fit_data=other).cells[0].n == 40
+
+
+def test_what_is_lost_for_good_hardly_pulls_and_what_holds_pulls_in_full():
+    logits = torch.tensor([[0.0, 30.0], [30.0, 0.0]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(log_chance(logits, torch.zeros(2).long(), torch.full((2,), -1)).sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0], [-1.0, 1.0]]))
 
 
 def test_images_that_are_wrong_already_teach_nothing(net):
