@@ -121,7 +121,7 @@ def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
             fit.unlink(missing_ok=True)
     stale = at.journal.begin(job.key, job.behaviour)
     if fit is not None and is_of_another(fit, job):
-        fit.unlink()
+        fit.unlink(missing_ok=True)  # another run may have been faster
         stale = True
     return ANEW if stale else None
 

@@ -64,11 +64,16 @@ class Checkpoint:
         """Load the state from the file and say where it stood; without a file, the start."""
         if not os.path.lexists(self.path):
             return Position()
-        with reading(self.path, _CHECKPOINT):
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            found, at = content["configuration"], TypeAdapter(Position).validate_python(content["at"])
-            if not (isinstance(found, dict) and min(at.epoch, at.step) >= 0):
-                raise ValueError("it does not say where the training stood")
+        try:
+            with reading(self.path, _CHECKPOINT):
+                content = torch.load(self.path, map_location="cpu", weights_only=True)
+                found, at = content["configuration"], TypeAdapter(Position).validate_python(content["at"])
+                if not (isinstance(found, dict) and min(at.epoch, at.step) >= 0):
+                    raise ValueError("it does not say where the training stood")
+        except WeightsError:
+            if os.path.lexists(self.path):
+                raise
+            return Position()  # another run, which starts over, has deleted it meanwhile
         changed = [
             f"{key} was {found.get(key)!r}, now {value!r}"
             for key, value in self.configuration.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ def set_aside(path: Path, digest: str) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for file in (path.with_suffix(".npz"), path):  # the record last: killed in between, the next run finds it and goes on
-            if file.exists():
+            with contextlib.suppress(FileNotFoundError):  # there is none, or another run was faster
                 file.replace(folder / f"{path.stem}-{digest[:8]}{file.suffix}")
     except OSError as error:
         raise RecordError(f"Cannot move {path} to {folder}: {error.strerror}.") from error

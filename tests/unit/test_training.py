@@ -197,6 +197,16 @@ def test_a_damaged_checkpoint_says_to_start_over(tmp_path: Path) -> None:
         train(_network(), NoDefense(), _data(), RECIPE, checkpoint=path)
 
 
+def test_a_checkpoint_that_another_run_deletes_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, path = _uninterrupted(tmp_path), tmp_path / "whole.pt"
+    path.unlink()
+    looks = iter([True])  # it was there at the first look
+    monkeypatch.setattr("robustbench_lite.checkpoint.os.path.lexists", lambda _: next(looks, False))
+    network = _network()
+    train(network, NoDefense(), _data(), RECIPE, checkpoint=path)
+    assert weights_hash(network) == whole
+
+
 def test_a_folder_that_cannot_be_written_to_shows_before_any_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     steps: list[Progress] = []
