@@ -175,9 +175,9 @@ def seen(monkeypatch) -> list[bool]:
 
 class TestEveryWayToANetwork:
     def test_evaluation(self, seen, tmp_path):
-        samples = data()
+        model, samples = small_network(), data()
         seen.clear()
-        report = rbl.evaluate(small_network(), samples, "pgd steps=2", eps="0.1", certify="crown-ibp", output=tmp_path)
+        report = rbl.evaluate(model, samples, "pgd steps=2", eps="0.1", certify="crown-ibp", output=tmp_path)
         assert report.cells
         assert len(seen) > 10
         assert all(seen)
@@ -193,17 +193,17 @@ class TestEveryWayToANetwork:
 
     def test_training_and_what_it_crafts(self, seen, tmp_path):
         spec = "adversarial_training attack='pgd steps=2'"
-        threat, samples = ThreatModel.parse("linf", 0.1), data()
+        threat, samples, model, other = ThreatModel.parse("linf", 0.1), data(), small_network().train(), small_network()
         seen.clear()
-        train(small_network().train(), create("defense", spec), samples, Recipe(epochs=1), checkpoint=tmp_path / "c.pt")
-        craft(small_network(), create("attack", "pgd steps=2"), samples.x, samples.y, threat, index=samples.ids, seed=0)
+        train(model, create("defense", spec), samples, Recipe(epochs=1), checkpoint=tmp_path / "c.pt")
+        craft(other, create("attack", "pgd steps=2"), samples.x, samples.y, threat, index=samples.ids, seed=0)
         assert len(seen) == 5
         assert all(seen)
 
     def test_diagnosis(self, seen):
-        samples = data()
+        model, samples = small_network(), data()
         seen.clear()
-        diagnose(prepare(small_network(), Defense(), torch.device("cpu")), samples.x, samples.y)
+        diagnose(prepare(model, Defense(), torch.device("cpu")), samples.x, samples.y)
         assert len(seen) > 3
         assert all(seen)
 
