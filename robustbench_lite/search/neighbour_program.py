@@ -190,7 +190,12 @@ class Program:
         """The change of what crosses."""
         windows, crossing = {0: image}, {part.number for part in self.crossings}
         for at, (step, prepared) in enumerate(zip(self.steps, known.prepared, strict=True)):
-            windows[at + 1] = step.rule([windows[number] for number in step.inputs], prepared)
+            own = all(
+                self._last_use[number] == at and number not in crossing and number and self.steps[number - 1].rule.makes_anew
+                for number in step.inputs
+            )
+            run = step.rule.overwriting if own else step.rule
+            windows[at + 1] = run([windows[number] for number in step.inputs], prepared)
             for number in step.inputs:
                 if self._last_use[number] == at and number not in crossing:
                     windows.pop(number, None)

@@ -50,9 +50,18 @@ class Rule(ABC):
         """What it needs of the base, from the layer's inputs (B, ...) and its output there."""
         return ()
 
+    @property
+    def makes_anew(self) -> bool:
+        """Whether its output shares no memory with its inputs."""
+        return False
+
     @abstractmethod
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         """The change of the output from those of the inputs and from what was ``prepared``. Inputs are not written to."""
+
+    def overwriting(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
+        """The same where nobody needs the inputs any more, which may be written over."""
+        return self(inputs, known)
 
 
 @dataclass(frozen=True)
@@ -114,10 +123,14 @@ class Rectifier(Rule):
         return (inputs[0] if self.after is None else Cut(self.after, float("-inf")).prepared(inputs[0]),)
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
-        windows = inputs[0]
-        cut = known[0][windows.owner] if self.after is None else Cut(self.after, float("-inf"))(known[0], windows)
-        change = (windows.change + cut).clamp_min_(0).sub_(cut.clamp_min_(0))
-        return windows._replace(change=change)
+        return self._rectified(inputs[0], known[0], torch.add)
+
+    def overwriting(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
+        return self._rectified(inputs[0], known[0], Tensor.add_)
+
+    def _rectified(self, windows: Windows, known: Tensor, add: Callable[[Tensor, Tensor], Tensor]) -> Windows:
+        cut = known[windows.owner] if self.after is None else Cut(self.after, float("-inf"))(known, windows)
+        return windows._replace(change=add(windows.change, cut).clamp_min_(0).sub_(cut.clamp_min_(0)))
 
 
 @dataclass(frozen=True)
@@ -211,6 +224,10 @@ class WindowedLinear(Rule):
         return cls(None, before, ordered.reshape(high.places * wide.places, -1, outputs).contiguous())
 
     @property
+    def makes_anew(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> int:
         return int(self.matrices[0].numel())
 
@@ -226,6 +243,10 @@ class VectorLinear(Rule):
     """A linear layer of vectors."""
 
     weight: Tensor
+
+    @property
+    def makes_anew(self) -> bool:
+        return True
 
     @property
     def cost(self) -> int:

@@ -40,6 +40,10 @@ class WindowedConvolution(Rule):
         return cls(Axes(*(slide.after for slide in slides)), slides, matrices.contiguous())
 
     @property
+    def makes_anew(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> int:
         return int(self.matrices[0].numel())
 
