@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Rule(ABC):
     """One layer. ``after`` is where windows lie behind it, ``None`` where its output has no places."""
 
     after: Axes | None
+    makes_anew: ClassVar[bool] = False
+    """Whether its output shares no memory with its inputs."""
 
     @property
     def cost(self) -> int:
@@ -49,11 +52,6 @@ class Rule(ABC):
     def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
         """What it needs of the base, from the layer's inputs (B, ...) and its output there."""
         return ()
-
-    @property
-    def makes_anew(self) -> bool:
-        """Whether its output shares no memory with its inputs."""
-        return False
 
     @abstractmethod
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
@@ -201,6 +199,7 @@ class Mean(Rule):
 class WindowedLinear(Rule):
     """The linear layer behind the flattened windows."""
 
+    makes_anew: ClassVar[bool] = True
     before: Axes
     matrices: Tensor
     """(places, h w C, K)."""
@@ -224,10 +223,6 @@ class WindowedLinear(Rule):
         return cls(None, before, ordered.reshape(high.places * wide.places, -1, outputs).contiguous())
 
     @property
-    def makes_anew(self) -> bool:
-        return True
-
-    @property
     def cost(self) -> int:
         return int(self.matrices[0].numel())
 
@@ -242,11 +237,8 @@ class WindowedLinear(Rule):
 class VectorLinear(Rule):
     """A linear layer of vectors."""
 
+    makes_anew: ClassVar[bool] = True
     weight: Tensor
-
-    @property
-    def makes_anew(self) -> bool:
-        return True
 
     @property
     def cost(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ Pair = tuple[int, int]
 class WindowedConvolution(Rule):
     """A convolution of small windows."""
 
+    makes_anew: ClassVar[bool] = True
     after: Axes
     slides: tuple[Slide, Slide]
     matrices: Tensor
@@ -38,10 +40,6 @@ class WindowedConvolution(Rule):
         ordered = joint.permute(2, 3, 4, 5, 1, 6, 7, 0)
         matrices = ordered.reshape(len(rows) * len(columns), rows.shape[1] * columns.shape[1] * weight.shape[1], -1)
         return cls(Axes(*(slide.after for slide in slides)), slides, matrices.contiguous())
-
-    @property
-    def makes_anew(self) -> bool:
-        return True
 
     @property
     def cost(self) -> int:

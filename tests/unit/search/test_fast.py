@@ -126,6 +126,18 @@ class Standing(nn.Sequential):
         )
 
 
+class Bent(nn.Module):
+    """A network with something about it that is slightly off."""
+
+    def __init__(self, model: nn.Module, what: str) -> None:
+        super().__init__()
+        self.model, self.what = model, what
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.model(x)
+        return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[self.what]
+
+
 NETWORKS = [chain, Loop, Viewing, Descending, Scribbling, FiveDimensional, Standing]
 
 
@@ -218,18 +230,9 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
 def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = fast._frozen
 
-    class Bent(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            z = self.model(x)
-            return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[wrong]
-
     def bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
         path = honest(modules, device)
-        return path._replace(module=Bent(path.module), gradient=Bent(path.module))
+        return path._replace(module=Bent(path.module, wrong), gradient=Bent(path.module, wrong))
 
     monkeypatch.setattr(fast, "_frozen", bent)
     assert prepared(filled(chain())).fast is None
@@ -331,24 +334,15 @@ def test_a_layout_in_which_torch_corrupts_memory_is_avoided(kernel: int, taken: 
 def test_behind_a_defense_that_declares_a_stand_in_both_gradients_are_compared(
     bent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Bent(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            z = self.model(x)
-            return z.detach() + 0.9 * (z - z.detach())  # type: ignore[no-any-return]
-
     honest = fast._frozen
 
     def one_bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
         path = honest(modules, device)
         assert path.surrogate is not None
         return (
-            path._replace(surrogate=Bent(path.surrogate))
+            path._replace(surrogate=Bent(path.surrogate, "gradient"))
             if bent == "surrogate"
-            else path._replace(gradient=Bent(path.gradient))
+            else path._replace(gradient=Bent(path.gradient, "gradient"))
         )
 
     network = filled(chain())
