@@ -84,6 +84,18 @@ def test_two_layer_bounds_are_those_worked_out_by_hand(method, margin):
     assert found.certified.all()
 
 
+@pytest.mark.parametrize("method", ["crown-ibp", "dual", "crown", "alpha"])
+def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method):
+    """The same margin less 1: no slope below a unit can mend the chord above h2, so the optimised bound is the same."""
+    model = two_layers()
+    with torch.no_grad():
+        model[3].bias[0] -= 1
+    x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0])
+    found = certify(model, x, y, eps=0.25, method=method)
+    assert found.margins.item() == pytest.approx(0.75 - 1, abs=1e-5)
+    assert not found.certified.any()
+
+
 def test_slopes_matter_below_a_unit_and_optimised_ones_are_best():
     # The margin of class 1 is -(h1 - h2 + 1/2) = max(z2, 0) - z1 - 1/2 with z1 = a + b, z2 = a - b, at eps 1/4.
     # Equal slopes: z2 / 2 - z1 - 1/2 = -a / 2 - 3 b / 2 - 1/2 >= -2. Slope 0 below: -z1 - 1/2 >= -2, 1: -2 b - 1/2 >= -2.

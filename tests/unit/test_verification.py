@@ -38,23 +38,31 @@ class Crafted(NamedTuple):
 
 
 class Noisy(nn.Module):
-    """The network with a little noise on its logits; the draws belong to the sample."""
+    """The network with noise on its logits; the draws belong to the sample."""
 
     takes_rng = True
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, scale: float) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     def forward(self, x: Tensor, rng: SampleRng) -> Tensor:
-        return self.network(x) + 0.05 * rng.uniform(0, (3,))
+        return self.network(x) + self.scale * rng.uniform(0, (3,))
 
 
 class NoiseAdded(Defense):
     name: ClassVar[str] = "noise_added"
+    scale: ClassVar[float] = 0.05
 
     def wrap(self, model: nn.Module) -> DefendedModel:
-        return DefendedModel(Noisy(model), Traits(random=True, draws=2, votes=5))
+        return DefendedModel(Noisy(model, self.scale), Traits(random=True, draws=2, votes=5))
+
+
+class NoiseDecides(NoiseAdded):
+    """So much noise that other draws give other classes."""
+
+    name: ClassVar[str] = "noise_decides"
+    scale: ClassVar[float] = 2.0
 
 
 def crafted(
@@ -62,6 +70,7 @@ def crafted(
     targeted: str | None = None,
     eps: float = EPS,
     defense: Defense | None = None,
+    seed: int = 0,
 ) -> Crafted:
     """Adversarials of an untrained network, with what is needed to verify them."""
     network, x = small_network(shape), images(40, shape)
@@ -69,7 +78,7 @@ def crafted(
     data = Dataset("data", "given", x, y, torch.arange(40) + 100, 3, 40)
     subject = Subject("a network", network, defense or registry.create("defense", "none"), "none")
     threat = ThreatModel.parse("linf", eps, targeted)
-    settings = Settings(batch_size=16, keep_adversarials=True)
+    settings = Settings(batch_size=16, keep_adversarials=True, seed=seed)
     cell = evaluation.run([subject], data, [attack_from("pgd steps=10")], threat, settings).cells[0]
     return Crafted(replay.gather(cell, subject, data, threat, settings), subject, threat, inputs.applicable(data, threat))
 
@@ -195,6 +204,15 @@ def test_a_random_model_votes_as_it_did_and_is_not_held_to_a_single_class() -> N
     found = check(saved, subject, threat, data)
     assert not found.failures
     assert found.checks[-1] == ("classes as stated", 0, 0, len(saved))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_settings_say(seed: int) -> None:
+    saved, subject, threat, data = crafted(defense=NoiseDecides(), seed=seed)
+    assert len(saved) > 5
+    for other in (0, 3):
+        found = verification.verify(saved, subject, threat, data, Settings(batch_size=7, seed=other))
+        assert not found.failures
 
 
 def test_the_weights_must_be_those_that_were_attacked() -> None:
