@@ -24,7 +24,7 @@ from robustbench_lite.inputs import Subject
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import subject_of
 from robustbench_lite.leaderboard.gallery import Example, example, write_examples
-from robustbench_lite.leaderboard.near_ties import watched
+from robustbench_lite.leaderboard.near_ties import ROUNDINGS, rounded, watched
 from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_folder
 from robustbench_lite.leaderboard.selection import chosen_samples
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
@@ -205,6 +205,16 @@ class Bench:
         margins = self._from_fit(slot, found, data, setup._replace(model=model)).margins or Margins()
         here, there = margins.clean, margins.judged if margins.judged is not None else watch.nearest
         return (math.inf if here is None else here), there
+
+    def roundings_to(self, slot: Slot, found: Found, sample: int, verdict: tuple[bool, bool]) -> int | None:
+        """How many searches with logits rounded otherwise it takes until a sample gets ``verdict``; None if none does."""
+        data = inputs.applicable(_part(self.data, np.array([sample])), slot.threat)
+        setup = self._set_up(slot, data)
+        for number in range(1, ROUNDINGS + 1):
+            arrays = self._from_fit(slot, found, data, setup._replace(model=rounded(setup.model, number))).arrays
+            if (bool(arrays.clean_correct[0]), bool(arrays.broken[0])) == verdict:
+                return number
+        return None
 
     def _set_up(self, slot: Slot, data: Dataset) -> Setup:
         return set_up(self.subject(slot.row), data, self._settings(slot.row))

@@ -1,10 +1,11 @@
-"""On which margin a verdict stands, where a sample that is measured again gets another than the record has."""
+"""Why a sample that is measured again gets another verdict than recorded: a margin or a search that hangs on rounding."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 
+import torch
 from torch import Tensor, nn
 
 from robustbench_lite.records.behaviour import TOLERANCE
@@ -15,6 +16,29 @@ from robustbench_lite.search.losses import margin, relative
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
+
+ROUNDINGS, JITTER = 16, 2.0**-20
+"""How often a search is repeated with logits that are rounded otherwise, and by what share of themselves at most: about 1e-6,
+what kernels of other machines differ by."""
+
+
+class Rounded(Wrapper):
+    """A network whose logits carry another rounding; ``number`` says which. Its gradients carry it as well."""
+
+    def __init__(self, model: DefendedModel, number: int) -> None:
+        super().__init__(model.module)
+        self.generator = torch.Generator().manual_seed(number)
+
+    def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
+        logits = self.inner(x, rng)
+        noise = torch.rand(logits.shape, generator=self.generator).to(logits) * 2 - 1
+        return logits * (1 + JITTER * noise)
+
+
+def rounded(model: DefendedModel, number: int) -> DefendedModel:
+    """``model`` with another rounding: no shorter way round the network is taken."""
+    module: nn.Module = Rounded(model, number)
+    return dataclasses.replace(model, module=module.eval(), fast=None)
 
 
 class Watched(Wrapper):
@@ -50,13 +74,30 @@ def watched(model: DefendedModel, sample: Dataset, target: Tensor, threat: Threa
     return dataclasses.replace(model, module=module.eval(), fast=None), watch
 
 
+def other_torch(record: Record) -> tuple[str, str] | None:
+    """The versions of torch that ``record`` was measured under and that is here, if they differ."""
+    then, now = record.provenance.versions.get("torch", "unknown"), torch_version()
+    return None if then == now else (then, now)
+
+
 def excuse(record: Record, closeness: float) -> str | None:
     """Why a verdict that differs from that of ``record`` is none of another network or attack; None where it may well be.
 
     ``closeness`` is the margin that the new verdict stands on, in shares of the largest logit.
     """
-    then, now = record.provenance.versions.get("torch", "unknown"), torch_version()
-    if then == now or not closeness <= TOLERANCE:
+    versions = other_torch(record)
+    if versions is None or not closeness <= TOLERANCE:
         return None
     margin_said = f"a margin of {closeness:.1g} of the largest logit, which is rounding"
-    return f"recorded under torch {then}, measured again under {now}, on {margin_said}"
+    return "recorded under torch {}, measured again under {}, on ".format(*versions) + margin_said
+
+
+def excuse_of_search(record: Record, tried: int | None) -> str | None:
+    """The same for a search: that of the number ``tried``, from 1, whose logits were rounded otherwise, ends as recorded."""
+    versions = other_torch(record)
+    if versions is None or tried is None:
+        return None
+    return (
+        "recorded under torch {}, measured again under {}; the way of this search hangs on the last bits of the logits: "
+        "with those moved by {:.0e}, attempt {} ends as recorded"
+    ).format(*versions, JITTER, tried)

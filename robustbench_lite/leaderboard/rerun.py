@@ -67,7 +67,7 @@ def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: 
     """Verdicts that are others now; those that rounding explains go into ``notes``."""
     import numpy as np
 
-    from robustbench_lite.leaderboard.near_ties import excuse
+    from robustbench_lite.leaderboard.near_ties import excuse, excuse_of_search, other_torch
 
     where = f"{slot.label} ({found.path.name})"
     try:
@@ -85,6 +85,8 @@ def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: 
         what = f"sample {sample} is recorded as {_said(recorded[sample])}; measured again, it is {_said(verdict)}"
         clean, attacked = bench.closeness(slot, found, sample)
         reason = excuse(found.record, clean if verdict[0] != recorded[sample][0] else attacked)
+        if reason is None and other_torch(found.record) is not None:
+            reason = excuse_of_search(found.record, bench.roundings_to(slot, found, sample, recorded[sample]))
         if reason is not None:
             notes.append(f"{where}: {what} ({reason})")
             continue

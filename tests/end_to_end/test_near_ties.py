@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from robustbench_lite.leaderboard.bench import Bench, Means
+from robustbench_lite.leaderboard.build import load
+from robustbench_lite.leaderboard.rerun import _differences
+from robustbench_lite.leaderboard.results import Found
+from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version
+from robustbench_lite.registry import Trust
 from tests.end_to_end.boards import BOARD, declare
 
 NETWORK = """
@@ -35,6 +43,7 @@ CLEAN, ATTACKED = "1e-3 * p + {}", "10 * (0.1 - p) + {}"
 LEADS, TRAILS = "1e-4", "-1e-4"
 """A millionth of the largest logit."""
 OTHER = "1.0.0"
+BOARDS = Path(__file__).parents[2] / "leaderboards"
 
 
 @pytest.fixture
@@ -111,3 +120,46 @@ def test_a_record_says_how_near_to_a_tie_its_verdicts_came(rbl, board, tmp_path:
     assert len(margins) == 2
     assert all(kept.judged == pytest.approx(1e-6, rel=0.2) for kept in margins)
     assert all(kept.clean == pytest.approx(0.01, rel=0.02) for kept in margins)
+
+
+@pytest.fixture(scope="module")
+def evolution() -> tuple[Bench, Slot, Found]:
+    """The cell of the MNIST board where differential evolution meets the adversarially trained network, three pixels."""
+    one = load(BOARDS, ["mnist"], Trust.REGISTERED)[0]
+    bench = Bench(one.board, BOARDS, Means(device="cpu"))
+    name = "b8e1a0646fd3eedcc5ed822bb701f66e.json"
+    pairs = zip(one.filled.slots, one.filled.found, strict=True)
+    return next((bench, slot, found) for slot, found in pairs if found is not None and found.path.name == name)
+
+
+HANGS, STANDS = 24, 0
+"""Samples: the first was recorded as robust under torch 2.15.0, and is broken under 2.14.1 and 2.4.0."""
+
+
+def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(evolution) -> None:
+    bench, slot, found = evolution
+    assert bench.roundings_to(slot, found, HANGS, (True, False)) is not None
+    assert bench.roundings_to(slot, found, HANGS, (True, True)) is not None
+    assert bench.roundings_to(slot, found, STANDS, (True, False)) == 1
+    assert bench.roundings_to(slot, found, STANDS, (True, True)) is None
+
+
+@pytest.mark.parametrize("torch_then", [OTHER, torch_version()])
+@pytest.mark.parametrize("sample", [HANGS, STANDS])
+def test_only_such_a_search_under_another_torch_is_excused(evolution, sample: int, torch_then: str) -> None:
+    bench, slot, found = evolution
+    now = bench.again(slot, found, np.array([sample]))[sample]
+    assert found.record.identity.data.ids()[sample] == sample
+    arrays = copy.copy(found.arrays)
+    arrays.broken = arrays.broken.copy()
+    arrays.broken[sample] = not now[1]
+    made = found.record.provenance.model_copy(update={"versions": {"torch": torch_then}})
+    record = found.record.model_copy(update={"provenance": made})
+    notes: list[str] = []
+    said = _differences(bench, slot, Found(found.path, record, arrays), [sample], notes)
+    if sample == HANGS and torch_then == OTHER:
+        assert said == []
+        assert "the way of this search hangs on the last bits of the logits" in notes[0]
+    else:
+        assert len(said) == 1
+        assert notes == []

@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
 from rbl_attacks.boundary_moves import ABSENT, PER_CLASS, bank, moves, other_images, waves
 from robustbench_lite.errors import UsageError
+from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
@@ -107,6 +109,45 @@ def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries():
     turns, white = rbl.evaluate(model, data, ["boundary steps=600", "boundary steps=600 grains=1"], norm="l2").cells
     assert turns.median_distance < 0.9 * white.median_distance
     assert turns.forward_queries.sum() < 1.01 * white.forward_queries.sum()
+
+
+def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more():
+    deaf = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    with torch.no_grad():
+        deaf[1].weight.zero_()
+        deaf[1].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))
+    cell = rbl.evaluate(
+        deaf, (images(5), torch.ones(5, dtype=torch.int64)), "boundary start_draws=4 proposals=6", norm="l2"
+    ).cells[0]
+    assert cell.robust_accuracy == 1
+    assert cell.forward_queries.tolist() == [4 * 7] * 5
+
+
+def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(network, batch):
+    cell = rbl.evaluate(network, batch, "boundary steps=60 proposals=6 bisections=3", norm="l2").cells[0]
+    # Ten places of six proposals; the orthogonal move is due at 0, 12, 24, 30, 42 and 54 of them.
+    beside = cell.forward_queries[cell.clean_correct] - (3 * 7 + 10 * 6 + 6)
+    assert (beside % 7 == 0).all()  # draws for a start
+    assert beside.min() == 7
+    assert beside.max() <= 20 * 7
+
+
+def test_a_walk_never_leads_away_even_to_a_success():
+    attack, x = Boundary(proposals=2), images(2) * 0.4 + 0.3
+    zeros = torch.zeros(2, dtype=torch.int64)
+    state = attack.init(x, zeros, ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(2)))
+    far = x + 0.1
+    distance = (far - x).flatten(1).norm(dim=1)
+    points = torch.stack([x + 0.2, x + 0.15, x], 1)
+    reach = (points - x.unsqueeze(1)).flatten(2).norm(dim=2)
+    walking = state.replace(stage=zeros + attack.walking, current=far, distance=distance, points=points, reach=reach)
+    after = attack.tell(walking, Answer(torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.int64)))
+    assert torch.equal(after.current, far)
+    assert torch.equal(after.distance, distance)
+    nearer = attack.tell(walking.replace(points=points - 0.12, reach=reach * 0 + 0.01), Answer(
+        torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.int64)
+    ))  # fmt: skip
+    assert (nearer.distance < distance).all()
 
 
 def test_proposals_lie_where_the_figure_has_them():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rbl_attacks.carlini_wagner import CarliniWagner
-from rbl_attacks.carlini_wagner_distance import CarliniWagnerState
+from rbl_attacks.carlini_wagner_distance import CarliniWagnerState, ExcessLinf, SquaredL2
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
@@ -239,6 +239,18 @@ def test_linf_lowers_tau_at_each_success_only():
             assert (state.high[lower] < before.high[lower]).all()
             assert (state.high[lower] <= before.tau[lower]).all()
         before = state
+
+
+def test_the_distance_terms_are_those_worked_out_by_hand():
+    delta, tau = torch.tensor([[[[0.3, -0.1, -0.25, 0.0]]]]), torch.tensor([0.2])
+    value, slope, size = ExcessLinf().term(delta.clone(), tau)
+    assert value.item() == pytest.approx(0.1 + 0.05)  # changes up to tau are free
+    assert slope.flatten().tolist() == [0.5, 0, -0.5, 0]
+    assert size.item() == pytest.approx(0.3)
+    value, slope, size = SquaredL2().term(delta.clone(), tau)
+    assert value.item() == pytest.approx(0.09 + 0.01 + 0.0625)
+    assert torch.equal(slope, delta)
+    assert size.item() == pytest.approx(0.1625**0.5)
 
 
 @pytest.mark.parametrize(
