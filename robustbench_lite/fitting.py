@@ -99,7 +99,7 @@ def fitted(
     attack = job.attack
     if not isinstance(attack, FittedAttack) or not attack.fits or images is None:
         return job
-    fit = None if path is None else _read(path, job)
+    fit = None if path is None else _read(path, job, attack, tuple(images.x.shape[1:]))
     if fit is None or fit.step < fit.of:
         fit = _run(attack, job, images, fit, path, on_step)
     return dataclasses.replace(job, attack=dataclasses.replace(attack, fitted=fit.result))
@@ -194,13 +194,16 @@ def _save(path: Path, key: str, stored: _Stored) -> None:
     write_bytes(path, save(stored.tensors, about))
 
 
-def _read(path: Path, job: Job) -> Fit | None:
-    """The state at ``path``; None where there is none, or that of another network."""
+def _read(path: Path, job: Job, attack: FittedAttack, shape: tuple[int, ...]) -> Fit | None:
+    """The state at ``path``; None where there is none, or that of another network. Images are of ``shape`` (C, H, W)."""
     if not os.path.lexists(path) or is_of_another(path, job):
         return None
     stored = _stored(path, job.key)
     tensors = {name: value.to(job.device) for name, value in stored.tensors.items()}
-    return Fit(stored.step, stored.of, tensors.pop("result"), tensors)
+    fit = Fit(stored.step, stored.of, tensors.pop("result"), tensors)
+    if fit.step < 0 or not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(fit, shape, job.threat):
+        raise RecordError(f"{path} is {_FIT.what}: it is no fit of {attack.name} for images of {shape}. {_FIT.fix}")
+    return fit
 
 
 def _stored(path: Path, key: str) -> _Stored:

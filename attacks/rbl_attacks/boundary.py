@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rbl_attacks.boundary_moves import BoundaryState, bank, moves, noise, other_images, shares, waves
+from rbl_attacks.boundary_moves import PER_CLASS, BoundaryState, bank, moves, noise, other_images, shares, waves
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Query
 from robustbench_lite.search.forward import Passes, Points
@@ -75,6 +75,9 @@ class Boundary(FittedAttack):
 
     def fit(self, passes: Passes, images: Points, threat: ThreatModel, seed: int, start: Fit | None = None) -> Iterator[Fit]:
         yield Fit(1, 1, bank(passes, images, seed), {})
+
+    def may_go_on_from(self, fit: Fit, shape: tuple[int, ...], threat: ThreatModel) -> bool:
+        return fit.result.shape[1:] == (PER_CLASS, *shape) and fit.result.dtype == torch.float32 and not fit.tensors
 
     @property
     def walking(self) -> int:

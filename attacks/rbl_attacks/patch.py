@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rbl_attacks.patch_fit import Texture, fitted
+from rbl_attacks.patch_fit import Texture, belongs, fitted
 from rbl_attacks.patch_placement import Geometry, shown
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Fit, Query, State, UniversalAttack
@@ -136,6 +136,9 @@ class Patch(UniversalAttack):
             grey = images.x.new_full((1, images.x.shape[1], geometry.side, geometry.side), 0.5)
             start = Texture.fresh(grey).at(0, self.steps)
         return fitted(start, geometry, passes, images, rng, self.fit_batch, self.learning_rate)
+
+    def may_go_on_from(self, fit: Fit, shape: tuple[int, ...], threat: ThreatModel) -> bool:
+        return belongs(fit, (1, shape[0], *2 * (self._geometry(torch.empty(1, *shape), threat).side,)))
 
     def picture(self, perturbation: Tensor) -> Tensor:
         return shown(perturbation[0], self.shape)

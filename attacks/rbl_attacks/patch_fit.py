@@ -48,6 +48,13 @@ class Texture(Rows):
         return Texture((self.colours + rate * (first / (1 - FIRST_DECAY**done)) / spread).clamp(0, 1), first, second)
 
 
+def belongs(fit: Fit, shape: tuple[int, ...]) -> bool:
+    """Whether ``fit`` is one of textures of this shape, with their moments where it has steps to go."""
+    tensors = {"result": fit.result, **fit.tensors}
+    wanted = {"result"} if fit.step == fit.of else {"result", "first", "second"}
+    return set(tensors) == wanted and all(t.shape == shape and t.dtype == torch.float32 for t in tensors.values())
+
+
 def fitted(
     start: Fit, geometry: Geometry, passes: Passes, images: Points, rng: SampleRng, batch: int, learning_rate: float
 ) -> Iterator[Fit]:

@@ -206,6 +206,10 @@ class FittedAttack(Attack):
         none) and their data-set indices. The result depends on them, the seed and the hyper-parameters alone.
         """
 
+    def may_go_on_from(self, fit: Fit, shape: tuple[int, ...], threat: ThreatModel) -> bool:
+        """Whether a fit that was read from a file has tensors of the right names and shapes; images are (C, H, W)."""
+        return fit.result.is_floating_point()
+
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalAttack(FittedAttack):

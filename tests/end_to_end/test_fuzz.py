@@ -1,11 +1,17 @@
-"""Whatever a file or a command line holds, the answer is a result or one line of help: never a traceback, never code run."""
+"""Whatever a file or a command line holds, the answer is a result or one line of help: never a traceback, never code run.
+
+In numbers: 2,000 command lines, 5,000 records and certificates, 500 archives and 500 other files of images, 400 boards with
+their locks, 300 files of weights and cards, and 150 of each other format. Every one follows from its number.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sqlite3
+import time
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,10 +23,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from robustbench_lite import fitting
 from robustbench_lite.errors import RobustBenchError
 from robustbench_lite.leaderboard.lock import read_lock
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.sources.zoo import bundled_networks
 from tests.end_to_end import mutations
 from tests.end_to_end.boards import BOARD
@@ -31,6 +40,10 @@ Try = Callable[[random.Random], None]
 CODES = range(5)
 UNEXPECTED = "Error: Unexpected "
 """What the command line says of what it has no words for."""
+SECONDS = 20
+"""A command that takes longer is led astray by what it reads: all of these end in a fraction of one."""
+OUTPUTS = {"page.html", "rbl-results", "rbl-adversarials"}
+"""What the commands here may write into the folder that they run in."""
 
 
 @pytest.fixture
@@ -38,20 +51,26 @@ def survives(rbl) -> Callable[..., None]:
     """``survives("show", "a.json")``: the command ends in an exit code of its own, and ran nothing that was planted."""
 
     def run(*words: str) -> None:
+        before, started = seen(), time.monotonic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = rbl(*words)
+        assert time.monotonic() - started < SECONDS, words
         if result.code not in CODES or UNEXPECTED in result.err:
             result = rbl("-v", *words)
         assert result.code in CODES, (words, result)
         assert UNEXPECTED not in result.err, (words, result.err)
-        assert not Path("planted").exists(), words
+        assert seen() - before <= OUTPUTS, (words, seen() - before)
+
+    def seen() -> set[str]:
+        """What lies in the folder, and beside it."""
+        return {*os.listdir(), *(f"../{name}" for name in os.listdir(".."))}
 
     return run
 
 
-def each_round(name: str, rounds: int = ROUNDS) -> Iterator[random.Random]:
-    for number in range(rounds):
+def each_round(name: str, rounds: int = ROUNDS, first: int = 0) -> Iterator[random.Random]:
+    for number in range(first, first + rounds):
         yield random.Random(f"{name}/{number}")
 
 
@@ -68,7 +87,7 @@ PLAN = ("evaluate", "-a", "fgsm", "--eps", "0.1", "--dry-run", "-q")
 
 def test_an_npz_of_images(survives, own_network) -> None:
     x, y = np.zeros((6, 1, 28, 28), np.uint8), np.arange(6)
-    for rng in each_round("npz"):
+    for rng in each_round("npz", 500):
         if rng.random() < 0.5:
             np.savez_compressed("data.npz", x=x, y=y)
             Path("data.npz").write_bytes(mutations.bytes_of(Path("data.npz").read_bytes(), rng))
@@ -105,7 +124,7 @@ def test_folders_and_parquet_and_idx_files_of_images(survives, own_network) -> N
         Path(f"MNIST/raw/{part}-images-idx3-ubyte").write_bytes(images)
         Path(f"MNIST/raw/{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 4, 0, 1, 2, 3]))
     files = [path for path in Path().rglob("*") if path.is_file()]
-    for rng in each_round("images"):
+    for rng in each_round("images", 500):
         path = rng.choice(files)
         whole = path.read_bytes()
         path.write_bytes(mutations.bytes_of(whole, rng))
@@ -129,7 +148,7 @@ def test_a_board_and_its_lock(survives) -> None:
     board["rows"].append({"weights": "w/fashion_mnist-none.safetensors"})
     shutil.copytree(bundled_networks(), "w", ignore=lambda folder, names: [n for n in names if "fashion_mnist-none." not in n])
     lock = {"attack": {"fgsm": {"version": 1, "sha256": "0" * 64}}, "defense": {"none": {"version": 1, "sha256": "0" * 64}}}
-    for rng in each_round("board"):
+    for rng in each_round("board", 400):
         write_mutated(Path("boards/b.toml"), mutations.toml_of(board).encode(), board, mutations.toml_of, rng)
         survives("leaderboard", "plan", "--root", ".")
         write_mutated(Path("implementations.json"), json.dumps(lock).encode(), lock, mutations.json_of, rng)
@@ -137,20 +156,22 @@ def test_a_board_and_its_lock(survives) -> None:
             read_lock(Path())
 
 
-def test_records_and_what_lies_beside_them(survives, rbl, own_network) -> None:
+@pytest.mark.parametrize("first", range(0, 5000, 500))
+def test_records_and_what_lies_beside_them(survives, rbl, own_network, first: int) -> None:
     made = rbl("attack", *own_network, "-a", "fgsm", "--limit", "12", "--format", "json")
     record = Path(json.loads(made.out)["cells"][0]["record"])
     assert rbl("certify", *own_network, "--limit", "6", "--eps", "0.01", "-q").code == 0
     certificate = next(Path("rbl-results/certificates").glob("*.json"))
-    for rng in each_round("record"):
+    for rng in each_round("record", 500, first):
         path = rng.choice([record, certificate])
         write_mutated(Path("a.json"), path.read_bytes(), json.loads(path.read_text()), mutations.json_of, rng)
         survives("show", "a.json")
-        survives("report", "a.json", "--output", "page.html")
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
+            survives("report", "a.json", "--output", "page.html")
+        if rng.random() < 0.1:
             Path("a.npz").write_bytes(mutations.bytes_of(Path("rbl-adversarials/adversarials.npz").read_bytes(), rng))
             survives("verify", "a.npz", *own_network)
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             arrays = dict(np.load("rbl-adversarials/adversarials.npz"))
             content = json.loads(str(arrays["record"]))
             arrays["record"] = np.array(mutations.json_of(mutations.value_of(content, rng)).encode("utf-8", "replace").decode())
@@ -163,7 +184,7 @@ def test_cards_and_weights(survives, own_network) -> None:
     card = source.with_suffix(".json").read_bytes()
     Path("nets").mkdir()
     torch.save(load_file(source), "whole.pt")
-    for rng in each_round("weights"):
+    for rng in each_round("weights", 300):
         path = Path("nets/mine.safetensors")
         path.write_bytes(source.read_bytes())
         path.with_suffix(".json").write_bytes(card)
@@ -216,7 +237,44 @@ def test_a_journal(survives, rbl, own_network) -> None:
         survives(*options)
 
 
-def test_words_of_the_command_line(survives, own_network) -> None:
+def test_a_fit(survives, rbl, own_network) -> None:
+    attack = ("-a", "patch steps=4 draws=1 fit_batch=8", "--norm", "l0", "--eps", "30")
+    options = ("evaluate", *own_network, *attack, "--limit", "4", "-q")
+    assert rbl(*options).code == 0
+    (fit,) = Path("rbl-results/fits").glob("*.safetensors")
+    whole = fit.read_bytes()
+    about, tensors = metadata_of(fit), load_file(fit)
+    stored = {"step": int(about["step"]), "of": int(about["of"])}
+    behaviour = Behaviour.model_validate_json(about["behaviour"])
+    for rng in each_round("fit"):
+        for path in (*Path("rbl-results").glob("journal*"), *Path("rbl-results/cells").glob("*.json")):
+            path.unlink()
+        if rng.random() < 0.5:
+            fit.write_bytes(mutations.bytes_of(whole, rng))
+        else:  # sealed again: what a forger would write
+            odd = {"result": rng.choice(ODD_FITS).clone()} if rng.random() < 0.8 else tensors
+            odd = odd | (
+                {"first": rng.choice(ODD_FITS).clone(), "second": rng.choice(ODD_FITS).clone()} if rng.random() < 0.5 else {}
+            )
+            step = rng.choice([0, 2, stored["of"]])
+            fitting._save(fit, fit.stem, fitting._Stored(step, stored["of"], odd, behaviour))
+        survives(*options)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+ODD_FITS = [
+    torch.zeros(()), torch.zeros(0), torch.zeros(1, 1, 3, 3), torch.zeros(2, 1, 6, 6), torch.zeros(1, 3, 6, 6),
+    torch.full((1, 1, 6, 6), float("nan")), torch.full((1, 1, 6, 6), 1e30), torch.zeros(1, 1, 6, 6, dtype=torch.int64),
+    torch.zeros(1, 1, 6, 6, dtype=torch.float16), torch.zeros(1, 1, 6, 6, dtype=torch.float64), torch.zeros(5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", range(0, 2000, 500))
+def test_words_of_the_command_line(survives, own_network, first: int) -> None:
     options = [
         "--attack", "--defense", "--norm", "--eps", "--targeted", "--certify", "--certify-seconds", "--model", "--weights",
         "--outputs", "--dataset", "--data-dir", "--split", "--limit", "--seed", "--batch-size", "--device", "--query-budget",
@@ -229,10 +287,10 @@ def test_words_of_the_command_line(survives, own_network) -> None:
     words += ["adversarial_training attack='os:no_such'", "a=" + "+pgd" * 3000, "json:", ":", "a:b:c", ".py:x", "x.py:"]
     Path("boards").mkdir()
     plain = [word for word in words if not word.startswith("os:system")]  # typed code runs: that is asked for
-    for rng in each_round("words", 3 * ROUNDS):
+    for rng in each_round("words", 400, first):
         chosen = [item for flag in rng.sample(options, rng.choice([1, 1, 2])) for item in (flag, rng.choice(plain))]
         survives("evaluate", *own_network[:-1], "--limit", "3", *chosen, "--dry-run", "-q", "--allow-code")
-    for rng in each_round("other words"):
+    for rng in each_round("other words", 100, first):
         command = rng.choice(["show", "report", "verify", "list", "leaderboard plan --root", "leaderboard diff"])
         survives(*command.split(), rng.choice(plain))
 

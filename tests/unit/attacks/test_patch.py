@@ -262,6 +262,16 @@ def test_a_fit_that_was_changed_is_refused(net, tmp_path):
     assert evaluate(net, output=tmp_path, fresh=True).record.digest == cell.record.digest
 
 
+@pytest.mark.parametrize("result", [torch.zeros(1, 1, 2, 2), torch.zeros(5), torch.full((1, 1, 3, 3), float("nan"))])
+def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(net, tmp_path, result):
+    cell = evaluate(net, output=tmp_path)
+    path: Path = tmp_path / "fits" / f"{cell.key}.safetensors"
+    stored = fitting._stored(path, cell.key)
+    fitting._save(path, cell.key, stored._replace(tensors={"result": result}))
+    with pytest.raises(RecordError, match=r"no fit of patch for images of .*--fresh"):
+        evaluate(net, output=tmp_path, keep_adversarials=True)
+
+
 def test_progress_tells_of_the_fit_before_the_search(net, monkeypatch):
     monkeypatch.setattr(fitting, "_TELL_SECONDS", 0.0)
     heard = []
