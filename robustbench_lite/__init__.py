@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustbench_lite import errors as errors
+from robustbench_lite._facade import face
 
 if TYPE_CHECKING:
     from robustbench_lite.bounds.certify import Certificate as Certificate
     from robustbench_lite.defense import Defense as Defense
+    from robustbench_lite.evaluation import Settings as Settings
     from robustbench_lite.evaluation import evaluate as evaluate
     from robustbench_lite.proving import certify as certify
     from robustbench_lite.report import Cell as Cell
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from robustbench_lite.sources.datasets import load_dataset as load_dataset
     from robustbench_lite.sources.models import reference_model as reference_model
     from robustbench_lite.threat import ThreatModel as ThreatModel
+    from robustbench_lite.training import Recipe as Recipe
+    from robustbench_lite.training import train as train
 
 __version__ = "0.1.0"
 
@@ -29,20 +34,18 @@ _HOMES = {
     "Certificate": "bounds.certify",
     "Dataset": "sources.datasets",
     "Defense": "defense",
+    "Recipe": "training",
     "Report": "report",
+    "Settings": "evaluation",
     "ThreatModel": "threat",
     "certify": "proving",
     "evaluate": "evaluation",
     "load_dataset": "sources.datasets",
     "reference_model": "sources.models",
+    "train": "training",
 }
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'robustbench_lite' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"robustbench_lite.{_HOMES[name]}"), name)
+__getattr__, __all__ = face(__name__, _HOMES)
+__all__ += ["errors"]
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,9 @@
-"""Public imports of plug-in classes by name, without this package knowing any of them."""
+"""Names that are imported when they are first used: those of plug-ins, and the public ones of a room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from robustbench_lite import registry
@@ -18,3 +19,15 @@ def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
         return registry.load(kind, classes[class_name])
 
     return get, sorted(classes)
+
+
+def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """A module-level ``__getattr__`` for ``package`` that finds each name in the module of its home, and the names, sorted."""
+    names = sorted(homes)
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    return get, names

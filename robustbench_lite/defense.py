@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.certifier import Certifier
-from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.defended import DefendedModel, Traits, Wrapper
 from robustbench_lite.threat import ThreatModel
+
+__all__ = ["Defense", "DefendedModel", "TrainingBatch", "Traits", "Wrapper"]
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,25 @@
 """Proofs that no adversarial example exists: intervals, the backward engine, Lipschitz constants, certificates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustbench_lite._facade import face
+
+if TYPE_CHECKING:
+    from robustbench_lite.bounds.certifier import Certifier as Certifier
+    from robustbench_lite.bounds.certify import METHODS as METHODS
+    from robustbench_lite.bounds.certify import Certificate as Certificate
+    from robustbench_lite.bounds.lipschitz import lipschitz_constant as lipschitz_constant
+
+_HOMES = {
+    "Certificate": "certify",
+    "Certifier": "certifier",
+    "METHODS": "certify",
+    "lipschitz_constant": "lipschitz",
+}
+__getattr__, __all__ = face(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

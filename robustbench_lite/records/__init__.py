@@ -1,0 +1,39 @@
+"""What was found, on disk: cells, certificates, and the journal that survives a kill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustbench_lite._facade import face
+
+if TYPE_CHECKING:
+    from robustbench_lite.records.cell import Identity as Identity
+    from robustbench_lite.records.cell import Record as Record
+    from robustbench_lite.records.cell import read_record as read_record
+    from robustbench_lite.records.cell import write_record as write_record
+    from robustbench_lite.records.certificate import CertificateArrays as CertificateArrays
+    from robustbench_lite.records.certificate import CertificateRecord as CertificateRecord
+    from robustbench_lite.records.certificate import read_certificate as read_certificate
+    from robustbench_lite.records.certificate import write_certificate as write_certificate
+    from robustbench_lite.records.journal import Journal as Journal
+    from robustbench_lite.records.journal import open_journal as open_journal
+    from robustbench_lite.records.outcomes import CellArrays as CellArrays
+
+_HOMES = {
+    "CellArrays": "outcomes",
+    "CertificateArrays": "certificate",
+    "CertificateRecord": "certificate",
+    "Identity": "cell",
+    "Journal": "journal",
+    "Record": "cell",
+    "open_journal": "journal",
+    "read_certificate": "certificate",
+    "read_record": "cell",
+    "write_certificate": "certificate",
+    "write_record": "cell",
+}
+__getattr__, __all__ = face(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
