@@ -103,11 +103,10 @@ class Claim:
         device: torch.device,
         behaviour: Behaviour,
         outputs: Outputs = "logits",
-        eps_written: str | None = None,
     ) -> Claim:
         identity = CertificateIdentity(
             model=inputs.model_id(subject, outputs), defense=inputs.plugin_id("defense", subject.defense),
-            certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat, eps_written),
+            certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat),
             data=inputs.data_id(data),
         )  # fmt: skip
         device = proving_device(device)
@@ -219,7 +218,6 @@ def certify_all(
     certifier: Certifier,
     *,
     output: Path | None = None,
-    eps_written: str | None = None,
     device: str = "auto",
     fresh: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -238,6 +236,6 @@ def certify_all(
             tell = Teller(on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}")
             correct = clean_logits(model, data, batch_size, where, 0).correct
             behaviour = ask(model, data, where)
-            claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour, eps_written=eps_written)
+            claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour)
             found.append(proved(claim, journal, output, fresh=fresh, on_rows=tell.rows))
     return found

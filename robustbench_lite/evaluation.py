@@ -134,8 +134,7 @@ def evaluate(
     if data is None and images is None and wanted:
         images = load_dataset(dataset.name, split="train")
     subjects = [calibrated(subject, images, dataset, options.device, options.outputs) for subject in subjects]
-    eps_written = None if eps is None else str(eps)
-    return run(subjects, dataset, chosen, threat, options, eps_written=eps_written, fit_data=images)
+    return run(subjects, dataset, chosen, threat, options, fit_data=images)
 
 
 @exactly
@@ -146,7 +145,6 @@ def run(
     threat: ThreatModel,
     options: Settings,
     *,
-    eps_written: str | None = None,
     fit_data: Dataset | None = None,
 ) -> Report:
     """Measure every subject under every attack. All input is checked before the first cell starts."""
@@ -184,9 +182,7 @@ def run(
                 )  # fmt: skip
                 remarks += _unfinished(certificate)
             for attack, adaptive in faced:
-                identity = identify(
-                    subject, attack, threat, data, options, eps_written, fit_data, certifier=certifier, adaptive=adaptive
-                )
+                identity = identify(subject, attack, threat, data, options, fit_data, certifier=certifier, adaptive=adaptive)
                 job = Job(
                     key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
                     target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
@@ -247,7 +243,6 @@ def identify(
     threat: ThreatModel,
     data: Dataset,
     options: Settings,
-    eps_written: str | None = None,
     fit_data: Dataset | None = None,
     *,
     certifier: Certifier | None,
@@ -258,7 +253,7 @@ def identify(
         model=inputs.model_id(subject, options.outputs),
         defense=inputs.plugin_id("defense", subject.defense),
         attack=inputs.plugin_id("attack", attack),
-        threat=inputs.threat_id(threat, eps_written),
+        threat=inputs.threat_id(threat),
         data=inputs.data_id(data),
         seed=options.seed,
         query_budget=options.query_budget,

@@ -175,9 +175,9 @@ def registered_name(kind: registry.Kind, plugin: Any) -> str:
     return next((name for name, target in registry.targets(kind).items() if target == path), path)
 
 
-def threat_id(threat: ThreatModel, eps_written: str | None = None) -> ThreatId:
+def threat_id(threat: ThreatModel) -> ThreatId:
     """The threat model as records name it; how eps was written, where that says exactly what it is."""
-    found = ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps_written, goal=threat.goal.spec())
+    found = ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=threat.written, goal=threat.goal.spec())
     if found.is_as_written:
         return found
     return found.model_copy(update={"eps_written": None if threat.eps is None else repr(threat.eps)})  # of float32, say

@@ -83,7 +83,7 @@ def _recorded(
     threat, subject = ThreatModel.parse(norm, written), inputs.subject_from("none", model, name, data)
     if threat.eps is None:
         raise UsageError("A certificate is for a ball and needs its radius: give eps, for example eps=0.1.")
-    (found,) = certify_all([subject], data, threat, certifier, output=output, eps_written=written, device=device, fresh=fresh)
+    (found,) = certify_all([subject], data, threat, certifier, output=output, device=device, fresh=fresh)
     margins = torch.from_numpy(found.arrays.margins).double()
     return bounds.Certificate(
         found.certified, margins, found.arrays.stage, path=found.path, cached=found.cached, note=found.note

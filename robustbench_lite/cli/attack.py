@@ -105,12 +105,12 @@ def attack(
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
         subjects = plan.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
-        work = plan.Plan(subjects, data, attacks, threat, eps)
+        work = plan.Plan(subjects, data, attacks, threat)
         work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
-            report = evaluation.run(*work[:4], settings, eps_written=eps, fit_data=work.fit_data)
+            report = evaluation.run(*work[:4], settings, fit_data=work.fit_data)
             crafted = replay.gather(report.cells[0], work.subjects[0], data, threat, settings)
             shown = _write(crafted, save, examples, data.class_name)
             success = _write_perturbation(attacks[0], report.cells[0], save)

@@ -68,7 +68,6 @@ def certify(
             threat,
             certifier,
             output=output,
-            eps_written=eps,
             device=device,
             fresh=fresh,
             on_progress=on_progress,

@@ -73,11 +73,11 @@ def evaluate(
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
         subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
-        work = plan.Plan(subjects, data, attacks, threat, eps)
+        work = plan.Plan(subjects, data, attacks, threat)
         work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
-            report = evaluation.run(*work[:4], settings, eps_written=work.eps_written, fit_data=work.fit_data)
+            report = evaluation.run(*work[:4], settings, fit_data=work.fit_data)
     if not quiet:
         _say(left_out)
     if dry_run:

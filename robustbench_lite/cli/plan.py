@@ -43,7 +43,6 @@ class Plan(NamedTuple):
     data: Dataset
     attacks: list[Attack]
     threat: ThreatModel
-    eps_written: str | None
     fit_data: Dataset | None = None
     """What universal attacks are fitted on."""
 
@@ -189,7 +188,7 @@ def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
             behaviour = ask(model, data, device)
             for attack, adaptive in attackers(plan.attacks, model.traits, settings.plain):
                 key = identify(
-                    subject, attack, plan.threat, data, settings, plan.eps_written, plan.fit_data,
+                    subject, attack, plan.threat, data, settings, plan.fit_data,
                     certifier=certifier, adaptive=adaptive,
                 ).key()  # fmt: skip
                 state = "to measure" if settings.fresh else _state(key, behaviour, journal, folder)

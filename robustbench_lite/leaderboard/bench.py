@@ -164,7 +164,7 @@ class Bench:
         data = _part(self.data, slot.expected.data.ids())
         settings = self._settings(slot.row, slot.expected.query_budget, output=self.folder, on_progress=on_progress)
         report = evaluation.run(
-            [self.subject(slot.row)], data, [slot.attack], slot.threat, settings, eps_written=slot.eps_written,
+            [self.subject(slot.row)], data, [slot.attack], slot.threat, settings,
             fit_data=self.fit_data if needs_fit(slot.attack) else None,
         )  # fmt: skip
         path = report.cells[0].path

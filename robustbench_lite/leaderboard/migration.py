@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from robustbench_lite.errors import RecordError, RobustBenchError
@@ -13,7 +13,7 @@ from robustbench_lite.leaderboard.gallery import migrate_examples
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import Identity, read_record
-from robustbench_lite.records.certificate import CertificateIdentity
+from robustbench_lite.records.certificate import CertificateIdentity, read_certificate, write_certificate
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
 
@@ -33,7 +33,10 @@ def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
         return bench.answers(row, identity.data.ids())
 
     files = [path for folder in (CELLS, CERTIFICATES) for path in sorted((bench.folder / folder).glob("*.json"))]
-    yield from migrate_files(files, ask)
+    written = {(slot.threat.norm.name, slot.threat.eps): slot.threat.written for slot in bench.slots}
+    for one in migrate_files(files, ask):
+        says = one.state != "refused" and one.path.parent.name == CERTIFICATES and _say_radius(one.path, written)
+        yield one._replace(state="migrated") if says else one
     for folder in (FITS, GALLERY):
         for path in sorted((bench.folder / folder).glob("*")):
             try:
@@ -42,6 +45,18 @@ def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
                 yield Migrated(path, "refused", str(error))
             else:
                 yield Migrated(path, "migrated" if changed else "current")
+
+
+def _say_radius(path: Path, written: Mapping[tuple[str, float | None], str | None]) -> bool:
+    """Give a certificate that lacks it its radius as the board writes it; True if it was written. Key and digest stay."""
+    record, _ = read_certificate(path)
+    threat = record.identity.threat
+    text = written.get((threat.norm, threat.eps))
+    if threat.eps_written is not None or text is None:
+        return False
+    said = record.identity.model_copy(update={"threat": threat.model_copy(update={"eps_written": text})})
+    write_certificate(record.model_copy(update={"identity": said}).sealed(), path)
+    return True
 
 
 def _beside(path: Path, cell: Path) -> bool:

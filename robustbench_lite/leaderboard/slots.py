@@ -12,7 +12,7 @@ import numpy as np
 from robustbench_lite import inputs
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import Named, named
-from robustbench_lite.records.cell import DataId, Identity, ThreatId, ranges
+from robustbench_lite.records.cell import DataId, Identity, ranges
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.threat import ThreatModel
@@ -39,7 +39,6 @@ class Slot:
     """``defense x attack`` for messages."""
     attack: Attack
     threat: ThreatModel
-    eps_written: str
     missing: str
     """Why it cannot be measured, if so."""
     expected: Identity
@@ -89,11 +88,10 @@ def _column(
     for number, row in enumerate(rows):
         expected = Identity(
             model=row.model, defense=row.defense, attack=inputs.plugin_id("attack", attack),
-            threat=ThreatId(norm=threat.norm.name, eps=threat.eps, eps_written=eps, goal=threat.goal.spec()),
-            data=samples, seed=board.seed, query_budget=budget,
+            threat=inputs.threat_id(threat), data=samples, seed=board.seed, query_budget=budget,
         )  # fmt: skip
         label = f"{row.model.name} ({row.label}) x {inputs.short_label('attack', attack)}, {threat.norm.name} {eps}"
-        yield Slot(number, column, label, attack, threat, eps, row.missing, expected)
+        yield Slot(number, column, label, attack, threat, row.missing, expected)
 
 
 def differences(expected: Identity, found: Identity) -> list[str]:

@@ -28,13 +28,15 @@ class ThreatModel:
     norm: Norm = field(default_factory=Linf)
     eps: float | None = None
     goal: Goal = field(default_factory=Untargeted)
+    written: str | None = field(default=None, compare=False)
+    """How ``eps`` was written, such as ``8/255``: what a record and its readers say."""
 
     @classmethod
     def parse(cls, norm: str | Norm, eps: str | float | None, targeted: object = None) -> ThreatModel:
         """Build one from what a user writes: ``parse("linf", "8/255", "least_likely")``."""
-        chosen = norm_by_name(norm)
+        chosen, written = norm_by_name(norm), None if eps is None else str(eps)
         if eps is None or (isinstance(eps, str) and eps.lower() == "none"):
-            return cls(chosen, None, goal_from(targeted))
+            return cls(chosen, None, goal_from(targeted), written)
         number = parse_number(eps)
         if number < 0:
             raise UsageError(f"eps is {eps}; a radius cannot be negative.")
@@ -45,7 +47,7 @@ class ThreatModel:
             raise UsageError(f"eps is {eps}; images lie in [0, 1], and linf moves each value by at most 1{meant}")
         if chosen.name == "l0" and number != int(number):
             raise UsageError(f"eps is {eps}; for L0 it is a number of pixels, such as 1, 3 or 5.")
-        return cls(chosen, number, goal_from(targeted))
+        return cls(chosen, number, goal_from(targeted), written)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """``x_adv`` moved into the ball around ``x`` and into the image bounds, (B, C, H, W)."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_lite.leaderboard.migration import _say_radius
+from robustbench_lite.records.certificate import read_certificate, write_certificate
 from tests.end_to_end.boards import measured_board
 
 
@@ -86,3 +88,26 @@ def test_a_damaged_file_is_refused_and_the_others_are_migrated(rbl, own_network)
     assert "eps as written" in done.out
     assert "1 migrated, 0 current, 1 refused." in done.err
     assert rbl("show", str(second)).code == 0
+
+
+def test_a_certificate_without_its_written_radius_is_given_it_by_the_board(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "leaderboards" / "results" / "cifar10-jpeg" / "certificates"
+    whole = sorted(folder.glob("*.json"))[0]
+    record, _ = read_certificate(whole)
+    threat = record.identity.threat
+    assert threat.eps_written is not None
+    bare = record.identity.model_copy(update={"threat": threat.model_copy(update={"eps_written": None})})
+    path = tmp_path / whole.name
+    write_certificate(record.model_copy(update={"identity": bare}).sealed(), path)
+    assert path.read_bytes() != whole.read_bytes()
+    assert not _say_radius(path, {})
+    assert _say_radius(path, {(threat.norm, threat.eps): threat.eps_written})
+    assert path.read_bytes() == whole.read_bytes()
+    assert not _say_radius(path, {(threat.norm, threat.eps): threat.eps_written})
+
+
+def test_the_certificate_that_evaluate_writes_says_its_radius_as_it_was_written(rbl, own_network) -> None:
+    done = rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "8", "--eps", "1/255", "--certify", "ibp", "-q")
+    assert done.code == 0, done.err
+    (path,) = Path("rbl-results/certificates").glob("*.json")
+    assert read_certificate(path)[0].identity.threat.eps_written == "1/255"

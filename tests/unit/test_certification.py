@@ -26,7 +26,7 @@ EPS = 0.1
 #: What no digest covers, and a reader is shown all the same: as it is written, and changed.
 SEALED = {
     "stages": ('"ibp"\n', '"crown"\n'), "partial": ('"partial": true', '"partial": false'), "device": ('"cpu"', '"cuda"'),
-    "eps_written": ('"eps_written": null', '"eps_written": "0.2"'),
+    "eps_written": ('"eps_written": "0.1"', '"eps_written": "1e-1"'),
     "schema_version": ('"schema_version": 2', '"schema_version": 99'),
     "protocol_version": ('"protocol_version": 1', '"protocol_version": 0'),
 }  # fmt: skip

@@ -28,6 +28,13 @@ def test_eps_may_be_written_as_a_fraction() -> None:
     assert ThreatModel.parse("Linf", "8/255").eps == pytest.approx(8 / 255)
 
 
+def test_a_radius_remembers_how_it_was_written_and_is_the_same_radius() -> None:
+    written, plain = ThreatModel.parse("linf", "8/255"), ThreatModel.parse("linf", 8 / 255)
+    assert (written.written, plain.written, ThreatModel.parse("l2", None).written) == ("8/255", str(8 / 255), None)
+    assert written == plain
+    assert hash(written) == hash(plain)
+
+
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_a_projected_point_lies_in_the_ball_and_in_the_bounds(norm: str) -> None:
     threat = ThreatModel.parse(norm, 1)
