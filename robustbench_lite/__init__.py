@@ -44,9 +44,5 @@ _HOMES = {
     "reference_model": "sources.models",
     "train": "training",
 }
-__getattr__, __all__ = face(__name__, _HOMES)
+__getattr__, __dir__, __all__ = face(__name__, _HOMES)
 __all__ += ["errors"]
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustbench_lite import registry
+if TYPE_CHECKING:
+    from robustbench_lite import registry
 
 
 def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
     """A module-level ``__getattr__`` that loads the registered class of a name, and the names it knows, sorted."""
+    from robustbench_lite import registry  # a face needs none of it
+
     classes = {target.partition(":")[2]: name for name, target in registry.targets(kind).items()}
 
     def get(class_name: str) -> Any:
@@ -21,8 +25,8 @@ def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
     return get, sorted(classes)
 
 
-def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]:
-    """A module-level ``__getattr__`` for ``package`` that finds each name in the module of its home, and the names, sorted."""
+def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__`` and ``__dir__`` of ``package``, which find a name in the module of its home; and the names, sorted."""
     names = sorted(homes)
 
     def get(name: str) -> Any:
@@ -30,4 +34,4 @@ def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
         return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
-    return get, names
+    return get, lambda: [*vars(sys.modules[package]), *names], names

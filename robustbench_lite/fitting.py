@@ -20,7 +20,7 @@ from robustbench_lite.composition import parts_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, prepare
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
-from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import Job, clean_logits
 from robustbench_lite.numerals import parse_whole
@@ -201,8 +201,9 @@ def _read(path: Path, job: Job, attack: FittedAttack, shape: tuple[int, ...]) ->
     stored = _stored(path, job.key)
     tensors = {name: value.to(job.device) for name, value in stored.tensors.items()}
     fit = Fit(stored.step, stored.of, tensors.pop("result"), tensors)
-    if fit.step < 0 or not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(fit, shape, job.threat):
-        raise RecordError(f"{path} is {_FIT.what}: it is no fit of {attack.name} for images of {shape}. {_FIT.fix}")
+    with explained(str(path), _FIT):
+        if not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(fit, shape, job.threat):
+            raise ValueError(f"it is no fit of {attack.name} for images of {shape}")
     return fit
 
 
@@ -211,7 +212,7 @@ def _stored(path: Path, key: str) -> _Stored:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         step, of = parse_whole(about["step"]), parse_whole(about["of"])
-        if step is None or of is None or step > of:
+        if step is None or of is None or not 0 <= step <= of:
             raise ValueError(f"it stands at step {about['step']} of {about['of']}")
         said = about.get("behaviour")
         stored = _Stored(step, of, tensors, None if said is None else Behaviour.model_validate_json(said))

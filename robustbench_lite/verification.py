@@ -17,7 +17,7 @@ from robustbench_lite.inputs import Subject
 from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
 from robustbench_lite.records.behaviour import TOLERANCE
-from robustbench_lite.records.provenance import torch_version
+from robustbench_lite.records.provenance import other_torch
 from robustbench_lite.replay import Replay, Setup, replay, set_up
 from robustbench_lite.search.judge import Finding
 from robustbench_lite.sources.datasets import Dataset
@@ -94,15 +94,15 @@ def verify(
 
 def _near(saved: Adversarials, seen: Replay, tests: list[_Test]) -> tuple[Tensor, str | None]:
     """Rows that fail on a margin within rounding, (M,) bool, under another torch than saved them; and what to say of them."""
-    then, now = saved.record.provenance.versions.get("torch", "unknown"), torch_version()
+    versions = other_torch(saved.record.provenance)
     closeness = torch.minimum(seen.closeness, seen.finding.closeness)
     near = torch.stack([test.failed & test.checked for test in tests]).any(0) & (closeness <= TOLERANCE)
-    if then == now or not bool(near.any()):
+    if versions is None or not bool(near.any()):
         return torch.zeros_like(near), None
     margin = float(closeness[near].max())
     return near, (
         f"Of {int(near.sum()):,} the verdict stands on a margin of {margin:.1g} of the largest logit, which is rounding: they "
-        f"were saved under torch {then}, and what {now} makes of them is not held against them."
+        f"were saved under torch {versions[0]}, and what {versions[1]} makes of them is not held against them."
     )
 
 

@@ -18,8 +18,4 @@ _HOMES = {
     "METHODS": "certify",
     "lipschitz_constant": "lipschitz",
 }
-__getattr__, __all__ = face(__name__, _HOMES)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = face(__name__, _HOMES)

@@ -16,6 +16,7 @@ from robustbench_lite.records.cell import Identity, read_record
 from robustbench_lite.records.certificate import CertificateIdentity, read_certificate, write_certificate
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
+from robustbench_lite.threat import ThreatModel
 
 
 def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
@@ -33,7 +34,9 @@ def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
         return bench.answers(row, identity.data.ids())
 
     files = [path for folder in (CELLS, CERTIFICATES) for path in sorted((bench.folder / folder).glob("*.json"))]
-    written = {(slot.threat.norm.name, slot.threat.eps): slot.threat.written for slot in bench.slots}
+    radii = [(one.norm, one.eps) for one in board.threats] + [(one.norm, eps) for one in board.curves for eps in one.eps]
+    threats = [ThreatModel.parse(norm, eps) for norm, eps in radii]
+    written = {(threat.norm.name, threat.eps): threat.written for threat in threats}
     for one in migrate_files(files, ask):
         says = one.state != "refused" and one.path.parent.name == CERTIFICATES and _say_radius(one.path, written)
         yield one._replace(state="migrated") if says else one

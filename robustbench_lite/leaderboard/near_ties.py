@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.records.behaviour import TOLERANCE
-from robustbench_lite.records.cell import Record
-from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.search.defended import DefendedModel, Wrapper, credited
 from robustbench_lite.search.losses import margin, relative
 from robustbench_lite.search.rng import SampleRng
@@ -36,9 +34,13 @@ class Rounded(Wrapper):
 
 
 def rounded(model: DefendedModel, number: int) -> DefendedModel:
-    """``model`` with another rounding: no shorter way round the network is taken."""
-    module: nn.Module = Rounded(model, number)
-    return dataclasses.replace(model, module=module.eval(), fast=None)
+    """``model`` with another rounding."""
+    return _behind(model, Rounded(model, number))
+
+
+def _behind(model: DefendedModel, wrapper: nn.Module) -> DefendedModel:
+    """``model`` with ``wrapper`` around it: no shorter way round the network is taken."""
+    return dataclasses.replace(model, module=wrapper.eval(), fast=None)
 
 
 class Watched(Wrapper):
@@ -68,36 +70,21 @@ class Watched(Wrapper):
 
 
 def watched(model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel) -> tuple[DefendedModel, Watched]:
-    """``model``, and what watches it: no shorter way round the network is taken."""
+    """``model``, and what watches it."""
     watch = Watched(model, sample, target, threat)
-    module: nn.Module = watch
-    return dataclasses.replace(model, module=module.eval(), fast=None), watch
+    return _behind(model, watch), watch
 
 
-def other_torch(record: Record) -> tuple[str, str] | None:
-    """The versions of torch that ``record`` was measured under and that is here, if they differ."""
-    then, now = record.provenance.versions.get("torch", "unknown"), torch_version()
-    return None if then == now else (then, now)
+def excuse(closeness: float) -> str | None:
+    """What a new verdict stands on, where that is rounding; ``closeness`` is its margin, in shares of the largest logit."""
+    return f"on a margin of {closeness:.1g} of the largest logit, which is rounding" if closeness <= TOLERANCE else None
 
 
-def excuse(record: Record, closeness: float) -> str | None:
-    """Why a verdict that differs from that of ``record`` is none of another network or attack; None where it may well be.
-
-    ``closeness`` is the margin that the new verdict stands on, in shares of the largest logit.
-    """
-    versions = other_torch(record)
-    if versions is None or not closeness <= TOLERANCE:
-        return None
-    margin_said = f"a margin of {closeness:.1g} of the largest logit, which is rounding"
-    return "recorded under torch {}, measured again under {}, on ".format(*versions) + margin_said
-
-
-def excuse_of_search(record: Record, tried: int | None) -> str | None:
+def excuse_of_search(tried: int | None) -> str | None:
     """The same for a search: that of the number ``tried``, from 1, whose logits were rounded otherwise, ends as recorded."""
-    versions = other_torch(record)
-    if versions is None or tried is None:
+    if tried is None:
         return None
     return (
-        "recorded under torch {}, measured again under {}; the way of this search hangs on the last bits of the logits: "
-        "with those moved by {:.0e}, attempt {} ends as recorded"
-    ).format(*versions, JITTER, tried)
+        f"where the way of this search hangs on the last bits of the logits: with those moved by {JITTER:.0e}, attempt {tried} "
+        "ends as recorded"
+    )

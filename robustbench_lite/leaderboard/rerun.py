@@ -13,6 +13,7 @@ from robustbench_lite.leaderboard.build import Loaded
 from robustbench_lite.leaderboard.results import Found, Problem
 from robustbench_lite.leaderboard.selection import cells_in_turn, chosen_samples, queries_of
 from robustbench_lite.leaderboard.slots import Slot
+from robustbench_lite.records.provenance import other_torch
 
 
 class Rerun(NamedTuple):
@@ -67,8 +68,6 @@ def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: 
     """Verdicts that are others now; those that rounding explains go into ``notes``."""
     import numpy as np
 
-    from robustbench_lite.leaderboard.near_ties import excuse, excuse_of_search, other_torch
-
     where = f"{slot.label} ({found.path.name})"
     try:
         verdicts = bench.again(slot, found, np.array(ids, dtype=np.int64))
@@ -78,20 +77,28 @@ def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: 
         found.record.identity.data.ids().tolist(),
         zip(found.arrays.clean_correct.tolist(), found.arrays.broken.tolist(), strict=True), strict=True,
     ))  # fmt: skip
-    problems = []
+    problems, versions = [], other_torch(found.record.provenance)
     for sample, verdict in verdicts.items():
         if verdict == recorded[sample]:
             continue
         what = f"sample {sample} is recorded as {_said(recorded[sample])}; measured again, it is {_said(verdict)}"
-        clean, attacked = bench.closeness(slot, found, sample)
-        reason = excuse(found.record, clean if verdict[0] != recorded[sample][0] else attacked)
-        if reason is None and other_torch(found.record) is not None:
-            reason = excuse_of_search(found.record, bench.roundings_to(slot, found, sample, recorded[sample]))
-        if reason is not None:
-            notes.append(f"{where}: {what} ({reason})")
+        reason = None if versions is None else _excused(bench, slot, found, sample, recorded[sample], verdict)
+        if versions is not None and reason is not None:
+            notes.append(f"{where}: {what} (recorded under torch {versions[0]}, measured again under {versions[1]}, {reason})")
             continue
         problems.append(Problem(where, what, f"rbl leaderboard run {bench.board.name}, after: rm {found.path}"))
     return problems
+
+
+def _excused(
+    bench: Bench, slot: Slot, found: Found, sample: int, recorded: tuple[bool, bool], verdict: tuple[bool, bool]
+) -> str | None:
+    """Why another verdict is none of another network or attack: the margin that it stands on, or the way of the search."""
+    from robustbench_lite.leaderboard.near_ties import excuse, excuse_of_search
+
+    clean, attacked = bench.closeness(slot, found, sample)
+    reason = excuse(clean if verdict[0] != recorded[0] else attacked)
+    return reason or excuse_of_search(bench.roundings_to(slot, found, sample, recorded))
 
 
 def _said(verdict: tuple[bool, bool]) -> str:

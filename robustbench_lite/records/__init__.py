@@ -32,8 +32,4 @@ _HOMES = {
     "write_certificate": "certificate",
     "write_record": "cell",
 }
-__getattr__, __all__ = face(__name__, _HOMES)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = face(__name__, _HOMES)

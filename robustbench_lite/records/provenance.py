@@ -51,6 +51,12 @@ def torch_version() -> str:
     return _version("torch")
 
 
+def other_torch(made: Provenance) -> tuple[str, str] | None:
+    """The versions of torch that something was made under and that is here, if they differ."""
+    then, now = made.versions.get("torch", "unknown"), torch_version()
+    return None if then == now else (then, now)
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

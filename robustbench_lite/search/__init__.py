@@ -54,8 +54,4 @@ _HOMES = {
     "margin": "losses",
     "margin_loss": "losses",
 }
-__getattr__, __all__ = face(__name__, _HOMES)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = face(__name__, _HOMES)
