@@ -3,79 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustbench_lite import inputs
-from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.cells import NO_GRADIENT, Workplace, cell_of
-from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
+from robustbench_lite.certification import Claim, Proved, proved
 from robustbench_lite.defense import Defense
-from robustbench_lite.diagnosis import Outputs, dead_gradients, diagnose, prepare
-from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
-from robustbench_lite.inputs import Subject
-from robustbench_lite.measure import Job, clean_logits
-from robustbench_lite.numerals import require_seed
+from robustbench_lite.diagnosis import dead_gradients
+from robustbench_lite.fitting import calibrated, needs_fit
+from robustbench_lite.measure import Clean, Job, clean_logits
 from robustbench_lite.numerics import exactly
+from robustbench_lite.plan import Plan, PlannedCell, PlannedSubject
 from robustbench_lite.probes import ask
-from robustbench_lite.progress import Progress, Teller
-from robustbench_lite.records.cell import Identity
+from robustbench_lite.progress import Teller
+from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.registry import Trust
 from robustbench_lite.report import Cell, Report
-from robustbench_lite.search.attack import Access, Attack
-from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.fast import PROBES, with_fast_path
 from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
 
-_MOST = 2**31
-"""Queries are counted in int32."""
-OnError = Literal["raise", "record"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a cell's key."""
-
-    seed: int = 0
-    query_budget: int | None = None
-    batch_size: int | Literal["auto"] = "auto"
-    device: str = "auto"
-    output: Path | None = None
-    fresh: bool = False
-    keep_adversarials: bool = False
-    outputs: Outputs = "logits"
-    on_error: OnError = "raise"
-    on_progress: Callable[[Progress], None] | None = None
-    plain: bool = False
-    """Beside every attack on a defense that declares something, measure one that ignores it (``Identity.adaptive``)."""
-    certify: str = OWN
-    """What samples are certified with before they are attacked: ``own`` (what the defense brings), ``off``, or a method."""
-    certify_seconds: float | None = 300.0
-    """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size != "auto" and not (_whole(self.batch_size) and 1 <= self.batch_size < _MOST):
-            raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
-        if self.query_budget is not None and not (_whole(self.query_budget) and 1 <= self.query_budget < _MOST):
-            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, below 2**31.")
-        require_seed(self.seed)
-        if self.certify_seconds is not None and not self.certify_seconds > 0:
-            raise UsageError(
-                f"certify_seconds is {self.certify_seconds}; it must be above 0. To certify nothing: certify='off'."
-            )
-        for field, kind in (("outputs", Outputs), ("on_error", OnError)):
-            if getattr(self, field) not in get_args(kind):
-                raise UnknownNameError(field, str(getattr(self, field)), get_args(kind))
+_ROOM = 20_000_000
+"""Bytes that journal and records may take, without images."""
 
 
 def evaluate(
@@ -118,11 +79,7 @@ def evaluate(
         CellError: an attack left the ball or produced NaN (with ``on_error="record"`` the cell says so instead).
         ContradictionError: a sample is both certified and broken: the certificate or the attack is wrong.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for key in settings:
-        if key not in known:
-            raise UnknownNameError("setting of evaluate", key, known)
-    options = Settings(**settings)
+    options = Settings.of(settings, "evaluate")
     threat = ThreatModel.parse(norm, eps, targeted)
     dataset = inputs.dataset_from(data, ids)
     chosen = [inputs.attack_from(item, Trust.INSTALLED) for item in inputs.listed(attacks)]
@@ -134,66 +91,103 @@ def evaluate(
     if data is None and images is None and wanted:
         images = load_dataset(dataset.name, split="train")
     subjects = [calibrated(subject, images, dataset, options.device, options.outputs) for subject in subjects]
-    return run(subjects, dataset, chosen, threat, options, fit_data=images)
+    return run(Plan(subjects=subjects, attacks=chosen, data=dataset, threat=threat, fit_data=images), options)
 
 
 @exactly
-def run(
-    subjects: Sequence[Subject],
-    data: Dataset,
-    attacks: Sequence[Attack],
-    threat: ThreatModel,
-    options: Settings,
-    *,
-    fit_data: Dataset | None = None,
-) -> Report:
-    """Measure every subject under every attack. All input is checked before the first cell starts."""
-    for attack in attacks:
-        inputs.check_fit(attack, threat)
-        if needs_fit(attack):
-            check_fit_data(attack, fit_data, data)
-    data = inputs.applicable(data, threat)
-    device = inputs.pick_device(options.device)
-    batch_size = inputs.pick_batch_size(options.batch_size, data, device)
-    folder = None if options.output is None else Path(options.output)
+def run(plan: Plan, settings: Settings) -> Report:
+    """Measure every cell of ``plan``. All input and every network is checked before the first cell starts.
+
+    Raises: see :func:`evaluate`.
+    """
+    plan, device = plan.checked(), inputs.pick_device(settings.device)
+    batch_size = inputs.pick_batch_size(settings.batch_size, plan.data, device)
+    folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
-        kept = data.x.numel() * 4 * len(attacks) * len(subjects) if options.keep_adversarials else 0
-        require_writable(folder, 20_000_000 + kept)
-    # Every network is checked before the first of them is attacked.
-    prepared = [prepare(subject.module, subject.defense, device, options.outputs) for subject in subjects]
-    prepared = [diagnose(model, data.x, data.y, data.classes) for model in prepared]
-    prepared = [with_fast_path(model, data.x[:PROBES].to(device)) for model in prepared]
-    crossed = [attackers(attacks, model.traits, options.plain) for model in prepared]
-    dead = [_dead_gradients(attacks, model, data) for model in prepared]
-    certifiers = [certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:])) for subject in subjects]
+        kept = plan.data.x.numel() * 4 * len(plan.attacks) * len(plan.subjects) if settings.keep_adversarials else 0
+        require_writable(folder, _ROOM + kept)
+    few = plan.data.x[:PROBES].to(device)
+    subjects = [replace(planned, model=with_fast_path(planned.model, few)) for planned in plan.ready(settings, device)]
+    dead = [_dead_gradients(planned, plan.data) for planned in subjects]
+    total = sum(len(planned.cells) for planned in subjects)
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
-        at = Workplace(folder, journal, options.fresh, options.on_error)
-        for subject, model, faced, certifier, signs in zip(subjects, prepared, crossed, certifiers, dead, strict=True):
-            clean = clean_logits(model, data, batch_size, device, options.seed)
-            target, behaviour = targets(threat, clean.logits, data, options.seed), ask(model, data, device)
-            tell = Teller(options.on_progress, len(cells), sum(map(len, crossed)), len(data), subject.label)
-            certificate, remarks = None, list(model.remarks)
-            if certifier is not None:
-                claim = Claim.of(subject, certifier, threat, data, clean.correct, device, behaviour, options.outputs)
-                certificate = proved(
-                    claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
-                    on_rows=partial(tell.steps, of=len(data), before="certify"),
-                )  # fmt: skip
-                remarks += _unfinished(certificate)
-            for attack, adaptive in faced:
-                identity = identify(subject, attack, threat, data, options, fit_data, certifier=certifier, adaptive=adaptive)
-                job = Job(
-                    key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
-                    target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
-                    query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
-                    certified=None if certificate is None else certificate.certified, nearest_clean=clean.nearest,
-                )  # fmt: skip
-                label = f"{subject.label} x {inputs.short_label('attack', attack)}"
-                tell = tell._replace(cell=len(cells), label=label)
-                flags = remarks + (signs if adaptive and attack.access == Access.GRADIENT else [])
-                cells.append(_noted(cell_of(subject, identity, job, at, tell, fit_data, flags), certificate))
+        at = Workplace(folder, journal, settings.fresh, settings.on_error)
+        for planned, signs in zip(subjects, dead, strict=True):
+            tell = Teller(settings.on_progress, len(cells), total, len(plan.data), planned.subject.label)
+            line = _Line(plan, settings, planned, signs, device, batch_size, at)
+            cells += line.measured(tell)
     return Report(cells)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The cells of one subject."""
+
+    plan: Plan
+    settings: Settings
+    planned: PlannedSubject
+    signs: list[str]
+    """That gradients are masked, where it is so."""
+    device: torch.device
+    batch_size: int
+    at: Workplace
+
+    def measured(self, tell: Teller) -> Iterator[Cell]:
+        """Certify the subject, if it is to be, and measure it under one attack after the other."""
+        model, data = self.planned.model, self.plan.data
+        clean = clean_logits(model, data, self.batch_size, self.device, self.settings.seed)
+        behaviour = ask(model, data, self.device)
+        certificate = self._certificate(clean, behaviour, tell)
+        for number, cell in enumerate(self.planned.cells, tell.cell):
+            label = f"{cell.subject.label} x {inputs.short_label('attack', cell.attack)}"
+            job = self._job(cell, clean, behaviour, certificate)
+            heard = tell._replace(cell=number, label=label)
+            flags = self._flags(cell, certificate)
+            found = cell_of(cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags)
+            yield _noted(found, certificate)
+
+    def _certificate(self, clean: Clean, behaviour: Behaviour, tell: Teller) -> Proved | None:
+        plan, settings, certifier = self.plan, self.settings, self.planned.certifier
+        if certifier is None:
+            return None
+        claim = Claim.of(
+            self.planned.subject, certifier, plan.threat, plan.data, clean.correct, self.device, behaviour, settings.outputs
+        )
+        return proved(
+            claim,
+            self.at.journal,
+            self.at.folder,
+            fresh=settings.fresh,
+            seconds=settings.certify_seconds,
+            on_rows=partial(tell.steps, of=len(plan.data), before="certify"),
+        )
+
+    def _job(self, cell: PlannedCell, clean: Clean, behaviour: Behaviour, certificate: Proved | None) -> Job:
+        plan, settings = self.plan, self.settings
+        return Job(
+            key=cell.identity.key(),
+            model=self.planned.model,
+            attack=cell.attack,
+            threat=plan.threat,
+            data=plan.data,
+            clean_correct=clean.correct,
+            target=targets(plan.threat, clean.logits, plan.data, settings.seed),
+            seed=settings.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+            behaviour=behaviour,
+            query_budget=settings.query_budget,
+            keep_adversarials=settings.keep_adversarials,
+            adaptive=cell.adaptive,
+            certified=None if certificate is None else certificate.certified,
+            nearest_clean=clean.nearest,
+        )
+
+    def _flags(self, cell: PlannedCell, certificate: Proved | None) -> list[str]:
+        """What a reader of the cell must know of the network before trusting the number."""
+        flags = [*self.planned.model.remarks, *([] if certificate is None else _unfinished(certificate))]
+        return flags + (self.signs if cell.adaptive and cell.by_gradients else [])
 
 
 def _noted(cell: Cell, certificate: Proved | None) -> Cell:
@@ -203,28 +197,14 @@ def _noted(cell: Cell, certificate: Proved | None) -> Cell:
     return dataclasses.replace(cell, note="; ".join(notes) or None)
 
 
-def attackers(attacks: Sequence[Attack], traits: Traits, plain: bool) -> list[tuple[Attack, bool]]:
-    """Every attack as it is, adaptive, and, if ``plain``, where that is another one, ignoring ``traits``."""
-    chosen = []
-    for attack in attacks:
-        chosen.append((attack, True))
-        if plain and traits.plain_differs(attack.access == Access.GRADIENT):
-            chosen.append((attack, False))
-    return chosen
-
-
-def _dead_gradients(attacks: Sequence[Attack], model: DefendedModel, data: Dataset) -> list[str]:
+def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
     """What a reader must know of a model that attacks by gradients learn nothing from."""
-    if not any(attack.access == Access.GRADIENT for attack in attacks):
+    if not any(cell.by_gradients for cell in planned.cells):
         return []
-    dead, probed = dead_gradients(model, data.x, data.y)
+    dead, probed = dead_gradients(planned.model, data.x, data.y)
     if dead * 2 <= probed:
         return []
     return [f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _unfinished(certificate: Proved) -> list[str]:
@@ -235,32 +215,6 @@ def _unfinished(certificate: Proved) -> list[str]:
         f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} of {certificate.of:,} "
         "samples: the others count as not certified"
     ]
-
-
-def identify(
-    subject: Subject,
-    attack: Attack,
-    threat: ThreatModel,
-    data: Dataset,
-    options: Settings,
-    fit_data: Dataset | None = None,
-    *,
-    certifier: Certifier | None,
-    adaptive: bool = True,
-) -> Identity:
-    """Everything that decides the outcome of a cell."""
-    return Identity(
-        model=inputs.model_id(subject, options.outputs),
-        defense=inputs.plugin_id("defense", subject.defense),
-        attack=inputs.plugin_id("attack", attack),
-        threat=inputs.threat_id(threat),
-        data=inputs.data_id(data),
-        seed=options.seed,
-        query_budget=options.query_budget,
-        fit_data=inputs.data_id(fit_data) if fit_data is not None and needs_fit(attack) else None,
-        certifier=None if certifier is None else inputs.certifier_id(certifier),
-        adaptive=None if adaptive else False,
-    )
 
 
 def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:

@@ -12,11 +12,13 @@ from torch import nn
 
 from robustbench_lite.certification import OFF
 from robustbench_lite.defense import Defense
-from robustbench_lite.evaluation import Settings, run
+from robustbench_lite.evaluation import run
 from robustbench_lite.inputs import Subject, short_label
 from robustbench_lite.numerics import device_of
+from robustbench_lite.plan import Plan
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import NOTES, Dataset
 from robustbench_lite.sources.weights import Card, weights_hash
 from robustbench_lite.threat import ThreatModel
@@ -42,7 +44,8 @@ def examine(
     """
     subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
     settings = Settings(seed=recipe.seed, device=str(device_of(model)), on_progress=on_progress, certify=OFF)
-    cell = run([subject], test, [attack], threat, settings, fit_data=data).cells[0]
+    plan = Plan(subjects=[subject], attacks=[attack], data=test, threat=threat, fit_data=data)
+    cell = run(plan, settings).cells[0]
     return Card(
         dataset=data.name,
         split=f"{data.split}[:{len(data)}]" if data.partial else data.split,

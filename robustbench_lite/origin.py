@@ -42,7 +42,7 @@ def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = T
         if wanted.name not in network_files():
             raise UsageError(
                 f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl evaluate` took it, with "
-                "--weights (and --model for your own), or the folder that it is in with --networks."
+                "--weights (and --model for your own), or the folder that it is in with --networks; in Python, give model."
             )
         network = named_network(wanted.name, trust)
     subject = Subject(network.name, network.module, _defense(identity.defense, trust), identity.defense.name)

@@ -1,60 +1,136 @@
-"""Replay saved adversarials against the model, and say of each whether it holds."""
+"""``rbl.verify``: saved adversarials, replayed against the model; of each it is said whether it holds."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustbench_lite import adversarials, inputs, origin
 from robustbench_lite.adversarials import Adversarials
-from robustbench_lite.errors import DataError
-from robustbench_lite.evaluation import Settings
+from robustbench_lite.checks import Check, Test, of_geometry, of_images, of_predictions
+from robustbench_lite.errors import DataError, RobustBenchError
 from robustbench_lite.inputs import Subject
 from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
+from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import TOLERANCE
+from robustbench_lite.records.cell import Identity, Record
 from robustbench_lite.records.provenance import other_torch
+from robustbench_lite.registry import Trust
 from robustbench_lite.replay import Replay, Setup, replay, set_up
-from robustbench_lite.search.judge import Finding
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.threat.model import HIGH, LOW
-
-_SAME_DISTANCE = 1e-6
-"""Relative difference that float32 rounding of a stated distance explains."""
-
-
-class Check(NamedTuple):
-    """One thing that is asked of every adversarial."""
-
-    name: str
-    held: int
-    failed: int
-    unchecked: int
 
 
 @dataclass(frozen=True)
 class Verification:
     """What became of ``n`` adversarials."""
 
+    record: Record
+    """Of the cell that they were saved from."""
     n: int
     checks: list[Check]
     failures: dict[int, list[str]]
     """Data-set index of each that does not hold -> why."""
-    note: str | None = None
-    """What a reader must know of the network that was asked."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of the network and the images that were asked."""
 
     @property
     def held(self) -> int:
         return self.n - len(self.failures)
 
 
-@exactly
 def verify(
+    file: str | Path,
+    model: nn.Module | LoadedModel | None = None,
+    data: tuple[Any, Any] | Dataset | str | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    allow_code: bool = False,
+    **settings: Any,
+) -> Verification:
+    """Replay saved adversarials against the model and judge each.
+
+    Args:
+        file: what ``rbl attack`` wrote (``.npz``), or a record (``.json``) with its ``.npz`` beside it.
+        model: the network that was attacked; ``None`` finds a bundled one by its name.
+        data: the images that were attacked, as ``evaluate`` takes them, or the name of a data set; ``None`` takes the one that
+            the record names, and where it is not here, believes the clean images in the file.
+        data_dir: folder in which data sets are looked for.
+        download: let torchvision fetch a data set that is missing.
+        allow_code: run code that the record names; without it only registered defenses are built.
+        settings: ``device``, ``batch_size``, ``outputs`` and ``on_progress`` of :class:`Settings`.
+
+    Returns:
+        ``.n``, ``.held`` and ``.failures``: the data-set index of each that does not hold, and why; ``.checks`` counts.
+
+    Raises:
+        RecordError: the file is damaged, or was changed.
+        WeightsError: the weights are not those that were attacked.
+        UsageError: the network or the defense is not to be had.
+        DataError: the clean images are neither in the file nor here.
+    """
+    options = Settings.of(settings, "verify")
+    saved = adversarials.read(Path(file))
+    identity = saved.record.identity
+    if isinstance(model, nn.Module):
+        model = LoadedModel(model, type(model).__name__)
+    subject = origin.subject_of(identity, model, Trust.ANY if allow_code else Trust.REGISTERED)
+    found = _images(saved, data, data_dir, download)
+    notes = [] if found.missing is None else [found.missing]
+    if not origin.same_structure(identity, subject, options.outputs):
+        notes.append("The network prints otherwise than the one that was attacked: other code, outputs or torch.")
+    tell = Teller(options.on_progress, 0, 1, len(saved), f"verify {identity.attack.name}")
+    threat = origin.threat_of(identity)
+    verification = examine_each(saved, subject, threat, found.data, options, tell.rows)
+    return replace(verification, notes=(*notes, *verification.notes))
+
+
+class _Images(NamedTuple):
+    """The samples that were attacked; without them, why they could not be had."""
+
+    data: Dataset | None
+    missing: str | None
+
+
+def _images(
+    saved: Adversarials, given: tuple[Any, Any] | Dataset | str | None, data_dir: str | Path | None, download: bool
+) -> _Images:
+    identity = saved.record.identity
+    if given is not None and not isinstance(given, str):
+        return _Images(_among(inputs.dataset_from(given), identity), None)
+    try:
+        return _Images(origin.images_of(identity, given, data_dir=data_dir, download=download), None)
+    except RobustBenchError as error:
+        # What the user named must be there; and without clean images there is nothing to judge.
+        if given is not None or data_dir is not None or download or saved.context is None:
+            raise
+        return _Images(None, f"The clean images could not be compared with the data set: {error}")
+
+
+def _among(data: Dataset, identity: Identity) -> Dataset:
+    """The samples of ``data`` that were attacked, by their ids."""
+    position = {sample: row for row, sample in enumerate(data.ids.tolist())}
+    wanted = identity.data.ids().tolist()
+    missing = [sample for sample in wanted if sample not in position]
+    if missing:
+        raise DataError(
+            f"Sample {missing[0]} was attacked, and the data that was given has none of that id: give the images of the call "
+            "that measured, with the same ids."
+        )
+    return data.take(torch.tensor([position[sample] for sample in wanted], dtype=torch.int64))
+
+
+@exactly
+def examine_each(
     saved: Adversarials,
     subject: Subject,
     threat: ThreatModel,
@@ -66,43 +142,53 @@ def verify(
 
     Args:
         subject: the network with its defense, rebuilt from the record (``origin.subject_of``).
+        threat: what they are held against (``origin.threat_of``).
         data: the samples that were attacked (``origin.images_of``); without them the clean images are believed.
         settings: device, batch size and ``outputs``; the seed is that of the record.
         on_rows: hears how many rows are done.
     """
-    identity = saved.record.identity
+    record = saved.record
     if not len(saved):
-        return Verification(0, [], {})
+        return Verification(record, 0, [], {})
     rows, here = _clean_rows(saved, data)
-    setup = set_up(subject, rows, dataclasses.replace(settings, seed=identity.seed))
+    setup = set_up(subject, rows, replace(settings, seed=record.identity.seed))
     seen = replay(setup, rows, saved.x_adv, threat, on_rows)
-    predicted = _predictions(saved, rows, seen, random=setup.model.traits.random)
-    near, rounding = _near(saved, seen, predicted)
+    predicted = of_predictions(saved, rows, seen, random=setup.model.traits.random)
+    near = _near(saved, seen, predicted)
     tests = [
-        *_geometry(saved, threat, seen.finding),
-        *([] if saved.context is None else [_same_images(rows, here)]),
-        *(dataclasses.replace(test, checked=test.checked & ~near) for test in predicted),
+        *of_geometry(saved, threat, seen.finding),
+        *([] if saved.context is None else [of_images(rows, here)]),
+        *(replace(test, checked=test.checked & ~near.rows) for test in predicted),
     ]
     failures: dict[int, list[str]] = {}
     for row, sample in enumerate(saved.ids.tolist()):
         reasons = [test.reason(row) for test in tests if bool(test.checked[row] & test.failed[row])]
         if reasons:
             failures[sample] = reasons
-    said = " ".join(note for note in (_note(saved, setup, rows, data), rounding) if note is not None)
-    return Verification(len(saved), [test.counts() for test in tests], failures, said or None)
+    notes = tuple(note for note in (_note(saved, setup, rows, data), near.note) if note is not None)
+    return Verification(record, len(saved), [test.counts() for test in tests], failures, notes)
 
 
-def _near(saved: Adversarials, seen: Replay, tests: list[_Test]) -> tuple[Tensor, str | None]:
+class _Near(NamedTuple):
+    """Rows that fail on a margin within rounding."""
+
+    rows: Tensor
+    """(M,) bool."""
+    note: str | None
+
+
+def _near(saved: Adversarials, seen: Replay, tests: list[Test]) -> _Near:
     """Rows that fail on a margin within rounding, (M,) bool, under another torch than saved them; and what to say of them."""
     versions = other_torch(saved.record.provenance)
     closeness = torch.minimum(seen.closeness, seen.finding.closeness)
     near = torch.stack([test.failed & test.checked for test in tests]).any(0) & (closeness <= TOLERANCE)
     if versions is None or not bool(near.any()):
-        return torch.zeros_like(near), None
+        return _Near(torch.zeros_like(near), None)
     margin = float(closeness[near].max())
-    return near, (
+    return _Near(
+        near,
         f"Of {int(near.sum()):,} the verdict stands on a margin of {margin:.1g} of the largest logit, which is rounding: they "
-        f"were saved under torch {versions[0]}, and what {versions[1]} makes of them is not held against them."
+        f"were saved under torch {versions[0]}, and what {versions[1]} makes of them is not held against them.",
     )
 
 
@@ -118,97 +204,15 @@ def _note(saved: Adversarials, setup: Setup, rows: Dataset, data: Dataset | None
     return "The network answers otherwise than the one that was attacked, whose weights are the same: its code is another."
 
 
-@dataclass(frozen=True)
-class _Test:
-    """One thing that is asked of every row: the outcome, and how a failure reads."""
+class _CleanRows(NamedTuple):
+    """The M clean images that are shown to the model."""
 
-    name: str
-    failed: Tensor
-    """(M,) bool."""
-    checked: Tensor
-    """(M,) bool: rows that fail before, or lack what is needed, are not asked."""
-    reason: Callable[[int], str]
-
-    def counts(self) -> Check:
-        failed, checked = int((self.failed & self.checked).sum()), int(self.checked.sum())
-        return Check(self.name, checked - failed, failed, len(self.failed) - checked)
+    rows: Dataset
+    here: Dataset | None
+    """Those of the data set, if it is here."""
 
 
-def _geometry(saved: Adversarials, threat: ThreatModel, finding: Finding) -> list[_Test]:
-    """Where the adversarials lie."""
-    values = saved.x_adv.flatten(1)
-    image = values.isfinite().all(1) & (values >= LOW).all(1) & (values <= HIGH).all(1)
-    everyone, size = torch.ones_like(image), finding.size
-    stated = torch.stack([saved.distance, saved.recorded_distance]).double()  # (2, M)
-    differs = ~torch.isclose(stated, size, rtol=_SAME_DISTANCE, atol=0)
-    eps = "" if threat.eps is None else f" of {threat.eps:g}"
-
-    def distance(row: int) -> str:
-        wrong = float(stated[differs[:, row], row][0])
-        return f"its distance is {float(size[row]):.6g}, the file says {wrong:.6g}"
-
-    return [
-        _Test("finite, in [0, 1]", ~image, everyone, lambda row: "it has values that are not finite, or lie outside of [0, 1]"),
-        _Test(
-            f"in the {threat.norm.label} ball{eps}" if eps else "in the ball (any size)", ~(finding.excess <= 0), image,
-            lambda row: f"it leaves the {threat.norm.label} ball{eps} by {float(finding.excess[row]):.3g}",
-        ),
-        _Test("at the stated distance", differs.any(0), everyone, distance),
-    ]  # fmt: skip
-
-
-def _same_images(rows: Dataset, here: Dataset | None) -> _Test:
-    """The clean images and their labels are those of the data set."""
-    unchecked = torch.zeros_like(rows.y, dtype=torch.bool)
-    name = "clean image is the data set's"
-    if here is None:
-        return _Test(name, unchecked, unchecked, lambda row: "")
-    same_shape = rows.x.shape == here.x.shape
-    images = (rows.x != here.x).flatten(1).any(1) if same_shape else ~unchecked
-    labels = rows.y != here.y
-
-    def reason(row: int) -> str:
-        sample = f"sample {int(here.ids[row])} of {here.name} ({here.split})"
-        if bool(images[row]):
-            return f"its clean image is not {sample}"
-        return f"its label is {int(rows.y[row])}; {sample} is of class {int(here.y[row])}"
-
-    return _Test(name, images | labels, ~unchecked, reason)
-
-
-def _predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: bool) -> list[_Test]:
-    """What the model says."""
-    label, inside, everyone = seen.finding.label, seen.finding.excess <= 0, torch.ones_like(seen.correct)
-
-    def missed(row: int) -> str:
-        target, gap = int(seen.target[row]), abs(float(seen.finding.margin[row]))
-        if target < 0:
-            return f"the model still takes it for class {int(rows.y[row])} (by {gap:.2g})"
-        return f"the model takes it for class {int(label[row])}, not for the target {target} (by {gap:.2g})"
-
-    tests = [
-        _Test(
-            "clean image classified right", ~seen.correct, everyone,
-            lambda row: f"the model takes its clean image for class {int(seen.before[row])}, not {int(rows.y[row])}",
-        ),
-        _Test("adversarial reaches the goal", ~seen.finding.reached, inside, missed),
-    ]  # fmt: skip
-    if saved.context is None:
-        return tests
-    stated = torch.stack([saved.context.target, saved.context.prediction_before, saved.context.prediction_after], dim=1)
-    found = torch.stack([seen.target, seen.before, label], dim=1)  # (M, 3)
-    # The mean logits of a random model may waver between two classes while the vote is clear.
-    asked = torch.zeros_like(inside) if random else inside
-
-    def restated(row: int) -> str:
-        names = ("target", "class before", "class after")
-        wrong = int((stated[row] != found[row]).nonzero()[0])
-        return f"its {names[wrong]} is {int(found[row, wrong])}, the file says {int(stated[row, wrong])}"
-
-    return [*tests, _Test("classes as stated", (stated != found).any(1), asked, restated)]
-
-
-def _clean_rows(saved: Adversarials, data: Dataset | None) -> tuple[Dataset, Dataset | None]:
+def _clean_rows(saved: Adversarials, data: Dataset | None) -> _CleanRows:
     """The clean images as saved, or else from the data set; and those of the data set, if it is here."""
     named, here = saved.record.identity.data, None
     if data is not None:
@@ -216,10 +220,10 @@ def _clean_rows(saved: Adversarials, data: Dataset | None) -> tuple[Dataset, Dat
         here = data.take(broken)
     if saved.context is not None:
         x, y = saved.context.x, saved.context.y
-        return Dataset(named.name, named.split, x, y, saved.ids, None, len(y)), here
+        return _CleanRows(Dataset(named.name, named.split, x, y, saved.ids, None, len(y)), here)
     if data is None or here is None or data.fingerprint != named.fingerprint:
         raise DataError(
             f"The clean images lie in the data set alone, and {named.name} ({named.split}) is not here as it was measured "
             f"(fingerprint {named.fingerprint[:16]}...). Name it with --dataset and --data-dir."
         )
-    return here, here
+    return _CleanRows(here, here)

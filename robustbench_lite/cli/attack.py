@@ -89,13 +89,16 @@ def attack(
     if examples < 0:
         raise UsageError(f"--examples is {examples}; it must be at least 0.")
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite import evaluation, replay
+        from robustbench_lite import replay
         from robustbench_lite.cli import plan
+        from robustbench_lite.evaluation import run
+        from robustbench_lite.plan import Plan, foresee
         from robustbench_lite.records.files import require_writable
+        from robustbench_lite.settings import Settings
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
-        settings = evaluation.Settings(
+        settings = Settings(
             seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
             fresh=fresh, keep_adversarials=True, outputs=plan.outputs(outputs), on_progress=on_progress,
         )  # fmt: skip
@@ -105,17 +108,17 @@ def attack(
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
         subjects = plan.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
-        work = plan.Plan(subjects, data, attacks, threat)
+        work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
         work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
-            report = evaluation.run(*work[:4], settings, fit_data=work.fit_data)
+            report = run(work, settings)
             crafted = replay.gather(report.cells[0], work.subjects[0], data, threat, settings)
             shown = _write(crafted, save, examples, data.class_name)
             success = _write_perturbation(attacks[0], report.cells[0], save)
     if dry_run:
-        print(tables.planned(plan.dry_run(work, settings), format_name))
+        print(tables.foreseen(foresee(work, settings), format_name))
         return
     told = None if outputs == "logits" else outputs
     own = dataset if dataset.startswith(("npz:", "folder:")) else None  # a path that only the record has is not opened

@@ -57,12 +57,14 @@ def evaluate(
     tables.check_format(format_name)
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite import evaluation
         from robustbench_lite.cli import plan
+        from robustbench_lite.evaluation import run
+        from robustbench_lite.plan import Plan, foresee
+        from robustbench_lite.settings import Settings
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
-        settings = evaluation.Settings(
+        settings = Settings(
             seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
             fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
             on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
@@ -73,15 +75,15 @@ def evaluate(
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
         subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
-        work = plan.Plan(subjects, data, attacks, threat)
+        work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
         work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
         work = plan.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
-            report = evaluation.run(*work[:4], settings, fit_data=work.fit_data)
+            report = run(work, settings)
     if not quiet:
         _say(left_out)
     if dry_run:
-        print(tables.planned(plan.dry_run(work, settings), format_name))
+        print(tables.foreseen(foresee(work, settings), format_name))
     else:
         _print_report(report, format_name, quiet)
 

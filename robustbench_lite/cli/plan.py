@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from robustbench_lite import inputs, registry
-from robustbench_lite.certification import certifier_for
 from robustbench_lite.composition import defense_from, trained_part
-from robustbench_lite.diagnosis import Outputs, diagnose, prepare
+from robustbench_lite.diagnosis import Outputs
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
-from robustbench_lite.evaluation import Settings, attackers, identify
 from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
-from robustbench_lite.probes import ask
-from robustbench_lite.records.behaviour import Behaviour, objection
-from robustbench_lite.records.cell import read_record
-from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.plan import Plan
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
 from robustbench_lite.sources.zoo import network_files, network_name
@@ -34,27 +30,6 @@ _USUAL_EPS = {
     ("linf", "cifar10-jpeg"): "8/255",
 }
 Note = Callable[[str], None]
-
-
-class Plan(NamedTuple):
-    """Every subject is put under every attack."""
-
-    subjects: list[Subject]
-    data: Dataset
-    attacks: list[Attack]
-    threat: ThreatModel
-    fit_data: Dataset | None = None
-    """What universal attacks are fitted on."""
-
-
-class PlannedCell(NamedTuple):
-    """A cell that an evaluation would measure."""
-
-    key: str
-    defense: str
-    attack: str
-    n: int
-    state: str
 
 
 def radius(eps: str | None, norm: str, dataset: str) -> str | None:
@@ -107,7 +82,7 @@ def calibrate(plan: Plan, dataset: str, data_dir: Path | None, download: bool, s
         return plan
     images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
     subjects = [calibrated(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
-    return plan._replace(subjects=subjects)
+    return replace(plan, subjects=subjects)
 
 
 def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | None, download: bool, note: Note) -> Plan:
@@ -121,13 +96,13 @@ def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | No
     try:
         images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
         check_fit_data(universal[0], images, plan.data)
-        return plan._replace(fit_data=images)
+        return replace(plan, fit_data=images)
     except UsageError as error:
         rest = [attack for attack in plan.attacks if attack not in universal]
         if not rest or {registry.Spec.parse(spec).name for spec in specs} & {attack.name for attack in universal}:
             raise UsageError(f"No training images for {universal[0].name}: {error}") from error
         note(f"{universal[0].name} is left out: {error}")
-        return plan._replace(attacks=rest)
+        return replace(plan, attacks=rest)
 
 
 def subjects(
@@ -169,43 +144,6 @@ def network_from(model: str | None, weights: Path | None, trust: Trust = Trust.R
     if model is not None:
         return load_model(model, weights, trust)
     return None if weights is None else trained_model(weights, trust)
-
-
-def dry_run(plan: Plan, settings: Settings) -> list[PlannedCell]:
-    """The cells of ``plan`` with what earlier runs left of them. Measures and writes nothing."""
-    for attack in plan.attacks:
-        inputs.check_fit(attack, plan.threat)
-        if needs_fit(attack):
-            check_fit_data(attack, plan.fit_data, plan.data)
-    data, device = inputs.applicable(plan.data, plan.threat), inputs.pick_device(settings.device)
-    folder = Path() if settings.output is None else settings.output
-    journal_path = folder / "journal.sqlite"
-    cells = []
-    with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
-        for subject in plan.subjects:
-            certifier = certifier_for(settings.certify, subject, plan.threat, tuple(data.x.shape[1:]))
-            model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
-            behaviour = ask(model, data, device)
-            for attack, adaptive in attackers(plan.attacks, model.traits, settings.plain):
-                key = identify(
-                    subject, attack, plan.threat, data, settings, plan.fit_data,
-                    certifier=certifier, adaptive=adaptive,
-                ).key()  # fmt: skip
-                state = "to measure" if settings.fresh else _state(key, behaviour, journal, folder)
-                label = inputs.short_label("attack", attack) + ("" if adaptive else " (plain)")
-                cells.append(PlannedCell(key, subject.label, label, len(data), state))
-    return cells
-
-
-def _state(key: str, behaviour: Behaviour, journal: Journal, folder: Path) -> str:
-    """What earlier runs left of a cell whose network answers so."""
-    path = folder / "cells" / f"{key}.json"
-    if path.exists() and objection(read_record(path)[0].behaviour, behaviour) is None:
-        return "recorded"
-    journaled = 0 if journal.is_of_another(key, behaviour) else len(journal.outcomes(key))
-    if journaled:
-        return f"{journaled:,} samples in the journal"
-    return "to measure anew: recorded of another network" if path.exists() else "to measure"
 
 
 def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> list[str]:

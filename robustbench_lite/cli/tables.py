@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from robustbench_lite.cli.plan import PlannedCell
+    from robustbench_lite.plan import Prospect
     from robustbench_lite.records.statistics import Interval
     from robustbench_lite.report import Cell, Report
 
@@ -29,7 +29,7 @@ def render(report: Report, name: str) -> str:
     return FORMATS[name](report)
 
 
-def planned(cells: Sequence[PlannedCell], name: str) -> str:
+def foreseen(cells: Sequence[Prospect], name: str) -> str:
     """What would be measured, as a table or JSON."""
     from tabulate import tabulate
 

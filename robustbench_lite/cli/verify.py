@@ -11,13 +11,10 @@ import typer
 from robustbench_lite.cli import options as opt
 from robustbench_lite.cli import tables
 from robustbench_lite.cli.progress import progress_bar
-from robustbench_lite.errors import RobustBenchError
 from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.adversarials import Adversarials
-    from robustbench_lite.sources.datasets import Dataset
     from robustbench_lite.verification import Verification
 
 _ONE_DOES_NOT_HOLD = 1
@@ -48,55 +45,38 @@ def verify(
     """
     tables.check_format(format_name, ("table", "json"))
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite import adversarials, evaluation, origin, verification
+        from robustbench_lite import verification
         from robustbench_lite.cli import plan
-        from robustbench_lite.progress import Progress
 
-        settings = evaluation.Settings(batch_size=plan.batch_size(batch_size), device=device, outputs=plan.outputs(outputs))
-        saved = adversarials.read(file)
-        identity = saved.record.identity
-        network = plan.network_from(model, weights, Trust.ANY if allow_code else Trust.INSTALLED)
-        subject = origin.subject_of(identity, network, opt.trust_in_files(allow_code))
-        data, notes = _images(saved, dataset, data_dir, download)
-        if not origin.same_structure(identity, subject, settings.outputs):
-            notes.append("The network prints otherwise than the one that was attacked: other code, --outputs or torch.")
-
-        def on_rows(rows: int) -> None:
-            on_progress(Progress(0, 1, rows, len(saved), f"verify {identity.attack.name}"))
-
-        threat = origin.threat_of(identity)
-        found = verification.verify(saved, subject, threat, data, settings, on_rows)
-        notes += filter(None, [found.note])
-    print(_json(saved, found, notes) if format_name == "json" else printable(_table(saved, found, notes)))
+        found = verification.verify(
+            file,
+            plan.network_from(model, weights, Trust.ANY if allow_code else Trust.INSTALLED),
+            dataset,
+            data_dir=data_dir,
+            download=download,
+            allow_code=allow_code,
+            batch_size=plan.batch_size(batch_size),
+            device=device,
+            outputs=plan.outputs(outputs),
+            on_progress=on_progress,
+        )
+    print(_json(found) if format_name == "json" else printable(_table(found)))
     if found.failures:
         raise typer.Exit(_ONE_DOES_NOT_HOLD)
 
 
-def _images(saved: Adversarials, spec: str | None, data_dir: Path | None, download: bool) -> tuple[Dataset | None, list[str]]:
-    """The samples that were attacked; without them, why they could not be had."""
-    from robustbench_lite import origin
-
-    try:
-        return origin.images_of(saved.record.identity, spec, data_dir=data_dir, download=download), []
-    except RobustBenchError as error:
-        # What the user named must be there; and without clean images there is nothing to judge.
-        if spec is not None or data_dir is not None or download or saved.context is None:
-            raise
-        return None, [f"The clean images could not be compared with the data set: {error}"]
-
-
-def _json(saved: Adversarials, found: Verification, notes: list[str]) -> str:
+def _json(found: Verification) -> str:
     failures = [{"id": sample, "reasons": reasons} for sample, reasons in found.failures.items()]
     return json.dumps({
-        "cell_key": saved.record.key, "n": found.n, "held": found.held, "failed": len(failures),
-        "checks": [check._asdict() for check in found.checks], "failures": failures, "notes": notes,
+        "cell_key": found.record.key, "n": found.n, "held": found.held, "failed": len(failures),
+        "checks": [check._asdict() for check in found.checks], "failures": failures, "notes": found.notes,
     }, indent=1)  # fmt: skip
 
 
-def _table(saved: Adversarials, found: Verification, notes: list[str]) -> str:
+def _table(found: Verification) -> str:
     from tabulate import tabulate
 
-    identity = saved.record.identity
+    identity = found.record.identity
     parts = [f"{identity.attack.label()}\nagainst {identity.model.name} behind {identity.defense.label()}"]
     if found.checks:
         rows = [(check.name, check.held, check.failed, check.unchecked) for check in found.checks]
@@ -105,7 +85,7 @@ def _table(saved: Adversarials, found: Verification, notes: list[str]) -> str:
     if len(failures) > _SHOWN:
         failures[_SHOWN:] = [f"and {len(failures) - _SHOWN:,} more: --format json names them all"]
     parts += ["\n".join(failures)] if failures else []
-    parts += ["\n".join(notes)] if notes else []
+    parts += ["\n".join(found.notes)] if found.notes else []
     return "\n\n".join([*parts, _conclusion(found)])
 
 

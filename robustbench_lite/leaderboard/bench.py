@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite import evaluation, inputs
 from robustbench_lite.errors import DataError, RobustBenchError
-from robustbench_lite.evaluation import Settings, targets
+from robustbench_lite.evaluation import targets
 from robustbench_lite.fitting import calibrated, fitted, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.leaderboard.board import Board
@@ -29,6 +29,7 @@ from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_f
 from robustbench_lite.leaderboard.selection import chosen_samples
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
 from robustbench_lite.measure import Job, Measured, clean_logits, measure
+from robustbench_lite.plan import Plan
 from robustbench_lite.probes import IMAGES, ask
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.behaviour import Behaviour
@@ -37,6 +38,7 @@ from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import Margins
 from robustbench_lite.registry import Trust
 from robustbench_lite.replay import Setup, replay, set_up
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset, given_root, load_named
 
 
@@ -159,14 +161,16 @@ class Bench:
             outputs=self.board.rows[row].outputs, certify=self.board.certify, certify_seconds=None, **others,  # type: ignore[arg-type]
         )  # fmt: skip
 
+    def _plan(self, slot: Slot, data: Dataset, fit_data: Dataset | None = None) -> Plan:
+        """The one cell of ``slot``, on the samples ``data``."""
+        subjects, attacks = [self.subject(slot.row)], [slot.attack]
+        return Plan(subjects=subjects, attacks=attacks, data=data, threat=slot.threat, fit_data=fit_data)
+
     def measure(self, slot: Slot, on_progress: Callable[[Progress], None] | None = None) -> Found:
         """Measure the cell, or continue it, and write its record into the results of the board."""
         data = _part(self.data, slot.expected.data.ids())
         settings = self._settings(slot.row, slot.expected.query_budget, output=self.folder, on_progress=on_progress)
-        report = evaluation.run(
-            [self.subject(slot.row)], data, [slot.attack], slot.threat, settings,
-            fit_data=self.fit_data if needs_fit(slot.attack) else None,
-        )  # fmt: skip
+        report = evaluation.run(self._plan(slot, data, self.fit_data if needs_fit(slot.attack) else None), settings)
         path = report.cells[0].path
         if path is None:
             raise RuntimeError("evaluation.run was given a folder, and has written no record")
@@ -186,9 +190,8 @@ class Bench:
         if needs_fit(slot.attack):
             arrays = self._from_fit(slot, found, data, self._set_up(slot, data)).arrays
         else:
-            report = evaluation.run(
-                [self.subject(slot.row)], data, [slot.attack], slot.threat, self._settings(slot.row, slot.expected.query_budget)
-            )
+            settings = self._settings(slot.row, slot.expected.query_budget)
+            report = evaluation.run(self._plan(slot, data), settings)
             arrays = report.cells[0].arrays  # type: ignore[assignment]
         verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
         return dict(zip(data.ids.tolist(), verdicts, strict=True))

@@ -18,7 +18,8 @@ ROOMS = [
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
     {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
-    {"cells", "proving"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"},
+    {"settings", "cells", "proving"}, {"plan"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"checks"},
+    {"examination", "verification"},
     {"leaderboard"}, {"cli"},
 ]  # fmt: skip
 

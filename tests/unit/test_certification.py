@@ -18,6 +18,7 @@ from robustbench_lite.certification import certify_all
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ContradictionError, RecordError, UnsupportedLayerError, UsageError
 from robustbench_lite.inputs import Subject, subject_from
+from robustbench_lite.plan import Plan
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.threat import ThreatModel
@@ -204,7 +205,9 @@ def test_a_later_network_that_has_no_bound_is_refused_before_the_first_is_measur
     unknown = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Sigmoid()).eval()
     threat, settings = ThreatModel.parse("linf", EPS), evaluation.Settings(certify="ibp", output=tmp_path)
     with pytest.raises(UnsupportedLayerError, match="Sigmoid"):
-        evaluation.run([subject(network), subject(unknown)], data, [PGD(steps=1)], threat, settings)
+        evaluation.run(
+            Plan(subjects=[subject(network), subject(unknown)], attacks=[PGD(steps=1)], data=data, threat=threat), settings
+        )
     assert not list(tmp_path.rglob("*.json"))
 
 

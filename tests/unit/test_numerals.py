@@ -7,8 +7,8 @@ import math
 import pytest
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation import Settings
 from robustbench_lite.numerals import parse_number, parse_whole, require_seed
+from robustbench_lite.settings import Settings
 from robustbench_lite.training import Recipe
 
 

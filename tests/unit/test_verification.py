@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import robustbench_lite as rbl
 from robustbench_lite import adversarials, evaluation, inputs, origin, pictures, registry, replay, verification
 from robustbench_lite.adversarials import Adversarials
 from robustbench_lite.defense import Defense
-from robustbench_lite.errors import DataError, RecordError, UsageError, WeightsError
-from robustbench_lite.evaluation import Settings
+from robustbench_lite.errors import DataError, RecordError, UnknownNameError, UsageError, WeightsError
 from robustbench_lite.inputs import Subject, attack_from
+from robustbench_lite.plan import Plan
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
@@ -79,12 +81,13 @@ def crafted(
     subject = Subject("a network", network, defense or registry.create("defense", "none"), "none")
     threat = ThreatModel.parse("linf", eps, targeted)
     settings = Settings(batch_size=16, keep_adversarials=True, seed=seed)
-    cell = evaluation.run([subject], data, [attack_from("pgd steps=10")], threat, settings).cells[0]
+    plan = Plan(subjects=[subject], attacks=[attack_from("pgd steps=10")], data=data, threat=threat)
+    cell = evaluation.run(plan, settings).cells[0]
     return Crafted(replay.gather(cell, subject, data, threat, settings), subject, threat, inputs.applicable(data, threat))
 
 
 def check(saved: Adversarials, subject: Subject, threat: ThreatModel, data: Dataset | None) -> Verification:
-    return verification.verify(saved, subject, threat, data, Settings(batch_size=7))
+    return verification.examine_each(saved, subject, threat, data, Settings(batch_size=7))
 
 
 def failed_checks(found: Verification) -> set[str]:
@@ -211,7 +214,7 @@ def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_setti
     saved, subject, threat, data = crafted(defense=NoiseDecides(), seed=seed)
     assert len(saved) > 5
     for other in (0, 3):
-        found = verification.verify(saved, subject, threat, data, Settings(batch_size=7, seed=other))
+        found = verification.examine_each(saved, subject, threat, data, Settings(batch_size=7, seed=other))
         assert not found.failures
 
 
@@ -290,4 +293,25 @@ def test_only_another_torch_excuses_a_verdict_on_rounding(torch_then: str | None
     goal = next(test for test in found.checks if test.name == "adversarial reaches the goal")
     assert (goal.failed == 0) == excused
     assert (goal.unchecked > 0) == excused
-    assert ("which is rounding" in (found.note or "")) == excused
+    assert ("which is rounding" in " ".join(found.notes)) == excused
+
+
+def test_one_call_leads_from_a_file_to_its_result(tmp_path: Path) -> None:
+    saved, subject, _, data = crafted()
+    adversarials.write(saved, tmp_path / "a.npz")
+    heard: list[float] = []
+    found = rbl.verify(tmp_path / "a.npz", subject.module, data, on_progress=lambda progress: heard.append(progress.rows))
+    assert (found.n, found.held, found.failures) == (len(saved), len(saved), {})
+    assert found.record == saved.record
+    assert heard[-1] == len(saved)
+    shuffled = data.take(torch.randperm(len(data), generator=torch.Generator().manual_seed(0)))
+    assert not rbl.verify(tmp_path / "a.npz", subject.module, shuffled).failures  # ids say which image is which
+    with pytest.raises(DataError, match="none of that id"):
+        rbl.verify(tmp_path / "a.npz", subject.module, data.take(slice(0, 10)))
+    with pytest.raises(UsageError, match="in Python, give model"):
+        rbl.verify(tmp_path / "a.npz")
+    with pytest.raises(UnknownNameError, match="setting of verify"):
+        rbl.verify(tmp_path / "a.npz", subject.module, sede=1)
+    alone = rbl.verify(tmp_path / "a.npz", subject.module)
+    assert not alone.failures
+    assert any("could not be compared" in note for note in alone.notes)
