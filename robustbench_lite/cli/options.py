@@ -39,25 +39,35 @@ def trust_in_files(allow_code: bool) -> Trust:
     return Trust.ANY if allow_code else Trust.REGISTERED
 
 
-def _add_networks(sources: str | None) -> str | None:
-    """Through the environment, so that worker processes have them too."""
+def _add_networks(ctx: typer.Context, sources: str | None) -> str | None:
+    """Through the environment, so that worker processes have them too; it is as before when the command has ended."""
     if sources is not None:
+        before = os.environ.get(ENVIRONMENT)
         os.environ[ENVIRONMENT] = sources
+        if before is None:
+            ctx.call_on_close(lambda: os.environ.pop(ENVIRONMENT, None))
+        else:
+            ctx.call_on_close(lambda: os.environ.update({ENVIRONMENT: before}))
     return sources
 
 
-def _hush(quiet: bool) -> bool:
-    """Nothing below an error is logged any more."""
+def _hush(ctx: typer.Context, quiet: bool) -> bool:
+    """Nothing below an error is logged while the command runs."""
     if quiet:
-        logging.getLogger("robustbench_lite").setLevel(logging.ERROR)
+        logger = logging.getLogger("robustbench_lite")
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        ctx.call_on_close(lambda: logger.setLevel(before))
     return quiet
 
 
 _WHAT, _THREAT, _NET, _DATA, _RUN, _OUT = "What is crossed", "Threat model", "Your own network", "Data", "Run", "Output"
-_ONE = "Attack and defense"
+_ONE, _TRAIN = "Attack and defense", "Training"
 Attack = _option(_WHAT, "--attack", "-a", metavar="SPEC", text="'name key=value ...' or all; repeatable. Default: pgd.")
 Defense = _option(_WHAT, "--defense", "-d", metavar="SPEC", text="'name key=value ...' or all; repeatable. Default: none.")
 OneAttack = _option(_ONE, "--attack", "-a", metavar="SPEC", text="'name key=value ...'. Default: pgd.")
+TrainedDefense = _option(_ONE, "--defense", "-d", metavar="SPEC", text="Defense to train with: 'name key=value ...'.")
+CardAttack = _option(_ONE, "--attack", "-a", metavar="SPEC", text="Attack for the accuracy that the card states.")
 OneDefense = _option(_ONE, "--defense", "-d", metavar="SPEC", text="'name key=value ...'. Default: none.")
 NormName = _option(_THREAT, "--norm", metavar="NAME", text="linf, l2, l1 or l0.")
 Eps = _option(_THREAT, "--eps", metavar="RADIUS", text="0.1 or 8/255; l0: pixels; or none. Default: linf 0.1, cifar10 8/255.")
@@ -72,6 +82,15 @@ AllowCode = _option(_NET, "--allow-code", text="Run code: of file.py, and of wha
 CardCode = _option(_NET, "--allow-code", text="Run code that a card names.")
 BoardCode = _option(_NET, "--allow-code", text="Run code that a board or a card names.")
 Outputs = _option(_NET, "--outputs", metavar="KIND", text="What it returns: logits or probabilities.")
+Network = _option(_NET, "--network", metavar="NAME", text="Built-in network: convolutional or residual.")
+Factory = _option(_NET, "--model", metavar="SPEC", text="'package.module:factory key=value ...' or file.py:factory.")
+FactoryCode = _option(_NET, "--allow-code", text="Run code: of file.py.")
+NetworkName = _option(_NET, "--name", metavar="NAME", text="What it is called. Default: <data set>-<defense>.")
+Epochs = _option(_TRAIN, "--epochs", metavar="N", text="Passes over the training images.")
+BatchOfStep = _option(_TRAIN, "--batch-size", metavar="N", text="Images a step.")
+LearningRate = _option(_TRAIN, "--learning-rate", metavar="RATE", text="Peak learning rate of Adam.")
+TrainLimit = _option(_DATA, "--limit", metavar="N", text="Train on the first N images only.")
+StartOver = _option(_RUN, "--fresh", text="Start over instead of continuing a checkpoint.")
 SameData = _option(_DATA, "--dataset", metavar="NAME", text="The images that were attacked. Default: as recorded.")
 DataName = _option(_DATA, "--dataset", metavar="NAME", text="fashion_mnist, mnist, cifar10, npz:FILE or folder:DIR.")
 DataDir = _option(_DATA, "--data-dir", metavar="DIR", text="Where torchvision keeps its files.")

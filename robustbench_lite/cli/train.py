@@ -25,30 +25,31 @@ _UNRECORDED = {"device", "output", "fresh", "verbose", "quiet", "download"}
 
 def train(
     ctx: typer.Context,
-    defense: Annotated[str, typer.Option("--defense", "-d", help="Defense: 'name key=value ...'.")] = "none",
-    dataset: Annotated[str, typer.Option(help="Name, npz:FILE or folder:DIR.")] = "fashion_mnist",
-    network: Annotated[str, typer.Option(help="Built-in network: convolutional or residual.")] = "convolutional",
-    model: Annotated[str | None, typer.Option(help="Your own network: 'package.module:factory key=value ...'.")] = None,
-    allow_code: Annotated[bool, typer.Option("--allow-code", help="Let --model run code from a file.")] = False,
-    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 15,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of Adam.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    attack: Annotated[str, typer.Option("--attack", "-a", help="Attack for the card's accuracy.")] = "pgd steps=40",
-    norm: Annotated[str, typer.Option(help="Norm of that attack.")] = "linf",
-    eps: Annotated[str, typer.Option(help="Its radius in input units: 0.1 or 8/255.")] = "0.1",
-    limit: Annotated[int | None, typer.Option(help="Train on the first LIMIT images only.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the network is called. Default: <data set>-<defense>.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data, as torchvision keeps it.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch missing data.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    defense: Annotated[str, opt.TrainedDefense] = "none",
+    dataset: Annotated[str, opt.DataName] = "fashion_mnist",
+    network: Annotated[str, opt.Network] = "convolutional",
+    model: Annotated[str | None, opt.Factory] = None,
+    allow_code: Annotated[bool, opt.FactoryCode] = False,
+    epochs: Annotated[int, opt.Epochs] = 15,
+    batch_size: Annotated[int, opt.BatchOfStep] = 128,
+    learning_rate: Annotated[float, opt.LearningRate] = 2e-3,
+    seed: Annotated[int, opt.Seed] = 0,
+    attack: Annotated[str, opt.CardAttack] = "pgd steps=40",
+    norm: Annotated[str, opt.NormName] = "linf",
+    eps: Annotated[str | None, opt.Eps] = None,
+    limit: Annotated[int | None, opt.TrainLimit] = None,
+    name: Annotated[str | None, opt.NetworkName] = None,
+    data_dir: Annotated[Path | None, opt.DataDir] = None,
+    download: Annotated[bool, opt.Download] = False,
+    device: Annotated[str, opt.Device] = "auto",
     output: Annotated[Path, opt.Models] = Path("rbl-models"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing a checkpoint.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more; traceback on errors.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
+    fresh: Annotated[bool, opt.StartOver] = False,
+    verbose: Annotated[bool, opt.Verbose] = False,
+    quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
     """Train a network. Killed at any moment, the same command continues where it was."""
     from robustbench_lite import registry, training
+    from robustbench_lite.cli.plan import radius
     from robustbench_lite.examination import examine
     from robustbench_lite.inputs import check_fit, pick_device
     from robustbench_lite.modes import require_separate_rows
@@ -64,7 +65,7 @@ def train(
             "compose when you evaluate."
         )
     chosen, judge = registry.create("defense", defense, trust), registry.create("attack", attack, trust)
-    threat, where = ThreatModel.parse(norm, eps), pick_device(device)
+    threat, where = ThreatModel.parse(norm, radius(eps, norm, dataset)), pick_device(device)
     check_fit(judge, threat)
     if threat.eps is None:
         raise UsageError("The card states the accuracy at one radius: give --eps, for example --eps 0.1.")

@@ -280,13 +280,13 @@ _TRAIN = [
 @pytest.mark.parametrize(("options", "text"), _TRAIN, ids=[" ".join(options)[:30] for options, _ in _TRAIN])
 def test_a_training_that_cannot_be_is_explained_before_its_first_step(rbl, options: list[str], text: str) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4] + 0.5, y_test=LABELS[:4])
-    check(rbl("train", "--dataset", "npz:few.npz", "--epochs", "1", *options), text)
+    check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", *options), text)
     assert not Path("rbl-models").exists()
 
 
 def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4])
-    check(rbl("train", "--dataset", "npz:few.npz", "--epochs", "1"), "(1, 27, 27) to test on")
+    check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1"), "(1, 27, 27) to test on")
 
 
 @pytest.mark.parametrize("command", ["attack", "certify"])

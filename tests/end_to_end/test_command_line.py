@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +107,7 @@ def test_a_trained_network_is_found_by_its_name(rbl, tmp_path, monkeypatch) -> N
     data = load_dataset("fashion_mnist", limit=60)
     images = {f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))}
     np.savez("own.npz", **images)
-    where = ("--dataset", "npz:own.npz", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
+    where = ("--dataset", "npz:own.npz", "--eps", "0.1", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
     assert rbl("train", "--epochs", "1", "--defense", "parseval", *where).code == 0
     named = ("--model", "own-parseval-residual", "--limit", "20", "--format", "json")
     assert "No network is named" in rbl("evaluate", *named).err
@@ -221,3 +223,16 @@ def test_a_certificate_is_shown_by_its_key(rbl) -> None:
     (found,) = json.loads(rbl("certify", "--limit", "5", "--method", "ibp", "--format", "json").out)["certificates"]
     assert found["partial"]
     assert found["digest"] in rbl("show", found["key"][:6]).out
+
+
+def test_options_leave_the_process_as_they_found_it(rbl, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("robustbench_lite")
+    level = logger.level
+    monkeypatch.delenv("RBL_NETWORKS", raising=False)
+    assert rbl("list", "attacks").code == 0
+    assert rbl("evaluate", "-a", "fgsm", "--limit", "20", "-q", "--dry-run", "--networks", str(tmp_path)).code == 0
+    assert "RBL_NETWORKS" not in os.environ
+    monkeypatch.setenv("RBL_NETWORKS", "before")
+    rbl("evaluate", "-a", "fgsm", "--limit", "20", "-q", "--dry-run", "--networks", str(tmp_path))
+    assert os.environ["RBL_NETWORKS"] == "before"
+    assert logger.level == level

@@ -39,7 +39,21 @@ class Fails(nn.Sequential):
 def fails():
     return Fails(nn.Linear(1, 1))
 """
-TRAIN = ("train", "--dataset", "npz:few.npz", "--allow-code", "--epochs", "2", "--batch-size", "16", "--name", "n", "-q")
+TRAIN = (
+    "train",
+    "--dataset",
+    "npz:few.npz",
+    "--allow-code",
+    "--epochs",
+    "2",
+    "--eps",
+    "0.1",
+    "--batch-size",
+    "16",
+    "--name",
+    "n",
+    "-q",
+)
 
 
 @pytest.fixture
