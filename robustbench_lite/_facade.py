@@ -26,12 +26,12 @@ def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
 
 
 def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__`` and ``__dir__`` of ``package``, which find a name in the module of its home; and the names, sorted."""
+    """``__getattr__`` and ``__dir__`` of ``package``, which find a name in the core module of its home; the names, sorted."""
     names = sorted(homes)
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(f"robustbench_lite.{homes[name]}"), name)
 
     return get, lambda: [*vars(sys.modules[package]), *names], names

@@ -12,11 +12,11 @@ from torch import nn
 
 from robustbench_lite.certification import OFF
 from robustbench_lite.defense import Defense
-from robustbench_lite.evaluation import run
 from robustbench_lite.inputs import Subject, short_label
 from robustbench_lite.numerics import device_of
 from robustbench_lite.plan import Plan
 from robustbench_lite.progress import Progress
+from robustbench_lite.run import run
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import NOTES, Dataset

@@ -11,11 +11,11 @@ from torch import Tensor
 from robustbench_lite import adversarials, inputs
 from robustbench_lite.adversarials import Adversarials, Context
 from robustbench_lite.diagnosis import diagnose, prepare
-from robustbench_lite.evaluation import targets
 from robustbench_lite.inputs import Subject
 from robustbench_lite.measure import clean_logits
 from robustbench_lite.numerics import exactly
 from robustbench_lite.report import Cell
+from robustbench_lite.run import targets
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.judge import Finding, Judge

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from robustbench_lite.bounds.lipschitz import lipschitz_constant as lipschitz_constant
 
 _HOMES = {
-    "Certificate": "certify",
-    "Certifier": "certifier",
-    "METHODS": "certify",
-    "lipschitz_constant": "lipschitz",
+    "Certificate": "bounds.certify",
+    "Certifier": "bounds.certifier",
+    "METHODS": "bounds.certify",
+    "lipschitz_constant": "bounds.lipschitz",
 }
 __getattr__, __dir__, __all__ = face(__name__, _HOMES)

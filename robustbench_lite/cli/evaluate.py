@@ -58,8 +58,8 @@ def evaluate(
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
         from robustbench_lite.cli import plan
-        from robustbench_lite.evaluation import run
         from robustbench_lite.plan import Plan, foresee
+        from robustbench_lite.run import run
         from robustbench_lite.settings import Settings
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel

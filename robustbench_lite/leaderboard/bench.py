@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustbench_lite import evaluation, inputs
+from robustbench_lite import inputs
 from robustbench_lite.errors import DataError, RobustBenchError
-from robustbench_lite.evaluation import targets
 from robustbench_lite.fitting import calibrated, fitted, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.leaderboard.board import Board
@@ -38,6 +37,7 @@ from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import Margins
 from robustbench_lite.registry import Trust
 from robustbench_lite.replay import Setup, replay, set_up
+from robustbench_lite.run import run, targets
 from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import Dataset, given_root, load_named
 
@@ -170,10 +170,10 @@ class Bench:
         """Measure the cell, or continue it, and write its record into the results of the board."""
         data = _part(self.data, slot.expected.data.ids())
         settings = self._settings(slot.row, slot.expected.query_budget, output=self.folder, on_progress=on_progress)
-        report = evaluation.run(self._plan(slot, data, self.fit_data if needs_fit(slot.attack) else None), settings)
+        report = run(self._plan(slot, data, self.fit_data if needs_fit(slot.attack) else None), settings)
         path = report.cells[0].path
         if path is None:
-            raise RuntimeError("evaluation.run was given a folder, and has written no record")
+            raise RuntimeError("run was given a folder, and has written no record")
         return Found(path, *read_record(path))
 
     def show(self, slot: Slot, found: Found) -> None:
@@ -191,7 +191,7 @@ class Bench:
             arrays = self._from_fit(slot, found, data, self._set_up(slot, data)).arrays
         else:
             settings = self._settings(slot.row, slot.expected.query_budget)
-            report = evaluation.run(self._plan(slot, data), settings)
+            report = run(self._plan(slot, data), settings)
             arrays = report.cells[0].arrays  # type: ignore[assignment]
         verdicts = zip(arrays.clean_correct.tolist(), arrays.broken.tolist(), strict=True)
         return dict(zip(data.ids.tolist(), verdicts, strict=True))

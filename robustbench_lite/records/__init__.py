@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from robustbench_lite.records.outcomes import CellArrays as CellArrays
 
 _HOMES = {
-    "CellArrays": "outcomes",
-    "CertificateArrays": "certificate",
-    "CertificateRecord": "certificate",
-    "Identity": "cell",
-    "Journal": "journal",
-    "Record": "cell",
-    "open_journal": "journal",
-    "read_certificate": "certificate",
-    "read_record": "cell",
-    "write_certificate": "certificate",
-    "write_record": "cell",
+    "CellArrays": "records.outcomes",
+    "CertificateArrays": "records.certificate",
+    "CertificateRecord": "records.certificate",
+    "Identity": "records.cell",
+    "Journal": "records.journal",
+    "Record": "records.cell",
+    "open_journal": "records.journal",
+    "read_certificate": "records.certificate",
+    "read_record": "records.cell",
+    "write_certificate": "records.certificate",
+    "write_record": "records.cell",
 }
 __getattr__, __dir__, __all__ = face(__name__, _HOMES)

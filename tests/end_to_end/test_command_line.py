@@ -159,24 +159,24 @@ def test_a_cell_that_fails_exits_3_and_keeps_the_others(rbl, own_network, monkey
 
 
 def test_an_interrupt_exits_130_and_says_how_to_go_on(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustbench_lite import evaluation
+    from robustbench_lite import run as running
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "run", interrupted)
+    monkeypatch.setattr(running, "run", interrupted)
     result = rbl("evaluate", *own_network, "--limit", "20")
     assert result.code == 130
     assert "the same command continues" in result.err
 
 
 def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustbench_lite import evaluation
+    from robustbench_lite import run as running
 
     def surprised(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a surprise")
 
-    monkeypatch.setattr(evaluation, "run", surprised)
+    monkeypatch.setattr(running, "run", surprised)
     result = rbl("evaluate", *own_network, "--limit", "20")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "run with -v" in result.err.lower()

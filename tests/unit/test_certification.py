@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import robustbench_lite as rbl
-from robustbench_lite import evaluation, measure
+from robustbench_lite import measure
 from robustbench_lite.attacks import PGD
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.bounds.certify import Certificate
@@ -20,6 +20,8 @@ from robustbench_lite.errors import ContradictionError, RecordError, Unsupported
 from robustbench_lite.inputs import Subject, subject_from
 from robustbench_lite.plan import Plan
 from robustbench_lite.records.certificate import read_certificate
+from robustbench_lite.run import run
+from robustbench_lite.settings import Settings
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.threat import ThreatModel
 
@@ -203,11 +205,9 @@ def test_a_later_network_that_has_no_bound_is_refused_before_the_first_is_measur
         return subject_from("none", module, "given", data)
 
     unknown = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Sigmoid()).eval()
-    threat, settings = ThreatModel.parse("linf", EPS), evaluation.Settings(certify="ibp", output=tmp_path)
+    threat, settings = ThreatModel.parse("linf", EPS), Settings(certify="ibp", output=tmp_path)
     with pytest.raises(UnsupportedLayerError, match="Sigmoid"):
-        evaluation.run(
-            Plan(subjects=[subject(network), subject(unknown)], attacks=[PGD(steps=1)], data=data, threat=threat), settings
-        )
+        run(Plan(subjects=[subject(network), subject(unknown)], attacks=[PGD(steps=1)], data=data, threat=threat), settings)
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -10,9 +10,9 @@ import torch
 
 from robustbench_lite.attacks import FGSM, PGD
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation import run
 from robustbench_lite.inputs import dataset_from, subject_from
 from robustbench_lite.plan import Plan, foresee
+from robustbench_lite.run import run
 from robustbench_lite.settings import Settings
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
-from robustbench_lite import adversarials, evaluation, inputs, origin, pictures, registry, replay, verification
+from robustbench_lite import adversarials, inputs, origin, pictures, registry, replay, verification
 from robustbench_lite.adversarials import Adversarials
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import DataError, RecordError, UnknownNameError, UsageError, WeightsError
@@ -20,6 +20,7 @@ from robustbench_lite.inputs import Subject, attack_from
 from robustbench_lite.plan import Plan
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.registry import Trust
+from robustbench_lite.run import run
 from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.settings import Settings
@@ -82,7 +83,7 @@ def crafted(
     threat = ThreatModel.parse("linf", eps, targeted)
     settings = Settings(batch_size=16, keep_adversarials=True, seed=seed)
     plan = Plan(subjects=[subject], attacks=[attack_from("pgd steps=10")], data=data, threat=threat)
-    cell = evaluation.run(plan, settings).cells[0]
+    cell = run(plan, settings).cells[0]
     return Crafted(replay.gather(cell, subject, data, threat, settings), subject, threat, inputs.applicable(data, threat))
 
 
