@@ -18,7 +18,8 @@ ROOMS = [
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
     {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
-    {"settings", "cells", "proving"}, {"plan"}, {"run"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"checks"},
+    {"settings", "cells", "proving"}, {"plan"}, {"run"}, {"evaluation"}, {"adversarials"},
+    {"replay", "pictures", "origin"}, {"checks"},
     {"examination", "verification"},
     {"leaderboard"}, {"cli"},
 ]  # fmt: skip
