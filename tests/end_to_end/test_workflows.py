@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from robustbench_lite import __version__
 from robustbench_lite.cli import main
 from tests.end_to_end.boards import measured_board
 
@@ -50,6 +52,24 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_before_a_commit_runs_what_ci_lints() -> None:
+    hooks = read(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    told = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for hook in hooks:
+        assert re.search(rf"^{hook['name']}\b", told, flags=re.MULTILINE), hook["name"]
+    assert len(hooks) == len(re.findall(r"^(?:ruff|mypy)\b", told, flags=re.MULTILINE))
+
+
+def test_a_release_is_of_the_version_that_the_package_and_the_changelog_have() -> None:
+    check = [sys.executable, str(ROOT / "scripts" / "check_release.py")]
+    assert subprocess.run([*check, f"v{__version__}"], check=False).returncode == 0
+    assert subprocess.run([*check, "v9.9.9"], check=False, capture_output=True).returncode == 1
+    promised = re.findall(r'"(torch|torchvision|numpy)>=(\d+\.\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    assert len(promised) == 3
+    assert all(f"'{name}=={version}.*'" in oldest for name, version in promised)
+
+
 def test_the_leaderboard_workflow_names_the_commands_that_it_is_there_for() -> None:
     named = {line.split()[2] for line in commands() if line.startswith("rbl leaderboard")}
     assert named == {"plan", "run", "build", "check", "diff", "lock"}
@@ -73,7 +93,7 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
     used = re.findall(r"uses:\s*(\S+)(.*)", path.read_text(encoding="utf-8"))
     assert used
     for action, comment in used:
-        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r"(actions/[\w-]+|pypa/gh-action-pypi-publish)@[0-9a-f]{40}", action), action
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
 
 
