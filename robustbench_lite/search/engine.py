@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.attack import Answer, Attack, Query, State
+from robustbench_lite.search.attack import Attack, Query, State
+from robustbench_lite.search.claims import Keeper
 from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.oracle import Cost, Oracle
 from robustbench_lite.search.rng import SampleRng
@@ -81,7 +82,7 @@ class Engine:
         self.free_looks = self.device.type == "cpu" if free_looks is None else free_looks
         self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
-        self.first_success_ends = threat.eps is not None
+        self.keeper = Keeper.of(self.oracle, threat, query_budget)
 
     def search(self, task: Task, on_step: Callable[[float], None] | None = None) -> Iterator[Outcome]:
         """Attack the rows of ``task``; they come out in the order in which they finish, each exactly once.
@@ -147,7 +148,7 @@ class Engine:
         answer, finite = self.oracle.answer(query, rows, cost)
         if finite is not None:
             slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
-        slots = self._keep_nearest(slots, query, answer, cost)
+        slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
         return slots.replace(
             state=state, done=slots.done | state.finished,
@@ -156,7 +157,7 @@ class Engine:
 
     def _may_leave_it_to_the_judge(self, query: Query) -> bool:
         """Nothing depends on the answer to one last point a row: no draw of the model, no restart, no nearer point."""
-        nothing_depends = self.first_success_ends and self.restarts == 1 and not self.oracle.passes.model.traits.random
+        nothing_depends = self.keeper.first_success_ends and self.restarts == 1 and not self.oracle.passes.model.traits.random
         return query.final and query.points.dim() == 4 and self.free_looks and nothing_depends
 
     def _leave_it_to_the_judge(self, slots: Slots, query: Query, cost: Cost) -> Slots:
@@ -166,76 +167,6 @@ class Engine:
         size = torch.where(asks, self.threat.norm.size(query.points - slots.x), slots.best_size)
         forward = slots.forward + cost.forward
         return slots.replace(best=best, best_size=size, unasked=asks, done=torch.ones_like(asks), forward=forward)
-
-    def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> Slots:
-        """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
-        hits = answer.success.reshape(cost.valid.shape)  # (B, P)
-        hits = (hits if cost.whole else hits & cost.valid).flatten()
-        count, points = cost.valid.shape[1], query.points.reshape(-1, *slots.x.shape[1:])  # (B P, C, H, W)
-        # What successes claim, one after the other, (N,); without free looks, what all points would claim.
-        claim = hits.nonzero().squeeze(1) if self.free_looks else torch.arange(len(hits), device=self.device)
-        if self.free_looks and not len(claim):
-            return slots
-        row = claim if count == 1 else claim // count
-        asked, clean = points.index_select(0, claim), slots.x.index_select(0, row)
-        size = self.threat.norm.size(asked - clean)
-        if self.free_looks and self.attack.kind == "minimal_distance" and not self.oracle.holds_votes:
-            # Such an attack answers for no point but the one that is kept, and a vote cannot prefer a farther one.
-            nearer = (size < slots.best_size[row]).nonzero().squeeze(1)
-            if not len(nearer):
-                return slots
-            claim, row, asked, clean, size = (part.index_select(0, nearer) for part in (claim, row, asked, clean, size))
-        excess = self.threat.excess(asked, clean, size)
-        if not self.free_looks:
-            size, excess = size.masked_fill(~hits, float("inf")), excess.masked_fill(~hits, float("-inf"))
-        size = size.masked_fill(~(excess <= 0), float("inf"))
-        fault = slots.fault
-        if self.attack.kind == "fixed_eps":
-            fault = fault.scatter_reduce(0, row, excess, "amax")
-        index, nearest, nearest_size = row, asked, size
-        if count > 1:
-            index, point, nearest_size = self._nearest(row, claim % count, size, cost.valid.shape)
-            nearest = points.index_select(0, index * count + point)
-        nearer = nearest_size < slots.best_size[index]
-        sure = torch.ones_like(nearer)
-        if self.oracle.holds_votes:
-            slots, nearer, sure = self._vote(slots, index, nearest, nearest_size, cost)
-        best_size = torch.where(nearer, nearest_size, slots.best_size[index])
-        best = torch.where(nearer.reshape(-1, 1, 1, 1), nearest, slots.best[index])
-        slots.best.index_copy_(0, index, best)  # in place: a copy of all rows would cost more than the rest
-        done = slots.done
-        if self.first_success_ends:
-            done = done.index_copy(0, index, done[index] | (nearer & sure))
-        return slots.replace(best_size=slots.best_size.index_copy(0, index, best_size), fault=fault, done=done)
-
-    def _nearest(self, row: Tensor, point: Tensor, size: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-        """Of claims (N,) in a table of ``shape`` (B, P): the rows that make some (M,), which point is nearest, and its size."""
-        index, place = torch.arange(shape[0], device=self.device), row
-        if self.free_looks:
-            index, place = torch.unique_consecutive(row, return_inverse=True)
-        sizes = size.new_full((len(index), shape[1]), float("inf")).index_put_((place, point), size)
-        nearest_size, nearest = sizes.min(1)
-        return index, nearest, nearest_size
-
-    def _vote(self, slots: Slots, index: Tensor, points: Tensor, size: Tensor, cost: Cost) -> tuple[Slots, Tensor, Tensor]:
-        """A random model votes on ``points`` (M, C, H, W), whose logits may have been lucky, and the judge will draw anew.
-
-        Returns the slots that have paid for it, which points are the best so far, and which of them end the search in a ball:
-        those that three of four votes are for. A slim majority is kept, and the search goes on.
-        """
-        model = self.oracle.passes.model.traits
-        used = (slots.forward + cost.forward)[index]
-        asked = size.isfinite() if self.first_success_ends else size < slots.best_size[index]
-        if self.query_budget is not None:
-            asked = asked & (used + (slots.backward + cost.backward)[index] + model.votes <= self.query_budget)
-        rows = Points(points, slots.y[index], slots.target[index], slots.index[index], used)
-        wins = self.oracle.vote(rows) * asked
-        best = wins * 2 > model.votes
-        if self.first_success_ends:
-            best &= wins > slots.wins[index]
-        wins = torch.where(best, wins, slots.wins[index])
-        forward = slots.forward.index_add(0, index, asked * model.votes)
-        return slots.replace(forward=forward, wins=slots.wins.index_copy(0, index, wins)), best, wins * 4 >= model.votes * 3
 
     def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
         if not self.free_looks:
@@ -247,7 +178,7 @@ class Engine:
     def _restarting(self, slots: Slots, gone: Tensor) -> Tensor:
         """Of the rows that are done, those that start anew: within budget, and nothing found or the nearest still wanted."""
         more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
-        if self.first_success_ends:
+        if self.keeper.first_success_ends:
             more &= ~slots.best_size[gone].isfinite()
         return gone[more]
 
