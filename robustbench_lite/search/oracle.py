@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.incremental import Incremental
 from robustbench_lite.search.losses import margin
@@ -29,6 +29,15 @@ class Cost(NamedTuple):
     """Points whose gradient counts, (B, P) bool."""
     whole: bool = False
     """Known without a look: every point counts, and either every gradient or none."""
+
+
+class Passed(NamedTuple):
+    """What the model says at N points."""
+
+    logits: Tensor
+    """(N, K)."""
+    gradient: Tensor | None
+    """(N, C, H, W); None where nobody asked for one."""
 
 
 class Reply(NamedTuple):
@@ -59,12 +68,16 @@ class Oracle:
             )
         count = query.points.shape[1] if query.points.dim() == 5 else 1
         if self.free_looks and query.valid is None and bool(live.all()):
-            rows, wants = query.gradient_rows, query.access == Access.GRADIENT
-            if not wants or rows is None or bool(rows.all()) or not bool(rows.any()):
-                return self._whole(live, count, wants and (rows is None or bool(rows[0])))
+            if query.access < Access.GRADIENT:
+                return self._whole(live, count, with_gradient=False)
+            rows = query.gradient_rows
+            if rows is None or bool(rows.all()):
+                return self._whole(live, count, with_gradient=True)
+            if not bool(rows.any()):
+                return self._whole(live, count, with_gradient=False)
         return self._cost(query, live, count)
 
-    def _whole(self, live: Tensor, count: int, with_gradient: bool) -> Cost:
+    def _whole(self, live: Tensor, count: int, *, with_gradient: bool) -> Cost:
         """What a query for all points of all rows costs. The same step after step, and never written to."""
         asked = (len(live), count, with_gradient)
         if self._last_whole is None or self._last_whole[0] != asked:
@@ -88,24 +101,19 @@ class Oracle:
     def answer(self, query: Query, rows: Points, cost: Cost) -> Reply:
         """Evaluate the valid points. ``rows`` has one entry a slot; its ``x`` is not looked at."""
         shape = query.points.shape[: query.points.dim() - 3]
-        points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
-        incremental = self._incremental(query)
-        fits = query.valid is None and len(points.x) <= self.passes.batch_size
-        # The few rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
-        if incremental is not None:
-            logits, gradient = self._beside(incremental, query, cost), None
-        elif cost.whole or (fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all()))):
-            wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
-            logits, gradient = self._in_turn(query, points, wanted)
-        else:
-            logits, gradient = self._packed(query, points, cost)
+        x = query.points.flatten(0, 1) if len(shape) == 2 else query.points
+        points = self._spread(rows, x, cost.valid.shape[1])
+        passed = self._passed(query, points, cost)
+        gradient = passed.gradient
         if gradient is None and query.access == Access.GRADIENT:
             gradient = torch.zeros_like(points.x)
-        margins, loss = margin(logits, points.y, points.target), query.loss
-        shown = logits.to(points.x.dtype)  # whatever the model computes in, the state of an attack is of float32
+        margins = margin(passed.logits, points.y, points.target)
+        loss = query.loss
+        # Whatever the model computes in, the state of an attack is of float32.
+        shown = passed.logits.to(points.x.dtype)
         answer = Answer(
             success=(margins < 0).reshape(shape),
-            labels=logits.argmax(1).reshape(shape),
+            labels=passed.logits.argmax(1).reshape(shape),
             logits=shown.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
             loss_of=None if loss is None else lambda: loss(shown, points.y, points.target).reshape(shape),
@@ -114,6 +122,36 @@ class Oracle:
         if self.free_looks and math.isfinite(float(margins.sum())):
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
+
+    def _passed(self, query: Query, points: Points, cost: Cost) -> Passed:
+        """What the model says at ``points``, on the way that fits the query."""
+        if query.beside is not None and query.access < Access.GRADIENT:
+            shape = tuple(query.points.shape[2:])
+            incremental = self.passes.incremental(shape, self.device)
+            if incremental is not None:
+                return Passed(self._beside(incremental, query, query.beside, cost), None)
+        if self._goes_whole(query, points, cost):
+            return self._in_turn(query, points, self._wants_gradient(query, cost))
+        return self._packed(query, points, cost)
+
+    def _goes_whole(self, query: Query, points: Points, cost: Cost) -> bool:
+        """All points go to the model as they come.
+
+        The few rows that are done ride along until the engine settles: to leave them out costs
+        more, and waits for a look.
+        """
+        if cost.whole:
+            return True
+        if query.valid is not None or len(points.x) > self.passes.batch_size:
+            return False
+        one_a_row = query.points.dim() == 4
+        return one_a_row or not self.free_looks or bool(cost.valid.all())
+
+    def _wants_gradient(self, query: Query, cost: Cost) -> bool:
+        """The query asks for gradients, and of some point, as far as a look is free."""
+        if query.access < Access.GRADIENT:
+            return False
+        return not self.free_looks or bool(cost.gradient.any())
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
         """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill ``Attack.batches``."""
@@ -127,15 +165,10 @@ class Oracle:
         """Neighbours that take as many multiplications as a batch of the model."""
         return int(self.passes.batch_size * incremental.gain)
 
-    def _incremental(self, query: Query) -> Incremental | None:
-        if query.beside is None or query.access == Access.GRADIENT:
-            return None
-        return self.passes.incremental(tuple(query.points.shape[2:]), self.device)
-
-    def _beside(self, incremental: Incremental, query: Query, cost: Cost) -> Tensor:
+    def _beside(self, incremental: Incremental, query: Query, beside: Neighbours, cost: Cost) -> Tensor:
         """The logits of neighbours (B P, K); 0 at points that do not count."""
-        assert query.beside is not None
-        (base, place), (rows, count) = query.beside, cost.valid.shape
+        base, place = beside
+        rows, count = cost.valid.shape
         at = place[:, :, None, None].expand(-1, -1, base.shape[1], 1)
         pixel = query.points.flatten(3).gather(3, at).reshape(rows * count, -1)  # (B P, C)
         step = max(1, self._full(incremental) // count)
@@ -159,21 +192,21 @@ class Oracle:
         ballots = self.passes.votes(rows, self.passes.model.traits.votes)
         return torch.stack([margin(logits, rows.y, rows.target) < 0 for logits in ballots]).sum(0)
 
-    def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _pass(self, query: Query, points: Points, with_gradient: bool) -> Passed:
         if with_gradient and query.loss is not None:
-            return self.passes.gradient(points, query.loss)
-        return self.passes.logits(points), None
+            return Passed(*self.passes.gradient(points, query.loss))
+        return Passed(self.passes.logits(points), None)
 
-    def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> Passed:
         """All points, one model batch after the other."""
         size = self.passes.batch_size
         if len(points.x) <= size:
             return self._pass(query, points, with_gradient)
         parts = [self._pass(query, points.take(slice(i, i + size)), with_gradient) for i in range(0, len(points.x), size)]
         logits, gradients = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(gradients) if with_gradient else None
+        return Passed(torch.cat(logits), torch.cat(gradients) if with_gradient else None)
 
-    def _packed(self, query: Query, points: Points, cost: Cost) -> tuple[Tensor, Tensor | None]:
+    def _packed(self, query: Query, points: Points, cost: Cost) -> Passed:
         """Full model batches of the valid points only, those that want a gradient first, so that one batch at most is mixed."""
         valid, wanted = cost.valid.flatten(), cost.gradient.flatten()
         first = wanted.nonzero().squeeze(1)
@@ -190,7 +223,7 @@ class Oracle:
             logits[part] = part_logits
             if part_gradient is not None and gradient is not None:
                 gradient[part] = part_gradient
-        return logits, gradient
+        return Passed(logits, gradient)
 
     def _spread(self, rows: Points, x: Tensor, count: int) -> Points:
         """One entry a point instead of one a row."""
