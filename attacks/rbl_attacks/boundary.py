@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rbl_attacks.boundary_moves import PER_CLASS, BoundaryState, bank, moves, noise, other_images, shares, waves
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Query
+from robustbench_lite.search.attack import Access, Answer, Fit, FittedAttack, Kind, Query
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -25,7 +25,7 @@ SPHERE_WINDOW, JOINT_WINDOW = 20, 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary(FittedAttack):
+class Boundary(FittedAttack[BoundaryState]):
     """Walk along the decision boundary towards the image, seeing labels only.
 
     Deviations, each for a nearer point at the same number of queries: several proposals from one point, of which the nearest
@@ -48,7 +48,7 @@ class Boundary(FittedAttack):
     version: ClassVar[int] = 3
     access: ClassVar[Access] = Access.LABELS
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
+    kind: ClassVar[Kind] = "minimal_distance"
     batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Brendel et al. 2018, arXiv:1712.04248"
 

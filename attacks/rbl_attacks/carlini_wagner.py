@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rbl_attacks.carlini_wagner_distance import DISTANCES, CarliniWagnerState
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query
 from robustbench_lite.search.looks import free_to_look, surely_none
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
@@ -28,7 +28,7 @@ MOVED = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagner(Attack):
+class CarliniWagner(Attack[CarliniWagnerState]):
     """Minimise distance + c max(margin + confidence, 0) with Adam, in tanh space, for the c that suits each sample.
 
     A sample's constants, steps and stops are its own. Cost a sample: ``search_steps * steps`` gradients, at most.
@@ -46,7 +46,7 @@ class CarliniWagner(Attack):
     name: ClassVar[str] = "carlini_wagner"
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(DISTANCES)
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
+    kind: ClassVar[Kind] = "minimal_distance"
     batches: ClassVar[int] = 2
     paper: ClassVar[str] = "Carlini and Wagner 2017, arXiv:1608.04644"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query, State
 from robustbench_lite.search.looks import surely_all
 from robustbench_lite.search.losses import cross_entropy
 from robustbench_lite.search.rng import SampleRng
@@ -29,7 +29,7 @@ class FGSMState(State):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(Attack[FGSMState]):
     """One step of length eps along the steepest ascent of the cross-entropy at the image.
 
     Cost a sample: one gradient, and one forward for each candidate.
@@ -42,7 +42,7 @@ class FGSM(Attack):
     name: ClassVar[str] = "fgsm"
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "fixed_eps"
+    kind: ClassVar[Kind] = "fixed_eps"
     batches: ClassVar[int] = 8
     paper: ClassVar[str] = "Goodfellow et al. 2015, arXiv:1412.6572"
 

@@ -7,13 +7,13 @@ Madry et al. 2018, "Towards deep learning models resistant to adversarial attack
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query, State
 from robustbench_lite.search.losses import LOSSES, LossName
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -32,7 +32,7 @@ class PGDState(State):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(Attack[PGDState]):
     """Climb the loss in steps of fixed length, projecting back into the ball after each.
 
     The point after the last step is judged as well. Cost a sample: ``steps`` gradients and one forward a restart, at most.
@@ -49,7 +49,7 @@ class PGD(Attack):
     name: ClassVar[str] = "pgd"
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "fixed_eps"
+    kind: ClassVar[Kind] = "fixed_eps"
     paper: ClassVar[str] = "Madry et al. 2018, arXiv:1706.06083"
 
     steps: int = 40

@@ -12,7 +12,7 @@ from rbl_attacks.zoo_space import NoiseSpace
 from rbl_attacks.zoo_state import ZOOState
 from rbl_attacks.zoo_update import STEP, Slopes, adam, differences, newton
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query
 from robustbench_lite.search.looks import surely_all, surely_none
 from robustbench_lite.search.losses import margin_loss
 from robustbench_lite.search.rng import SampleRng
@@ -20,7 +20,7 @@ from robustbench_lite.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZOO(Attack):
+class ZOO(Attack[ZOOState]):
     """Carlini and Wagner's attack without gradients: a few coordinates a step, their slopes from symmetric differences.
 
     Minimises |x' - x|^2 + c max(log p_y - max log p_j, -confidence); differences of log-probabilities are those of logits.
@@ -43,7 +43,7 @@ class ZOO(Attack):
     name: ClassVar[str] = "zoo"
     access: ClassVar[Access] = Access.SCORES
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "minimal_distance"
+    kind: ClassVar[Kind] = "minimal_distance"
     paper: ClassVar[str] = "Chen et al. 2017, arXiv:1708.03999"
 
     steps: int = 3000
