@@ -1,91 +1,79 @@
-"""Where a row of the Boundary attack is, where it starts and which ways it tries: noise of several grains, other images."""
+"""The walk of the Boundary attack: which ways it tries (figure 2), and how far it goes at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import State
-from robustbench_lite.search.forward import Passes, Points
+from rbl_attacks.boundary_state import WAVES, BoundaryState
 from robustbench_lite.search.rng import SampleRng
 
-PER_CLASS = 20
-"""Images of a class to start from."""
-ABSENT = -1.0
-"""What fills the places of images that a class does not have."""
+FACTOR = 1.5
+"""By how much a step size changes at once."""
+SPHERE_WINDOW = 20
+"""Orthogonal moves between two changes of a step size; the paper counts 100.
+
+20 settle five times sooner.
+"""
+JOINT_WINDOW = 30
+"""Whole proposals between two changes, likewise."""
 
 
-@dataclass(frozen=True)
-class BoundaryState(State):
-    x: Tensor
-    y: Tensor
-    current: Tensor  # where the row stands: in noise, on the way to the boundary, on the walk
-    distance: Tensor  # (B,) of ``current`` from the image
-    points: Tensor  # (B, P + 1, C, H, W), what is asked next: P proposals, and the orthogonal move of the last one alone
-    reach: Tensor  # (B, P + 1) distances of ``points`` from the image
-    stage: Tensor  # (B,) 0 looks for noise that succeeds, 1 to ``bisections`` narrow it down to the boundary, then it walks
-    low: Tensor  # (B,) largest share of the way from the image to ``current`` that is known to fail
-    asked: Tensor  # (B,) queries so far
-    tried: Tensor  # (B,) proposals so far
-    orthogonal: Tensor  # (B,) delta of the paper; ``towards`` is its epsilon
-    towards: Tensor
-    counts: Tensor  # (B, 4) trials and successes of orthogonal moves, then of whole proposals, since the step last changed
-    rng: SampleRng
+def waves(rng: SampleRng, number: Tensor, count: int, grain: Tensor, shape: torch.Size) -> Tensor:
+    """Normal noise, (M, count, C, H, W), white or smooth.
 
-
-def bank(passes: Passes, images: Points, seed: int) -> Tensor:
-    """Up to ``PER_CLASS`` of the training ``images`` of each class, (K, PER_CLASS, C, H, W); which, no order decides."""
-    classes = passes.logits(images.take(slice(0, 1))).shape[1]
-    found = images.x.new_full((classes, PER_CLASS, *images.x.shape[1:]), ABSENT)
-    number = SampleRng.create(seed, "fit/boundary", images.sample).uniform(0, (1,)).squeeze(1)
-    for label in range(classes):
-        rows = (images.y == label).nonzero().squeeze(1)
-        chosen = rows[number[rows].argsort(stable=True)[:PER_CLASS]]
-        found[label, : len(chosen)] = images.x[chosen]
-    return found
-
-
-def noise(rng: SampleRng, draw: Tensor, count: int, shape: torch.Size) -> Tensor:
-    """Uniform noise in grains of 1, 1, 2, 2, 4, 4, ... pixels, (M, count, C, H, W)."""
-    points = rng.uniform(draw, (count, *shape))
-    for number in range(count):
-        down, across = (torch.arange(n, device=points.device) >> number // 2 for n in shape[1:])
-        points[:, number] = points[:, number][..., down.unsqueeze(1), across]
-    return points
-
-
-def waves(rng: SampleRng, draw: Tensor, count: int, grain: Tensor, shape: torch.Size) -> Tensor:
-    """Normal noise, (M, count, C, H, W): white in rows of ``grain`` (M,) 0, else drawn in 2^grain pixels and interpolated."""
+    Args:
+        rng: the generator of each row.
+        number: of the draw, (M,).
+        count: noises a row.
+        grain: (M,): in rows of 0 it is white, else drawn in 2^grain pixels and interpolated.
+        shape: (C, H, W).
+    """
     sizes = sorted(set(grain.tolist()))
     if len(sizes) == 1:
-        return _waves(rng, draw, count, sizes[0], shape)
+        return _waves_of(rng, number, count, sizes[0], shape)
     out = torch.empty(len(grain), count, *shape, device=grain.device)
     for size in sizes:
         rows = (grain == size).nonzero().squeeze(1)
-        out[rows] = _waves(rng.select(rows), draw[rows], count, size, shape)
+        out[rows] = _waves_of(rng.select(rows), number[rows], count, size, shape)
     return out
 
 
-def _waves(rng: SampleRng, draw: Tensor, count: int, grain: int, shape: torch.Size) -> Tensor:
+def _waves_of(rng: SampleRng, number: Tensor, count: int, grain: int, shape: torch.Size) -> Tensor:
     edges = [-(-edge // 2**grain) for edge in shape[1:]]
-    coarse = rng.normal(draw, (count, shape[0], *edges))
-    smooth = coarse if not grain else F.interpolate(coarse.flatten(0, 1), list(shape[1:]), mode="bilinear")
-    return smooth.reshape(len(draw), count, *shape)
+    coarse = rng.stream(WAVES).normal(number, (count, shape[0], *edges))
+    smooth = coarse
+    if grain:
+        smooth = F.interpolate(coarse.flatten(0, 1), list(shape[1:]), mode="bilinear")
+    return smooth.reshape(len(number), count, *shape)
 
 
-def moves(state: BoundaryState, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The proposals of every row (figure 2), from ``noise`` and its opposite (M, P / 2, C, H, W): round the image, then to it.
+class Proposals(NamedTuple):
+    """The points that a row tries next, with the orthogonal move of the last one behind them."""
 
-    Returns them with the orthogonal move of the last one behind them, (M, P + 1, C, H, W), and their distances from the image.
+    points: Tensor
+    """(M, P + 1, C, H, W)."""
+    reach: Tensor
+    """Their distances from the image, (M, P + 1)."""
+
+
+def propose(state: BoundaryState, noise: Tensor) -> Proposals:
+    """Go along the sphere around the image, then towards it.
+
+    Args:
+        state: where the rows stand.
+        noise: half of the ways; the others are their opposites, (M, P / 2, C, H, W).
     """
-    half, proposals = noise.shape[1], state.points.shape[1] - 1
-    away, distance, delta = state.current - state.x, state.distance.unsqueeze(1), state.orthogonal.unsqueeze(1)
-    along = (noise * away.unsqueeze(1)).flatten(2).sum(2) / distance.square().clamp_min(1e-12)  # (M, P / 2)
-    # The length of what is left of the noise when its part along the way out is taken away, by Pythagoras.
+    half, proposals = noise.shape[1], state.proposals
+    away = state.current - state.x
+    distance = state.distance.unsqueeze(1)
+    delta = state.orthogonal.unsqueeze(1)
+    along = (noise * away.unsqueeze(1)).flatten(2).sum(2)
+    along = along / distance.square().clamp_min(1e-12)  # (M, P / 2)
+    # The length of what is left of the noise without its part along the way out, by Pythagoras.
     square = noise.flatten(2).norm(dim=2).square()
     length = (square - (along * distance).square()).clamp_min(square * 1e-6 + 1e-24).sqrt()
     shrink = (1 + delta.square()).rsqrt()
@@ -96,12 +84,15 @@ def moves(state: BoundaryState, noise: Tensor) -> tuple[Tensor, Tensor]:
     radial = torch.cat([shrink - part * along, shrink + part * along], 1)[:, :proposals]
     offset[:, :-1].addcmul_(_spread(radial), away.unsqueeze(1))
     offset[:, -1] = offset[:, -2]
-    offset.clamp_(-state.x.unsqueeze(1), 1 - state.x.unsqueeze(1))
+    x = state.x.unsqueeze(1)
+    offset.clamp_(-x, 1 - x)
     radius = offset.flatten(2).norm(dim=2)
-    # Clipping moved the point off the sphere: the step ends at (1 - epsilon) of the distance all the same.
-    keep = ((1 - state.towards.unsqueeze(1)) * distance / radius.clamp_min(1e-12)).clamp(0, 1)
+    # Clipping moved the point off the sphere: the step ends at (1 - epsilon) of the distance all
+    # the same.
+    keep = (1 - state.towards.unsqueeze(1)) * distance / radius.clamp_min(1e-12)
+    keep = keep.clamp(0, 1)
     keep[:, -1] = 1
-    return torch.addcmul(state.x.unsqueeze(1), offset, _spread(keep)), keep * radius
+    return Proposals(torch.addcmul(x, offset, _spread(keep)), keep * radius)
 
 
 def _spread(number: Tensor) -> Tensor:
@@ -109,22 +100,36 @@ def _spread(number: Tensor) -> Tensor:
     return number[..., None, None, None]
 
 
-def other_images(rng: SampleRng, draw: Tensor, count: int, y: Tensor, images: Tensor | None) -> Tensor:
-    """Images of a ``bank`` that are of another class than ``y`` (M,), (M, count, C, H, W)."""
-    if images is None:
-        raise UsageError("boundary start=images is not fitted yet: evaluate() does it; elsewhere use start=noise.")
-    images = images.to(y.device)
-    classes, per_class = images.shape[:2]
-    label = torch.arange(classes, device=y.device).repeat_interleave(per_class)
-    there = images.flatten(0, 1).flatten(1)[:, 0] != ABSENT  # (K PER_CLASS,)
-    usable = there & (label != y.unsqueeze(1))  # (M, K PER_CLASS)
-    rank = (rng.uniform(draw, (count,)) * usable.sum(1, keepdim=True)).floor()  # (M, count)
-    # The place at which so many usable ones have gone before.
-    place = (usable.cumsum(1).unsqueeze(1) > rank.unsqueeze(2)).to(torch.int8).argmax(2)
-    return images.flatten(0, 1)[place].clamp_min(0)
+def walk(state: BoundaryState, success: Tensor) -> BoundaryState:
+    """Rows that walk: count, lengthen steps that succeed often, shorten others (section 2.4)."""
+    walks, tests = state.walks, state.tests_orthogonal
+    tried = state.tried + walks * state.proposals
+    return adapt(state, success, walks, tests).replace(tried=tried)
 
 
-def shares(low: Tensor, count: int) -> Tensor:
-    """Equal parts of the way from the last failure, at ``low`` (B,), to the first success at 1: (B, count)."""
-    part = torch.arange(count, device=low.device) / count
-    return low.unsqueeze(1) + (1 - low.unsqueeze(1)) * part
+def adapt(state: BoundaryState, success: Tensor, walks: Tensor, tests: Tensor) -> BoundaryState:
+    """Other step sizes where enough trials are counted.
+
+    Args:
+        state: before the answer.
+        success: of the points, (B, P + 1).
+        walks: rows that walk, (B,) bool.
+        tests: rows whose last point is an orthogonal move, (B,) bool.
+    """
+    wins = walks * success[:, :-1].sum(1)
+    new = [tests * 1, tests & success[:, -1], walks * state.proposals, wins]
+    counts = state.counts + torch.stack(new, 1)
+    # Whole numbers: a rate of 7 in 20 does come up, and 0.35 is no float.
+    tried, held, tried_both, held_both = counts.unbind(1)
+    ready, full = tried >= SPHERE_WINDOW, tried_both >= JOINT_WINDOW
+    longer = (ready & (20 * held > 7 * tried)).float()
+    shorter = (ready & (20 * held < 3 * tried)).float()
+    both = FACTOR ** (longer - shorter)
+    nearer = (full & (20 * held_both > 3 * tried_both)).float()
+    farther = (full & (20 * held_both < tried_both)).float()
+    towards = FACTOR ** (nearer - farther)
+    return state.replace(
+        orthogonal=state.orthogonal * both,
+        towards=state.towards * both * towards,
+        counts=counts * ~torch.stack([ready, ready, full, full], 1),
+    )

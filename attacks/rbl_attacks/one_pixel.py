@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query, State
+from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Neighbours, Query, State
 from robustbench_lite.search.losses import cross_entropy
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -32,7 +32,7 @@ class OnePixelState(State):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePixel(Attack):
+class OnePixel(Attack[OnePixelState]):
     """Replace a few pixels by whatever differential evolution finds to be the worst for the model, seeing scores only.
 
     DE/rand/1 without crossover, a child against its own parent, one population a sample. A position beyond an edge comes back
@@ -50,7 +50,7 @@ class OnePixel(Attack):
     name: ClassVar[str] = "one_pixel"
     access: ClassVar[Access] = Access.SCORES
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]] = "fixed_eps"
+    kind: ClassVar[Kind] = "fixed_eps"
     paper: ClassVar[str] = "Su et al. 2019, arXiv:1710.08864"
 
     pixels: int | None = None

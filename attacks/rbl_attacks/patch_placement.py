@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rbl_attacks.patch_outline import MARGIN, Shape, mask_of
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.search.rng import DOWN, UP, Pinned, SampleRng
 from robustbench_lite.search.rows import Rows
 from robustbench_lite.threat.norms import largest
 
-Shape = Literal["circle", "square"]
-MARGIN = 1.25
-"""Half the width of the texture in half widths of the patch: beyond its edge there is colour too, for pixels on the edge."""
 TEXELS = 2
-"""Texels to a pixel of the patch at full size: with one, the patch is blurred wherever it does not fall on the pixels."""
+"""Texels to a pixel of the patch at full size.
+
+With one, the patch is blurred wherever it does not fall on the pixels.
+"""
+
+# What is drawn, in the search and in the fit, whose generators have nothing in common.
+PLACEMENTS = Pinned("placements", UP)  # of both
+COLOURS = Pinned("colours", DOWN[:1])  # of the search: the first ones of an image's own patch
+ORDERS = Pinned("orders", DOWN)  # of the fit: of the images in each epoch
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,40 @@ class Placement(Rows):
     """How many pixels the patch covers, (B,) int64."""
 
 
+def count_pixels(area: float | None, height: int, width: int, allowed: int) -> int:
+    """How many pixels a patch of ``area``, a share of the image, covers; ``None``: all ``allowed``.
+
+    Raises:
+        UsageError: none, or more than are allowed.
+    """
+    pixels = allowed if area is None else int(area * height * width + 1e-6)
+    if not 1 <= pixels <= allowed:
+        raise UsageError(
+            f"patch with area={area} covers {pixels} of {height} x {width} pixels, and eps allows "
+            f"1 to {allowed}: give --eps {max(pixels, 1)}, or another area."
+        )
+    return pixels
+
+
+class Placed(NamedTuple):
+    """Patches as the images would show them."""
+
+    colours: Tensor
+    """At every pixel, (B, C, H, W)."""
+    covered: Tensor
+    """The pixels that a patch covers, (B, 1, H, W) bool."""
+
+    def onto(self, x: Tensor) -> Tensor:
+        """The images ``x`` (B, C, H, W) with the patches on them."""
+        return torch.where(self.covered, self.colours, x)
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """A patch of ``pixels`` pixels at full size, and where it may lie in images of ``height`` x ``width``.
+    """A patch of ``pixels`` pixels at full size, and where it may lie in its images.
 
-    ``rotation`` in degrees, to either side; ``scale_min`` and ``scale_max`` are shares of the full area.
+    These are ``height`` x ``width``. ``rotation`` is in degrees, to either side; ``scale_min`` and
+    ``scale_max`` are shares of the full area.
     """
 
     shape: Shape
@@ -50,7 +85,9 @@ class Geometry:
     @property
     def half(self) -> float:
         """Half the width at full size, in pixels: the radius of the circle."""
-        return math.sqrt(self.pixels / math.pi) if self.shape == "circle" else math.sqrt(self.pixels) / 2
+        if self.shape == "circle":
+            return math.sqrt(self.pixels / math.pi)
+        return math.sqrt(self.pixels) / 2
 
     @property
     def side(self) -> int:
@@ -63,16 +100,21 @@ class Geometry:
         extent = 2 * self.half * math.sqrt(self.scale_max) * (math.cos(turned) + math.sin(turned))
         if extent > min(self.height, self.width) + 1e-6:
             raise UsageError(
-                f"A {self.shape} of {self.pixels} pixels is up to {extent:.1f} pixels wide and does not fit into images of "
-                f"{self.height} x {self.width}: lower area (or eps), scale_max or rotation."
+                f"A {self.shape} of {self.pixels} pixels is up to {extent:.1f} pixels wide and "
+                f"does not fit into images of {self.height} x {self.width}: lower area (or eps), "
+                "scale_max or rotation."
             )
 
-    def draw(self, rng: SampleRng, draw: int | Tensor) -> Placement:
-        """A placement a row: rotation, scale, and of the places that leave the patch inside of the image one."""
-        unit = rng.uniform(draw, (4,))  # (B, 4)
+    def draw(self, rng: SampleRng, number: int | Tensor) -> Placement:
+        """The placement ``number`` (), or (B,), of each row.
+
+        A rotation, a scale, and one of the places that leave the patch inside of the image.
+        """
+        unit = rng.stream(PLACEMENTS).uniform(number, (4,))  # (B, 4)
         angle = (2 * unit[:, 0] - 1) * math.radians(self.rotation)
         share = self.scale_min + (self.scale_max - self.scale_min) * unit[:, 1]
-        half, cos, sin = self.half * share.sqrt(), angle.cos(), angle.sin()
+        half = self.half * share.sqrt()
+        cos, sin = angle.cos(), angle.sin()
         extent = half if self.shape == "circle" else half * (cos.abs() + sin.abs())
         x = extent + (self.width - 2 * extent).clamp_min(0) * unit[:, 2]
         y = extent + (self.height - 2 * extent).clamp_min(0) * unit[:, 3]
@@ -80,42 +122,27 @@ class Geometry:
         rows = [cos * wide, sin * high, cos * (wide - x) + sin * (high - y)]
         rows += [-sin * wide, cos * high, cos * (high - y) - sin * (wide - x)]
         affine = torch.stack(rows, 1).reshape(-1, 2, 3) / (half * MARGIN).reshape(-1, 1, 1)
-        return Placement(affine, (self.pixels * share).round().clamp(1, self.pixels).to(torch.int64))
+        pixels = (self.pixels * share).round().clamp(1, self.pixels).to(torch.int64)
+        return Placement(affine, pixels)
 
-    def place(self, texture: Tensor, placement: Placement) -> tuple[Tensor, Tensor]:
-        """The patch as the images would show it.
+    def place(self, texture: Tensor, placement: Placement) -> Placed:
+        """``texture`` (B, C, side, side) where ``placement`` says; differentiable in the texture.
 
-        ``texture`` is (B, C, side, side). Returns its colours at every pixel, (B, C, H, W), differentiable in the texture, and
-        the pixels that it covers, (B, 1, H, W) bool: those with the largest value of the mask, as many as the placement says.
-        So no placement wastes a pixel of the budget, and none exceeds it.
+        It covers the pixels with the largest value of the mask, as many as the placement says: no
+        placement wastes a pixel of the budget, and none exceeds it.
         """
-        layers = torch.cat([texture, self._mask(texture.device).expand(len(texture), 1, -1, -1)], 1)
-        placed = self.seen(layers, placement.affine)
-        colours, mask = placed[:, :-1], placed[:, -1].detach().flatten(1)
+        mask = mask_of(self.shape, self.side, texture.device).expand(len(texture), 1, -1, -1)
+        layers = torch.cat([texture, mask], 1)  # (B, C + 1, side, side)
+        placed = self.see(layers, placement.affine)
+        mask = placed[:, -1].detach().flatten(1)  # (B, H * W)
         first = largest(mask, min(self.pixels, mask.shape[1]))  # (B, pixels)
         kept = torch.arange(first.shape[1], device=mask.device) < placement.pixels.unsqueeze(1)
         covered = torch.zeros_like(mask, dtype=torch.bool).scatter_(1, first, kept)
-        return colours, covered.reshape(-1, 1, self.height, self.width)
+        return Placed(placed[:, :-1], covered.reshape(-1, 1, self.height, self.width))
 
-    def seen(self, layers: Tensor, affine: Tensor) -> Tensor:
+    def see(self, layers: Tensor, affine: Tensor) -> Tensor:
         """``layers`` (B, L, side, side) at the pixels of the images, (B, L, H, W)."""
-        grid = F.affine_grid(affine, [*layers.shape[:2], self.height, self.width], align_corners=False)
+        size = [*layers.shape[:2], self.height, self.width]
+        grid = F.affine_grid(affine, size, align_corners=False)
         # Border: beyond the texture the mask stays below that of any pixel of the patch.
-        return F.grid_sample(layers, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-    def _mask(self, device: torch.device) -> Tensor:
-        """1 in the middle, falling to 0.5 at the edge of the patch and on beyond it, (1, 1, side, side)."""
-        return (1 - _distance(self.shape, self.side, device) / 2).reshape(1, 1, self.side, self.side)
-
-
-def shown(texture: Tensor, shape: Shape) -> Tensor:
-    """The patch upright, from its ``texture`` (C, side, side), and how opaque it is: (C + 1, side, side)."""
-    inside = _distance(shape, texture.shape[-1], texture.device) <= 1
-    return torch.cat([texture, inside.to(texture.dtype).unsqueeze(0)])
-
-
-def _distance(shape: Shape, side: int, device: torch.device) -> Tensor:
-    """From the middle of a texture to each of its texels, (side, side); 1 at the edge of the patch."""
-    axis = torch.linspace(-MARGIN, MARGIN, side, device=device)
-    down, across = axis.unsqueeze(1), axis.unsqueeze(0)
-    return torch.hypot(down, across) if shape == "circle" else torch.maximum(down.abs(), across.abs())
+        return F.grid_sample(layers, grid, padding_mode="border", align_corners=True)

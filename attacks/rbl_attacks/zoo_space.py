@@ -1,4 +1,7 @@
-"""Where ZOO looks for its noise: every value of the image, or the values of smaller images that are upscaled and added up."""
+"""Where ZOO looks for its noise.
+
+In every value of the image, or in the values of smaller images that are upscaled and added up.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_lite.search.attack import Neighbours
-from robustbench_lite.search.rng import SampleRng
 
 ALMOST = 0.999999
-"""Carlini and Wagner's factor: without it values of exactly 0 or 1 have an infinite tanh coordinate and never move."""
+"""Carlini and Wagner's factor.
+
+Without it values of exactly 0 or 1 have an infinite tanh coordinate and never move.
+"""
 MOST_LEVELS = 3
 
 
+class Beside(NamedTuple):
+    """Coordinates that are moved up and down, (B, n) each."""
+
+    up: Tensor
+    down: Tensor
+
+
 class Pull(NamedTuple):
-    """The squared L2 distance as a function of the noise: slope and curvature of each coordinate, (B, D)."""
+    """The squared L2 distance as a function of each coordinate of the noise, (B, D) each."""
 
     slope: Tensor
     curvature: Tensor
@@ -26,9 +38,10 @@ class Pull(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseSpace:
-    """Noise as D numbers a row: the levels one after the other, each (C, edge, edge), upscaled to the image and summed.
+    """Noise as D numbers a row: levels one after the other, upscaled to the image and summed.
 
-    A finer level begins where the coarser ones ended, so to grow is to move on to the next level's coordinates.
+    A level is (C, edge, edge). A finer one begins where the coarser ones ended, so to grow is to
+    move on to the next level's coordinates.
     """
 
     shape: tuple[int, int, int]
@@ -37,12 +50,23 @@ class NoiseSpace:
     tanh: bool
 
     @classmethod
-    def create(cls, shape: tuple[int, ...], size: int | None, grows: bool, tanh: bool) -> NoiseSpace:
+    def create(
+        cls,
+        shape: tuple[int, ...],
+        size: int | None,
+        grows: bool,
+        tanh: bool,
+    ) -> NoiseSpace:
+        """The space for images of ``shape`` (C, H, W), whose coarsest level has edges of ``size``.
+
+        ``None`` is the edge of the image. With ``grows`` there are finer levels as well.
+        """
         channels, height, width = shape
         edges = [max(height, width) if size is None else size]
         while grows and edges[-1] < max(height, width) and len(edges) < MOST_LEVELS:
             edges.append(2 * edges[-1])
-        return cls((channels, height, width), tuple((min(e, height), min(e, width)) for e in edges), tanh)
+        levels = tuple((min(edge, height), min(edge, width)) for edge in edges)
+        return cls((channels, height, width), levels, tanh)
 
     @property
     def counts(self) -> list[int]:
@@ -60,11 +84,14 @@ class NoiseSpace:
         return self.separate and not self.tanh
 
     def image(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The images that ``noise`` (B, P, D) makes of ``x`` (B, C, H, W): (B, P, C, H, W), in bounds."""
+        """The images that ``noise`` (B, P, D) makes of ``x`` (B, C, H, W): (B, P, C, H, W)."""
         added = torch.zeros((), device=x.device)
-        for part, (rows, columns) in zip(torch.split(noise, self.counts, 2), self.levels, strict=True):
+        levels = zip(torch.split(noise, self.counts, 2), self.levels, strict=True)
+        for part, (rows, columns) in levels:
             small = part.reshape(-1, self.shape[0], rows, columns)  # (B * P, C, rows, columns)
-            whole = small if (rows, columns) == self.shape[1:] else F.interpolate(small, self.shape[1:], mode="bilinear")
+            whole = small
+            if (rows, columns) != self.shape[1:]:
+                whole = F.interpolate(small, self.shape[1:], mode="bilinear")
             added = added + whole.reshape(*noise.shape[:2], *self.shape)
         return self._values(x.unsqueeze(1), added)
 
@@ -79,29 +106,33 @@ class NoiseSpace:
         return (self.image(x, noise.unsqueeze(1)).squeeze(1) - x).square().flatten(1).sum(1)
 
     def within(self, x: Tensor, at: Tensor, values: Tensor) -> Tensor:
-        """``values`` (B, n) for the coordinates ``at``, as far as the bounds of the image let a single one of its values go."""
+        """``values`` (B, n) for the coordinates ``at``, as far as the bounds of the image allow."""
         if not self.plain:
             return values
         own = x.flatten(1).gather(1, at)
         return torch.maximum(torch.minimum(values, 1 - own), -own)
 
-    def beside(self, x: Tensor, noise: Tensor, at: Tensor, h: float) -> tuple[Tensor, Tensor]:
-        """The coordinates ``at`` (B, n) moved by ``h`` up and down, (B, n) each; a bound of the image may shorten a move."""
+    def beside(self, x: Tensor, noise: Tensor, at: Tensor, h: float) -> Beside:
+        """The coordinates ``at`` (B, n) moved by ``h``; a bound of the image may shorten a move."""
         own = noise.gather(1, at)
-        return self.within(x, at, own + h), self.within(x, at, own - h)
+        return Beside(self.within(x, at, own + h), self.within(x, at, own - h))
 
     def around(self, x: Tensor, noise: Tensor, at: Tensor, h: float) -> Tensor:
-        """The image as it stands, then with each coordinate moved up, then with each moved down: (B, 2 n + 1, C, H, W)."""
-        up, down = self.beside(x, noise, at, h)
-        start, at, moved = noise, at.repeat(1, 2), torch.cat([up, down], 1)  # (B, D), (B, 2 n), (B, 2 n)
-        if self.separate:  # copies of one image with one value exchanged each: a single pass over their memory
-            start, moved = self.image(x, noise.unsqueeze(1)).flatten(1), self._values(x.flatten(1).gather(1, at), moved)
+        """The image, each coordinate moved up, then each moved down: (B, 2 n + 1, C, H, W)."""
+        start = noise  # (B, D)
+        moved = torch.cat(self.beside(x, noise, at, h), 1)  # (B, 2 n)
+        at = at.repeat(1, 2)  # (B, 2 n)
+        if self.separate:  # copies of one image with one value exchanged each: one pass over memory
+            start = self.image(x, noise.unsqueeze(1)).flatten(1)
+            moved = self._values(x.flatten(1).gather(1, at), moved)
         whole = start.unsqueeze(1).repeat(1, at.shape[1] + 1, 1)  # (B, 2 n + 1, D)
         whole[:, 1:].scatter_(2, at.unsqueeze(2), moved.unsqueeze(2))
-        return whole.reshape(*whole.shape[:2], *self.shape) if self.separate else self.image(x, whole)
+        if self.separate:
+            return whole.reshape(*whole.shape[:2], *self.shape)
+        return self.image(x, whole)
 
     def neighbours(self, points: Tensor, at: Tensor) -> Neighbours | None:
-        """How the ``points`` (B, 2 n + 1, C, H, W) around the coordinates ``at`` (B, n) lie to the first of them."""
+        """How ``points`` (B, 2 n + 1, C, H, W) around ``at`` (B, n) lie to the first of them."""
         if not self.separate:
             return None
         pixel = at % (self.shape[1] * self.shape[2])
@@ -116,34 +147,3 @@ class NoiseSpace:
             (slope,) = torch.autograd.grad(self.squared(x, free).sum(), free, create_graph=True)
             (curvature,) = torch.autograd.grad(slope.sum(), free)
         return Pull(slope.detach(), curvature)
-
-    def shuffled(self, rng: SampleRng, number: Tensor, level: Tensor, weight: Tensor | None) -> Tensor:
-        """The coordinates of each row's ``level`` (B,) at random, then those of others, (B, D).
-
-        With ``weight`` (B, D) heavier ones tend to come first: an exponential race, the same law as drawing one after the
-        other (Efraimidis and Spirakis 2006).
-        """
-        ranks = rng.uniform(number, (sum(self.counts),))  # (B, D)
-        if weight is not None:
-            ranks = torch.log1p(-ranks) / weight
-        if len(self.levels) > 1:
-            owner = torch.repeat_interleave(torch.tensor(self.counts)).to(level.device)  # (D,)
-            ranks = ranks.masked_fill(owner != level.clamp(max=len(self.levels) - 1).unsqueeze(1), float("-inf"))
-        return ranks.argsort(dim=1, descending=True, stable=True)  # equal draws: the first coordinate first, on any torch
-
-    def parts(self, count: int) -> int:
-        """How many moves of ``count`` coordinates one order lasts for."""
-        return max(1, self.counts[0] // count)
-
-    def part(self, order: Tensor, number: Tensor, count: int) -> Tensor:
-        """The part ``number`` (B,) of each row's ``order`` (B, D), ``count`` coordinates or as many as a level has: (B, n)."""
-        count = min(count, self.counts[0])
-        return order.gather(1, number.unsqueeze(1) * count + torch.arange(count, device=number.device))
-
-    def weight(self, x: Tensor, noise: Tensor) -> Tensor:
-        """How much the image has changed around each coordinate, (B, D); above 0, so that none is shut out."""
-        change = (self.image(x, noise.unsqueeze(1)).squeeze(1) - x).abs()  # (B, C, H, W)
-        reach = max(self.shape[1:]) // 16
-        around = F.max_pool2d(change, 2 * reach + 1, stride=1, padding=reach)
-        weight = torch.cat([F.adaptive_max_pool2d(around, level).flatten(1) for level in self.levels], 1)
-        return weight + 0.01 * weight.amax(1, keepdim=True) + 1e-12

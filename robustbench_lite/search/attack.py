@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -29,11 +29,25 @@ class Access(IntEnum):
     GRADIENT = 3
 
 
+Kind = Literal["fixed_eps", "minimal_distance"]
+"""Whether a search stays in the ball, or looks for the nearest adversarial wherever it is."""
+
+
 @dataclass(frozen=True)
 class State(Rows):
     """Base of an attack's state: tensors with the row first. ``finished`` (B,) bool marks rows that ask nothing more."""
 
     finished: Tensor
+
+
+if TYPE_CHECKING:  # typing has no default before Python 3.13, and only type checkers read it
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", bound=State, default=Any)
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=State)
 
 
 class Neighbours(NamedTuple):
@@ -124,8 +138,10 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
-    """Base of every attack. Subclasses are frozen, keyword-only dataclasses of the paper's hyper-parameters.
+class Attack(ABC, Generic[S]):
+    """Base of every attack, whose rows have the state ``S``.
+
+    Subclasses are frozen, keyword-only dataclasses of the paper's hyper-parameters.
 
     The oracle judges every point it answers and keeps the first success (or the nearest one, for a minimal-distance search), so
     an attack keeps no best-so-far, no success flags and stops no row early. A field ``restarts`` is honoured by the engine.
@@ -137,7 +153,7 @@ class Attack(ABC):
     access: ClassVar[Access]
     norms: ClassVar[frozenset[str]]
     #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the nearest adversarial.
-    kind: ClassVar[Literal["fixed_eps", "minimal_distance"]]
+    kind: ClassVar[Kind]
     targeted: ClassVar[bool] = True
     #: Batches of the model that the points of all rows in flight fill; in several, more rows share what a step itself costs.
     batches: ClassVar[int] = 1
@@ -151,23 +167,23 @@ class Attack(ABC):
         """Whether all its queries say ``beside``, for images of ``shape`` (C, H, W): then more rows go side by side."""
         return False
 
-    def progress(self, state: Any) -> Tensor | None:
+    def progress(self, state: S) -> Tensor | None:
         """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack cannot tell."""
         return None
 
-    def check(self, threat: ThreatModel) -> None:  # noqa: B027 -- most attacks have nothing to add
+    def check(self, threat: ThreatModel) -> None:
         """Raise ``UsageError`` where more than norm, eps and ``targeted`` keeps the attack from working under ``threat``."""
 
     @abstractmethod
-    def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> Any:
+    def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> S:
         """The state of fresh rows: ``x`` (B, C, H, W), ``y`` (B,)."""
 
     @abstractmethod
-    def ask(self, state: Any) -> Query:
+    def ask(self, state: S) -> Query:
         """What to put to the model next, for every row (finished rows are ignored)."""
 
     @abstractmethod
-    def tell(self, state: Any, answer: Answer) -> Any:
+    def tell(self, state: S, answer: Answer) -> S:
         """The state after the answer; sets ``finished`` for rows that are done."""
 
 
@@ -185,7 +201,7 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedAttack(Attack):
+class FittedAttack(Attack[S]):
     """Base of attacks that make something of training images before the search.
 
     Whoever runs the attack calls ``fit`` and puts the last ``result`` into a copy of it; ``init`` to ``tell`` use that.
@@ -212,7 +228,7 @@ class FittedAttack(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniversalAttack(FittedAttack):
+class UniversalAttack(FittedAttack[S]):
     """Base of attacks with one perturbation for all images, which is what they are fitted to."""
 
     draws: int = 1

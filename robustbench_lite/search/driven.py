@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import AttackError, RobustBenchError
-from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
 from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.lanes import Lane, Request, kept_generators, seed_generators
@@ -28,7 +28,7 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 
 
-class DrivenAttack(Attack):
+class DrivenAttack(Attack[State]):
     """Base of attacks that call a model instead of answering ``ask`` and ``tell``; the rest of ``Attack`` holds for them."""
 
     @abstractmethod
@@ -42,10 +42,10 @@ class DrivenAttack(Attack):
     def init(self, *_: Any) -> NoReturn:
         raise TypeError(f"{self.name} drives the model itself: run it with DrivenEngine, not with Engine or for training.")
 
-    def ask(self, state: Any) -> Query:
+    def ask(self, state: State) -> Query:
         return self.init()
 
-    def tell(self, state: Any, answer: Answer) -> Any:
+    def tell(self, state: State, answer: Answer) -> State:
         return self.init()
 
 

@@ -1,8 +1,9 @@
 """Random numbers that belong to a sample, not to a batch.
 
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer tensor arithmetic on the device.
-The key is a hash of (seed, purpose); the counter is (block, draw, dataset index, restart). So a sample gets the same numbers
-in any batch, order, shard and resumed run, and no global generator is read or moved.
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer tensor
+arithmetic on the device. The key is a hash of (seed, purpose, stream); the counter is (block, draw,
+dataset index, restart). So a sample gets the same numbers in any batch, order, shard and resumed
+run, and no global generator is read or moved.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,27 +45,76 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
+Key = tuple[int, int]
+
+
+def _key_of(text: str) -> Key:
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+
+UP = range(2**31)
+"""0, 1, 2, ..."""
+DOWN = range(-1, -(2**31) - 1, -1)
+"""-1, -2, -3, ..."""
+
+
+class Pinned(NamedTuple):
+    """A stream that is older than the names of streams: its numbers are kept, and its name is for the reader alone.
+
+    Draw n of the stream is the draw ``numbers[n]`` of the generator that the stream belongs to, so the pinned streams of
+    one generator must have no number in common. A stream without a past is named by a text instead, and cannot collide.
+    """
+
+    name: str
+    numbers: range
+
+
+_MIRRORED = Pinned("mirrored", DOWN)
+
+
 @dataclass(frozen=True)
 class SampleRng(Rows):
-    """One stream a row. ``draw`` numbers the draws of a row; the caller never uses a number twice for different things."""
+    """One stream a row. ``draw`` numbers the draws of a row; no number is used twice for different things.
 
-    key: tuple[int, int]
+    Draws for different things come from different streams: ``rng.stream("colours").uniform(step, shape)``.
+    """
+
+    key: Key
     index: Tensor
     """Data-set index of each row, (B,) int64."""
     restart: Tensor
     """Number of the restart each row is in, (B,) int64."""
+    numbers: range | None = None
+    """Those that the draws of a pinned stream have; ``None``: draw n has the number n."""
 
     @classmethod
     def create(cls, seed: int, purpose: str, index: Tensor, restart: Tensor | None = None) -> SampleRng:
         """Streams for the samples ``index`` (B,); ``purpose`` keeps the draws of an attack apart from those of others."""
-        digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-        key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"))
-        return cls(key, index, torch.zeros_like(index) if restart is None else restart)
+        return cls(_key_of(f"{seed}/{purpose}"), index, torch.zeros_like(index) if restart is None else restart)
 
     def nested(self) -> SampleRng:
         """Streams of their own for what lies within: a random module inside of another, say."""
-        digest = hashlib.sha256(f"{self.key[0]}/{self.key[1]}/nested".encode()).digest()
-        return self.replace(key=(int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")))
+        return self.replace(key=_key_of(f"{self.key[0]}/{self.key[1]}/nested"))
+
+    def stream(self, which: str | Pinned) -> SampleRng:
+        """The stream ``which`` of this generator, whose draws count from 0.
+
+        Args:
+            which: a name, which goes into the key: no two names share a draw. Or a stream that is pinned to numbers.
+
+        Raises:
+            TypeError: this is a pinned stream itself, and its numbers are all that it has.
+        """
+        if self.numbers is not None:
+            raise TypeError("A pinned stream has no streams of its own: take both from the generator.")
+        if isinstance(which, Pinned):
+            return self.replace(numbers=which.numbers)
+        return self.replace(key=_key_of(f"{self.key[0]}/{self.key[1]}/stream/{which}"))
+
+    def mirrored(self) -> SampleRng:
+        """The draws with the numbers below 0: what goes with a draw of this stream without being correlated to it."""
+        return self.stream(_MIRRORED)
 
     def bits(self, draw: int | Tensor, count: int) -> Tensor:
         """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row (B,)."""
@@ -75,9 +126,12 @@ class SampleRng(Rows):
 
     def _number(self, draw: int | Tensor) -> Tensor:
         """(B, 1) or (1, 1) int64 on the device; a number is written there, for a copy would wait for the device."""
-        if isinstance(draw, Tensor):
-            return draw.to(self.index).reshape(-1, 1)
-        return torch.full((1, 1), draw, dtype=torch.int64, device=self.index.device)
+        if not isinstance(draw, Tensor):
+            number = draw if self.numbers is None else self.numbers[draw]
+            return torch.full((1, 1), number, dtype=torch.int64, device=self.index.device)
+        if self.numbers is not None and self.numbers != UP:
+            draw = self.numbers.start + self.numbers.step * draw
+        return draw.to(self.index).reshape(-1, 1)
 
     def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) float32, uniform on [0, 1) in steps of 2^-24."""

@@ -19,9 +19,17 @@ _TINY = 1e-12
 class RandomSource(Protocol):
     """Per-row random numbers; ``robustbench_lite.search.rng.SampleRng`` is the implementation."""
 
-    def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor: ...
+    def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Uniform on [0, 1), (B, *shape)."""
+        ...
 
-    def normal(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor: ...
+    def normal(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        ...
+
+    def mirrored(self) -> RandomSource:
+        """Draws that have nothing to do with those of the same number here."""
+        ...
 
 
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
@@ -124,8 +132,7 @@ class L2(Norm):
     def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
         """Uniform in the ball: a normal direction, and a radius of eps u^(1/D)."""
         direction = self.steepest(rng.normal(draw, tuple(like.shape[1:])))
-        # The radius comes from a draw that no direction uses: draws of directions are never negative.
-        radius = rng.uniform(-1 - draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
+        radius = rng.mirrored().uniform(draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
         return direction * per_row(radius, like) * per_row(eps, like)
 
 
@@ -168,7 +175,7 @@ class L1(Norm):
         signed = rng.uniform(draw, shape) * 2 - 1
         weight = -torch.log1p(-signed.abs().clamp(max=1 - 1e-7))
         direction = signed.sign() * weight / per_row(self.size(weight).clamp_min(_TINY), like)
-        radius = rng.uniform(-1 - draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
+        radius = rng.mirrored().uniform(draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
         return direction * per_row(radius, like) * per_row(eps, like)
 
     def tolerance(self, eps: float) -> float:
@@ -203,7 +210,7 @@ class L0(Norm):
     def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
         """Uniform values in [-1, 1] on ``eps`` pixels chosen at random."""
         values = rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1
-        choice = rng.uniform(-1 - draw, (1, *like.shape[2:]))
+        choice = rng.mirrored().uniform(draw, (1, *like.shape[2:]))
         order = choice.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).reshape(choice.shape)
         return values * (order < per_row(eps, like))
 

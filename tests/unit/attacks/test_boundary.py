@@ -8,7 +8,8 @@ from torch import nn
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
-from rbl_attacks.boundary_moves import ABSENT, PER_CLASS, bank, moves, other_images, waves
+from rbl_attacks.boundary_moves import adapt, propose, waves
+from rbl_attacks.boundary_starts import ABSENT, PER_CLASS, collect, other_images
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
@@ -29,7 +30,7 @@ def points(x, y):
 def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
     x, y = images(90), torch.arange(90) % 3
     x[y == 2] = x[y == 2][:1]  # a class of one image, many times
-    stored = bank(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
+    stored = collect(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
     assert stored.shape == (3, PER_CLASS, *SHAPE)
     rng = SampleRng.create(0, "test", torch.arange(200))
     wanted = torch.zeros(200, dtype=torch.int64)
@@ -43,10 +44,10 @@ def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
 
 def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out():
     x, y, passes = images(80), torch.arange(80) % 2, Passes(DefendedModel(small_network()), 32)
-    stored, order = bank(passes, points(x, y), seed=0), torch.arange(80).flip(0)
-    again = bank(passes, points(x, y).take(order), seed=0)
+    stored, order = collect(passes, points(x, y), seed=0), torch.arange(80).flip(0)
+    again = collect(passes, points(x, y).take(order), seed=0)
     assert torch.equal(stored, again)
-    assert not torch.equal(stored, bank(passes, points(x, y), seed=1))
+    assert not torch.equal(stored, collect(passes, points(x, y), seed=1))
     assert (stored[2] == ABSENT).all()
     starts = other_images(SampleRng.create(0, "test", torch.arange(50)), torch.zeros(50, dtype=torch.int64), 4, y[:50], stored)
     assert starts.min() >= 0
@@ -140,7 +141,7 @@ def test_a_walk_never_leads_away_even_to_a_success():
     distance = (far - x).flatten(1).norm(dim=1)
     points = torch.stack([x + 0.2, x + 0.15, x], 1)
     reach = (points - x.unsqueeze(1)).flatten(2).norm(dim=2)
-    walking = state.replace(stage=zeros + attack.walking, current=far, distance=distance, points=points, reach=reach)
+    walking = state.replace(started=zeros == 0, to_narrow=zeros, current=far, distance=distance, points=points, reach=reach)
     after = attack.tell(walking, Answer(torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.int64)))
     assert torch.equal(after.current, far)
     assert torch.equal(after.distance, distance)
@@ -160,7 +161,7 @@ def test_proposals_lie_where_the_figure_has_them():
         current=x + far, distance=distance, orthogonal=state.orthogonal * 0 + 0.2, towards=state.towards * 0 + 0.05
     )
     noise = waves(state.rng, state.asked, 3, torch.tensor([0, 1, 0, 1, 0]), x.shape[1:])
-    points, reach = moves(state, noise)
+    points, reach = propose(state, noise)
     offset = (points - x.unsqueeze(1)).flatten(2)
     length = offset.norm(dim=2)
     assert torch.allclose(length, reach, rtol=1e-5)
@@ -170,7 +171,7 @@ def test_proposals_lie_where_the_figure_has_them():
     assert torch.allclose(cosine, torch.full_like(cosine, 1 / 1.04**0.5), atol=1e-5)  # tan of the angle is delta
     sideways = offset / length.unsqueeze(2) - cosine.unsqueeze(2) * (far.flatten(1) / distance.unsqueeze(1)).unsqueeze(1)
     assert torch.allclose(sideways[:, :2], -sideways[:, 3:5], atol=1e-5)  # opposite pairs
-    clipped, reach = moves(state.replace(x=x.round()), noise * 50)
+    clipped, reach = propose(state.replace(x=x.round()), noise * 50)
     assert clipped.min() >= 0
     assert clipped.max() <= 1
     assert torch.allclose((clipped - x.round().unsqueeze(1)).flatten(2).norm(dim=2), reach, rtol=1e-5)
@@ -183,7 +184,7 @@ def _adapted(counts):
     rng = SampleRng.create(0, "test", torch.tensor([0]))
     state = attack.init(torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), ThreatModel.parse("l2", None), rng)
     state = state.replace(counts=torch.tensor([counts]))
-    after = attack._adapt(state, torch.zeros(1, 3, dtype=torch.bool), still, still)
+    after = adapt(state, torch.zeros(1, 3, dtype=torch.bool), still, still)
     return (after.orthogonal / state.orthogonal).item(), (after.towards / state.towards).item()
 
 

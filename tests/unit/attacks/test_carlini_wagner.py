@@ -118,7 +118,7 @@ def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image():
             begins = (state.step == 0) & ~state.finished
             at_image = (state.x_adv - x).abs().flatten(1).amax(1) < 1e-5
             assert (at_image | ~begins).all() if norm == "l2" else (gap[begins & success] <= 1e-5).all()
-            success |= state.high.isfinite()
+            success |= state.bracket.high.isfinite()
 
 
 def test_the_search_starts_at_the_image():
@@ -236,8 +236,8 @@ def test_linf_lowers_tau_at_each_success_only():
     for state, _ in follow(CarliniWagner(**QUICK), model, x, y, "linf"):
         if before is not None:
             lower = (state.tau < before.tau) & ~before.finished
-            assert (state.high[lower] < before.high[lower]).all()
-            assert (state.high[lower] <= before.tau[lower]).all()
+            assert (state.bracket.high[lower] < before.bracket.high[lower]).all()
+            assert (state.bracket.high[lower] <= before.tau[lower]).all()
         before = state
 
 

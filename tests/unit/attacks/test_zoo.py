@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from rbl_attacks.zoo import ZOO
+from rbl_attacks.zoo_order import shuffle, weigh
 from rbl_attacks.zoo_space import NoiseSpace
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
@@ -109,7 +110,7 @@ def test_the_slope_is_the_gradient():
     state = attack.tell(state, answer_of(attack.ask(state), model, y))
     weight = model[1].weight
     slope = weight[y] - weight[1 - y]  # of the margin
-    first = state.moments[:, 0] / 0.1  # (B, D): the first moment holds a tenth of the first slope
+    first = state.memory[:, 0] / 0.1  # (B, D): the first moment holds a tenth of the first slope
     assert torch.allclose(first, slope, atol=0.03)
     # Adam's first move is learning_rate long, against the slope, up to the bounds.
     expected = (x.flatten(1) - 1e-3 * slope.sign()).clamp(0, 1) - x.flatten(1)
@@ -124,8 +125,8 @@ def test_between_two_shuffles_no_coordinate_moves_twice():
     for _ in range(2):
         orders.append(state.order)
         for step in range(5):  # 36 coordinates are five parts of seven
-            assert (state.moments[:, 2].sum(1) == 35 * (len(orders) - 1) + 7 * step).all()
-            assert (state.moments[:, 2] <= len(orders)).all()
+            assert (state.memory[:, 2].sum(1) == 35 * (len(orders) - 1) + 7 * step).all()
+            assert (state.memory[:, 2] <= len(orders)).all()
             state = attack.tell(state, answer_of(attack.ask(state), model, y))
     assert not torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0][0], orders[0][1])  # each row has its own
@@ -160,8 +161,8 @@ def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes
 def test_an_order_names_every_coordinate_once(importance):
     space = NoiseSpace.create((2, 5, 4), None, False, False)
     rng, x = SampleRng.create(0, "test", torch.arange(3)), torch.rand(3, 2, 5, 4)
-    weight = space.weight(x, torch.zeros(3, 40)) if importance else None
-    order = space.shuffled(rng, torch.tensor([0, 0, 5]), torch.zeros(3, dtype=torch.int64), weight)
+    weight = weigh(space, x, torch.zeros(3, 40)) if importance else None
+    order = shuffle(space, rng, torch.tensor([0, 0, 5]), torch.zeros(3, dtype=torch.int64), weight)
     assert torch.equal(order.sort(1).values, torch.arange(40).expand(3, -1))
 
 
@@ -169,7 +170,7 @@ def test_importance_prefers_what_has_changed():
     space = NoiseSpace.create((1, 8, 8), None, False, False)
     rng, x, noise = SampleRng.create(0, "test", torch.arange(50)), torch.full((50, 1, 8, 8), 0.5), torch.zeros(50, 64)
     noise[:, 9] = -0.4
-    order = space.shuffled(rng, torch.zeros(50, dtype=torch.int64), torch.zeros(50, dtype=torch.int64), space.weight(x, noise))
+    order = shuffle(space, rng, torch.zeros(50, dtype=torch.int64), torch.zeros(50, dtype=torch.int64), weigh(space, x, noise))
     assert (order[:, :3] == 9).any(1).float().mean() > 0.8  # evenly it would be 3 in 64
 
 
@@ -185,7 +186,7 @@ def test_a_grown_noise_goes_on_where_the_coarse_one_ended():
     assert changed.count_nonzero() == 1
     assert changed[1, 1] == pytest.approx(-0.2, abs=1e-6)
     rng, rows = SampleRng.create(0, "test", torch.arange(3)), torch.tensor([0, 1, 7])
-    drawn = space.shuffled(rng, rows, rows, None)[:, :4]
+    drawn = shuffle(space, rng, rows, rows, None)[:, :4]
     assert [
         (int(row.min()) >= low, int(row.max()) < high) for row, low, high in zip(drawn, (0, 4, 20), (4, 20, 84), strict=True)
     ] == [(True, True)] * 3
@@ -202,7 +203,10 @@ def test_coordinates_of_equal_draws_come_in_their_order():
         def uniform(self, draw, shape):
             return (torch.arange(shape[0]) % 3 / 4).expand(2, -1)
 
+        def stream(self, which):
+            return self
+
     space = NoiseSpace.create((1, 30, 30), None, grows=False, tanh=False)
-    order = space.shuffled(Even(), torch.zeros(2).long(), torch.zeros(2).long(), None)
+    order = shuffle(space, Even(), torch.zeros(2).long(), torch.zeros(2).long(), None)
     expected = [i for third in (2, 1, 0) for i in range(900) if i % 3 == third]
     assert order.tolist() == [expected] * 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from robustbench_lite.search.rng import SampleRng, philox
+from robustbench_lite.search.rng import DOWN, UP, Pinned, SampleRng, philox
 
 INDEX = torch.tensor([3, 0, 999, 41])
 
@@ -79,6 +79,52 @@ def test_a_draw_number_for_each_row_reads_each_row_at_its_own_place():
 )
 def test_each_part_of_the_key_changes_every_row(other):
     assert ((SampleRng.create(0, "test", INDEX).uniform(0, (50,)) == other()).sum(1) <= 1).all()
+
+
+STREAMS = {
+    "plain": lambda rng: rng,
+    "one name": lambda rng: rng.stream("parents"),
+    "another": lambda rng: rng.stream("colours"),
+    "a name that reads like another key": lambda rng: rng.stream("nested"),
+    "nested": lambda rng: rng.nested(),
+    "mirrored": lambda rng: rng.mirrored(),
+    "mirrored under a name": lambda rng: rng.stream("parents").mirrored(),
+    "a stream of a stream": lambda rng: rng.stream("parents").stream("colours"),
+}
+
+
+def test_streams_of_distinct_names_have_distinct_words_at_every_draw():
+    rng = SampleRng.create(0, "test", INDEX)
+    words = [make(rng).bits(draw, 8) for make in STREAMS.values() for draw in range(3)]
+    assert torch.cat(words).unique().numel() == len(words) * len(INDEX) * 8
+
+
+def test_a_stream_is_the_same_whenever_it_is_asked_for():
+    rng = SampleRng.create(0, "test", INDEX)
+    assert torch.equal(rng.stream("parents").bits(3, 9), rng.stream("parents").bits(3, 9))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "of"), [(UP, lambda n: n), (DOWN, lambda n: -1 - n), (DOWN[1:2], lambda n: -2)], ids=["up", "down", "single"]
+)
+def test_a_pinned_stream_has_the_numbers_that_it_is_pinned_to(numbers, of):
+    rng = SampleRng.create(0, "test", INDEX)
+    stream = rng.stream(Pinned("any", numbers))
+    for draw in range(min(len(numbers), 3)):
+        wanted = rng.bits(of(draw), 9)
+        assert torch.equal(stream.bits(draw, 9), wanted)
+        assert torch.equal(stream.bits(torch.full_like(INDEX, draw), 9), wanted)
+        assert torch.equal(stream.select(torch.tensor([2])).bits(draw, 9), wanted[2:3])
+
+
+def test_a_pinned_stream_has_no_draws_beyond_its_numbers_and_no_streams():
+    stream = SampleRng.create(0, "test", INDEX).stream(Pinned("colours", DOWN[1:2]))
+    with pytest.raises(IndexError):
+        stream.uniform(1, (2,))
+    with pytest.raises(TypeError, match="no streams of its own"):
+        stream.stream("parents")
+    with pytest.raises(TypeError, match="no streams of its own"):
+        stream.mirrored()
 
 
 def test_no_global_generator_is_moved():

@@ -98,5 +98,8 @@ def test_random_pixels_of_equal_draws_are_the_first():
         def uniform(self, draw, shape):
             return torch.full((2, *shape), 0.25)
 
+        def mirrored(self):
+            return self
+
     points = NORMS["l0"].random(torch.zeros(2, 1, 30, 30), 5, Even(), 0)
     assert points.flatten(1).nonzero()[:, 1].reshape(2, 5).tolist() == [[0, 1, 2, 3, 4]] * 2
