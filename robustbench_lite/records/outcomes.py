@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,13 @@ class Summary(Sparse):
     certified_interval: tuple[float, float] | None = None
 
 
+class Queries(NamedTuple):
+    """Passes through the network a sample, on average."""
+
+    forward: float
+    backward: float
+
+
 class CellArrays:
     """The outcomes of a cell as arrays of N samples, with the figures derived from them."""
 
@@ -134,12 +141,15 @@ class CellArrays:
         median = float(np.median(np.where(np.isnan(attacked), np.inf, attacked)))
         return median if math.isfinite(median) else None
 
-    def mean_queries(self) -> tuple[float, float]:
-        """Forward and backward queries a sample that was attacked."""
+    def mean_queries(self) -> Queries:
+        """Queries a sample that was attacked; 0 where none was."""
         attacked = self.clean_correct
         if not attacked.any():
-            return 0.0, 0.0
-        return float(self.forward_queries[attacked].mean()), float(self.backward_queries[attacked].mean())
+            return Queries(0.0, 0.0)
+        return Queries(
+            forward=float(self.forward_queries[attacked].mean()),
+            backward=float(self.backward_queries[attacked].mean()),
+        )
 
     def pack(self) -> Outcomes:
         return Outcomes(
