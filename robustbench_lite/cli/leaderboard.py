@@ -17,6 +17,8 @@ from robustbench_lite.errors import CheckFailed, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from robustbench_lite.leaderboard.bench import Means
+    from robustbench_lite.leaderboard.load import Loaded
+    from robustbench_lite.leaderboard.rerun import Rerun
     from robustbench_lite.leaderboard.results import Problem
 
 _A_CELL_FAILED = 3
@@ -58,7 +60,7 @@ def plan(
     if format_name not in ("table", "json", "github-matrix"):
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
     from robustbench_lite.leaderboard import running
-    from robustbench_lite.leaderboard.build import load
+    from robustbench_lite.leaderboard.load import load
     from robustbench_lite.sources.datasets import can_download
 
     loaded = load(root, boards or [], opt.trust_in_files(allow_code))
@@ -99,7 +101,7 @@ def run(
     from robustbench_lite.leaderboard import running
     from robustbench_lite.leaderboard.answers import of_other_networks
     from robustbench_lite.leaderboard.bench import Bench
-    from robustbench_lite.leaderboard.build import load
+    from robustbench_lite.leaderboard.load import load
 
     means = _means(data_dir, download, device, batch_size, allow_code)
     loaded = load(root, boards or [], means.trust)
@@ -158,25 +160,38 @@ def check(
     from robustbench_lite.leaderboard.check import check as look
 
     problems, built = look(root, opt.trust_in_files(allow_code))
-    found = {one.board.name: [cell.record for cell in one.filled.found if cell is not None] for one in built.loaded}
-    note, notes = "", list[str]()
+    note = ""
     if rerun:
+        from robustbench_lite.leaderboard.rerun import Choice
         from robustbench_lite.leaderboard.rerun import rerun as again
 
         means = _means(data_dir, download, device, "auto", allow_code)
-        done = again(built.loaded, root, rerun, means, queries=queries, salt=salt, on_cell=_silent)
+        done = again(built.loaded, root, Choice(rerun, queries, salt), means, _silent)
         problems += done.problems
-        notes = done.notes
-        left = f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}" if done.left_out else ""
-        absent = f"; without the images of {', '.join(done.without_data)} (--data-dir)" if done.without_data else ""
-        note = f" {done.samples} samples of {done.cells} cells were measured again{left}{absent}."
-    print("\n".join(notes), end="\n" * bool(notes))
+        note = _note(done, queries)
+        print("\n".join(done.notes), end="\n" * bool(done.notes))
     if problems:
         _tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")
-    hours = {name: sum(record.provenance.seconds for record in records) / 3600 for name, records in found.items()}
-    boards = ", ".join(f"{name} {len(records)} cells in {hours[name]:.1f} h" for name, records in found.items())
-    print(f"{len(found)} boards ({boards}), {len(built.files)} rendered files: all agree.{note}")
+    told = ", ".join(map(_cells_of, built.loaded))
+    files = f"{len(built.files)} rendered files"
+    print(f"{len(built.loaded)} boards ({told}), {files}: all agree.{note}")
+
+
+def _note(done: Rerun, queries: int) -> str:
+    """What was measured again, and what was not."""
+    note = f" {done.samples} samples of {done.cells} cells were measured again"
+    if done.left_out:
+        note += f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}"
+    if done.without_data:
+        note += f"; without the images of {', '.join(done.without_data)} (--data-dir)"
+    return f"{note}."
+
+
+def _cells_of(one: Loaded) -> str:
+    """How many cells of a board are measured, and how long that took."""
+    seconds = [found.record.provenance.seconds for found in one.filled.found if found is not None]
+    return f"{one.board.name} {len(seconds)} cells in {sum(seconds) / 3600:.1f} h"
 
 
 @app.command("migrate")
@@ -244,9 +259,12 @@ def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, 
 
     size = shared.batch_size(batch_size)
     return Means(
-        data_dir=data_dir, download=download, device=device, batch_size=None if size == "auto" else size,
+        data_dir=data_dir,
+        download=download,
+        device=device,
+        batch_size=None if size == "auto" else size,
         trust=opt.trust_in_files(allow_code),
-    )  # fmt: skip
+    )
 
 
 def _tell(problems: Iterable[Problem]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from functools import cache
 
-from robustbench_lite.records.cell import PluginId, Record
+from robustbench_lite.leaderboard.words import spec_for_shell
+from robustbench_lite.records.cell import Record
 from robustbench_lite.sources.weights import load_card
 from robustbench_lite.sources.zoo import bundled_networks, network_name
 
@@ -17,7 +18,7 @@ def command_of(record: Record) -> str:
     identity = record.identity
     bundled = identity.data.split.endswith(_BUNDLED_SPLIT)
     reference = _bundled_weights(identity.model.name) == identity.model.weights_sha256
-    words = ["rbl", "evaluate", "--attack", _spec(identity.attack), "--norm", identity.threat.norm]
+    words = ["rbl", "evaluate", "--attack", spec_for_shell(identity.attack), "--norm", identity.threat.norm]
     if identity.threat.eps is not None:
         words += ["--eps", identity.threat.eps_written or repr(identity.threat.eps)]
     if identity.threat.goal != "untargeted":
@@ -26,7 +27,7 @@ def command_of(record: Record) -> str:
     here = [reference and identity.model.name == network_name(identity.data.name, part.name) for part in parts]
     words += [
         "--defense",
-        " + ".join(part.name if own else _spec(part) for part, own in zip(parts, here, strict=True)),
+        " + ".join(part.name if own else spec_for_shell(part) for part, own in zip(parts, here, strict=True)),
     ]
     if not reference:
         words += ["--weights", f"{identity.model.name}.safetensors"]
@@ -47,8 +48,3 @@ def _bundled_weights(name: str) -> str | None:
     """The weights hash of the network of that name that comes with the package."""
     card = bundled_networks() / f"{name}.json"
     return load_card(card).weights_sha256 if card.exists() else None
-
-
-def _spec(plugin: PluginId) -> str:
-    """The plug-in as an option takes it."""
-    return " ".join([plugin.name, *(f"{key}={shlex.quote(str(value))}" for key, value in sorted(plugin.parameters.items()))])

@@ -32,7 +32,7 @@ class Named(NamedTuple):
     """Why the network cannot be had, if so."""
 
 
-def named(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Named:
+def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Named:
     """What ``entrant`` is known by. Runs no network that it names."""
     if entrant.weights is not None:
         path = _weights(entrant, root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from robustbench_lite import registry
 from robustbench_lite.leaderboard.ranking import mcnemar
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import Column, Group, Sheet
+from robustbench_lite.leaderboard.sheet import ColumnRecord, Group, Sheet
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.leaderboard.worst import Worst, WorstCases
 from robustbench_lite.records.statistics import wilson
@@ -44,28 +45,27 @@ def _notes(sheet: Sheet, row: int) -> list[str]:
     return [*shared, *(f"{where}: {note}" for where, said in notes.items() for note in said if note not in shared)]
 
 
-def _masking(sheet: Sheet, cells: list[tuple[Column, Found]]) -> list[str]:
+def _masking(sheet: Sheet, cells: list[ColumnRecord]) -> list[str]:
     """An attack that sees less breaks more than one that sees all."""
     reasons = []
-    strong = [
-        (column, found)
-        for column, found in cells
-        if _access(found) == _GRADIENT and found.record.identity.attack.name != _ONE_STEP
-    ]
-    weak = [(column, found) for column, found in cells if (column, found) not in strong]
-    for weaker, less in weak:
-        for stronger, more in strong:
-            first, second = _common(less, more)
+    strong = [cell for cell in cells if _is_strong(cell.found)]
+    for weaker in cells:
+        if weaker in strong:
+            continue
+        one_step = weaker.found.record.identity.attack.name == _ONE_STEP
+        what = "one step breaks more than many" if one_step else "black box beats gradients"
+        for stronger in strong:
+            first, second = _common(weaker.found, stronger.found)
             if len(first) and first.sum() < second.sum() and mcnemar(first, second) < sheet.alpha:
-                what = (
-                    "one step breaks more than many"
-                    if less.record.identity.attack.name == _ONE_STEP
-                    else "black box beats gradients"
-                )
-                reasons.append(
-                    f"{what} ({weaker.heading} {first.mean():.1%}, {stronger.heading} {second.mean():.1%}): masked gradients?"
-                )
+                less = f"{weaker.column.heading} {first.mean():.1%}"
+                more = f"{stronger.column.heading} {second.mean():.1%}"
+                reasons.append(f"{what} ({less}, {more}): masked gradients?")
     return reasons
+
+
+def _is_strong(found: Found) -> bool:
+    """The attack follows gradients for more than one step."""
+    return _access(found) == _GRADIENT and found.record.identity.attack.name != _ONE_STEP
 
 
 def _fewer_samples(worst: Worst | str) -> list[str]:
@@ -78,7 +78,7 @@ def _fewer_samples(worst: Worst | str) -> list[str]:
     return [f"the worst case is {common.mean():.1%} on the {len(common):,} samples that every attack saw, {share:.1%} on all"]
 
 
-def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[tuple[Column, Found]]) -> list[str]:
+def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[ColumnRecord]) -> list[str]:
     proof = sheet.proofs.get((row, group.id))
     if proof is None:
         return []
@@ -123,8 +123,14 @@ def _access(found: Found) -> str | None:
         return None
 
 
-def _common(first: Found, second: Found) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+class Common(NamedTuple):
     """The verdicts of two cells on the samples that both have."""
+
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
+
+
+def _common(first: Found, second: Found) -> Common:
     a, b = first.record.identity.data.ids(), second.record.identity.data.ids()
     ids = np.intersect1d(a, b)
-    return first.arrays.robust[positions(ids, a)], second.arrays.robust[positions(ids, b)]
+    return Common(first.arrays.robust[positions(ids, a)], second.arrays.robust[positions(ids, b)])
