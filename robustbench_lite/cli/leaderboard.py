@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustbench_lite.cli import options as opt
+from robustbench_lite.cli.board_text import cells_of, plan_table, rerun_note, tell
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import CheckFailed, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from robustbench_lite.leaderboard.bench import Means
-    from robustbench_lite.leaderboard.load import Loaded
-    from robustbench_lite.leaderboard.rerun import Rerun
-    from robustbench_lite.leaderboard.results import Problem
 
 _A_CELL_FAILED = 3
 _QUERIES = 10_000
@@ -70,13 +68,8 @@ def plan(
         print(json.dumps({"include": running.shards_of(planned, here, shards)}))
     elif format_name == "json":
         print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
-    elif not planned:
-        print("Every cell is measured.")
     else:
-        from tabulate import tabulate
-
-        rows = [(cell.board, cell.label, f"{cell.n:,}", cell.state) for cell in planned]
-        print(tabulate(rows, headers=["board", "cell", "n", "state"], disable_numparse=True))
+        print(plan_table(planned) if planned else "Every cell is measured.")
 
 
 @app.command("run")
@@ -135,7 +128,7 @@ def build(
 
     built = render(root, opt.trust_in_files(allow_code))
     if built.problems:
-        _tell(built.problems)
+        tell(built.problems)
         raise CheckFailed(f"{len(built.problems)} records cannot be believed: nothing was written.")
     changed = write(root, built.files)
     print("\n".join(str(root / name) for name in changed) or "Everything is up to date.")
@@ -168,30 +161,14 @@ def check(
         means = _means(data_dir, download, device, "auto", allow_code)
         done = again(built.loaded, root, Choice(rerun, queries, salt), means, _silent)
         problems += done.problems
-        note = _note(done, queries)
+        note = rerun_note(done, queries)
         print("\n".join(done.notes), end="\n" * bool(done.notes))
     if problems:
-        _tell(problems)
+        tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")
-    told = ", ".join(map(_cells_of, built.loaded))
+    told = ", ".join(map(cells_of, built.loaded))
     files = f"{len(built.files)} rendered files"
     print(f"{len(built.loaded)} boards ({told}), {files}: all agree.{note}")
-
-
-def _note(done: Rerun, queries: int) -> str:
-    """What was measured again, and what was not."""
-    note = f" {done.samples} samples of {done.cells} cells were measured again"
-    if done.left_out:
-        note += f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}"
-    if done.without_data:
-        note += f"; without the images of {', '.join(done.without_data)} (--data-dir)"
-    return f"{note}."
-
-
-def _cells_of(one: Loaded) -> str:
-    """How many cells of a board are measured, and how long that took."""
-    seconds = [found.record.provenance.seconds for found in one.filled.found if found is not None]
-    return f"{one.board.name} {len(seconds)} cells in {sum(seconds) / 3600:.1f} h"
 
 
 @app.command("migrate")
@@ -208,12 +185,12 @@ def migrate(
 
     Keys, digests and tables stay. Exit 1 if a record is refused. Interrupted, the same command continues.
     """
-    from robustbench_lite.cli.migrate import tell
+    from robustbench_lite.cli.migrate import tell as tell_migrated
     from robustbench_lite.leaderboard.board import load_boards
     from robustbench_lite.leaderboard.migration import migrate as run
 
     means = _means(data_dir, download, device, "auto", allow_code)
-    tell(one for board in load_boards(root, boards or []) for one in run(board, root, means))
+    tell_migrated(one for board in load_boards(root, boards or []) for one in run(board, root, means))
 
 
 @app.command("diff")
@@ -265,11 +242,6 @@ def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, 
         batch_size=None if size == "auto" else size,
         trust=opt.trust_in_files(allow_code),
     )
-
-
-def _tell(problems: Iterable[Problem]) -> None:
-    for where, what, mend in problems:
-        print(f"{where}: {what}{f'{chr(10)}    to mend: {mend}' if mend else ''}")
 
 
 def _silent(label: str) -> None:

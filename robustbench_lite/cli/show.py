@@ -16,6 +16,7 @@ from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.files.text import printable
+from robustbench_lite.leaderboard.words import queries_in_full, radius_in_full, share_in_full
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
@@ -117,18 +118,17 @@ def _show_record(path: Path) -> None:
 
     record, arrays = read_record(path)
     identity, made = record.identity, record.provenance
-    forward, backward = arrays.mean_queries()
     rows: Rows = [
         ("record", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
         ("", ""), ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
         ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
-        ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
-        ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
+        ("robust accuracy", share_in_full(record.summary.robust_accuracy, record.summary.robust_interval)),
+        ("certified accuracy", share_in_full(record.summary.certified_accuracy, record.summary.certified_interval)),
         ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
-        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), *_margins(record.margins), ("", ""),
+        ("queries a sample", queries_in_full(*arrays.mean_queries())), *_margins(record.margins), ("", ""),
         ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
         ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
+        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", radius_in_full(identity.threat)),
         ("goal", identity.threat.goal), ("data", f"{identity.data.name} {identity.data.split}"),
         ("data fingerprint", identity.data.fingerprint), ("seed", identity.seed),
         ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
@@ -167,10 +167,10 @@ def _show_certificate(path: Path) -> None:
         ("certificate", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key),
         ("digest", record.digest), ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
         ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
-        ("certified accuracy", _share(summary.certified_accuracy, summary.certified_interval)),
+        ("certified accuracy", share_in_full(summary.certified_accuracy, summary.certified_interval)),
         ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())), ("", ""),
         ("certifier", identity.certifier.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
+        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", radius_in_full(identity.threat)),
         ("data", f"{identity.data.name} {identity.data.split}"), ("data fingerprint", identity.data.fingerprint), ("", ""),
         ("made", made.created), ("command", made.command), ("took", f"{made.seconds} s on {made.device}"),
         ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())), *_numerics(made),
@@ -180,16 +180,6 @@ def _show_certificate(path: Path) -> None:
 def _numerics(made: Provenance) -> list[tuple[str, str]]:
     """What the numbers of an accelerator depend on beside the versions."""
     return [("numerics", ", ".join(f"{name} {value}" for name, value in made.numerics.items()))] if made.numerics else []
-
-
-def _share(value: float | None, interval: tuple[float, float] | None) -> str:
-    return "-" if value is None or interval is None else f"{value:.2%}, 95 % interval [{interval[0]:.2%}, {interval[1]:.2%}]"
-
-
-def _eps(threat: Any) -> str:
-    if threat.eps is None:
-        return "none: any distance counts"
-    return f"{threat.eps_written} = {threat.eps:g}" if "/" in (threat.eps_written or "") else f"{threat.eps:g}"
 
 
 def _show_network(name: str, trust: Trust) -> None:

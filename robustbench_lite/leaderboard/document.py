@@ -36,8 +36,8 @@ class Counted(Strict):
     def of(cls, right: int, n: int, **others: Any) -> Self:
         """The share of ``right`` in ``n``; ``others`` are the fields that a subclass adds."""
         low, high = wilson(right, n)
-        interval = Interval(rounded(low), rounded(high))
-        return cls(right=right, n=n, accuracy=rounded(right / n), interval=interval, **others)
+        interval = Interval(round_share(low), round_share(high))
+        return cls(right=right, n=n, accuracy=round_share(right / n), interval=interval, **others)
 
 
 class Share(Counted):
@@ -212,6 +212,6 @@ class Document(Strict):
                     yield row, threat, attack
 
 
-def rounded(value: float) -> float:
+def round_share(value: float) -> float:
     """A fraction with the digits that a document keeps; 0 for what is no number."""
     return round(value, _DIGITS) if math.isfinite(value) else 0.0

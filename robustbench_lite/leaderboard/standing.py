@@ -18,7 +18,7 @@ from robustbench_lite.leaderboard.document import (
     Standing,
     ThreatTable,
     WorstShare,
-    rounded,
+    round_share,
 )
 from robustbench_lite.leaderboard.flags import flags_of
 from robustbench_lite.leaderboard.ranking import RankRange, rank_ranges
@@ -134,8 +134,8 @@ def _open(proof: Proof | None, worst: Worst | str) -> OpenRange | Missing:
     return OpenRange(
         n=len(common),
         samples=int((held & ~proved).sum()),
-        low=rounded(float(proved.mean())),
-        high=rounded(float(held.mean())),
+        low=round_share(float(proved.mean())),
+        high=round_share(float(held.mean())),
     )
 
 

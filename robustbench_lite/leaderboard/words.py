@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite import registry
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import Identity, PluginId
+    from robustbench_lite.records.cell import Identity, PluginId, ThreatId
 
 MISSING = "-"
 """What stands for a value that was not measured: never 0."""
@@ -34,6 +34,18 @@ def share(value: float, interval: tuple[float, float], unit: str = "") -> str:
     return f"{percent(value)}{unit} [{percent(low)}, {percent(high)}]"
 
 
+def share_in_full(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A fraction with its interval, with two digits, for a reader of one record.
+
+    >>> share_in_full(0.465, (0.4343, 0.496))
+    '46.50%, 95 % interval [43.43%, 49.60%]'
+    """
+    if value is None or interval is None:
+        return MISSING
+    low, high = interval
+    return f"{value:.2%}, 95 % interval [{low:.2%}, {high:.2%}]"
+
+
 def queries(forward: float, backward: float, digits: int = 1) -> str:
     """Forward and backward passes a sample: ``1,234.5 + 67.0``."""
     return f"{forward:,.{digits}f} + {backward:,.{digits}f}"
@@ -47,6 +59,14 @@ def queries_in_full(forward: float, backward: float) -> str:
 def entrant(model: str, defense: str) -> str:
     """A row, by its network and its defense."""
     return f"{model} ({defense})"
+
+
+def radius_in_full(threat: ThreatId) -> str:
+    """A radius with its value where it was written as a fraction: ``8/255 = 0.0313725``."""
+    if threat.eps is None:
+        return "none: any distance counts"
+    value = f"{threat.eps:g}"
+    return f"{threat.radius} = {value}" if "/" in (threat.radius or "") else value
 
 
 def threat_in_short(norm: str, radius: str | None, goal: str) -> str:
