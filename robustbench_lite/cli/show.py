@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,15 +17,18 @@ from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.files.text import printable
-from robustbench_lite.leaderboard.words import queries_in_full, radius_in_full, share_in_full
+from robustbench_lite.leaderboard.words import MISSING, queries_in_full, radius_in_full, share_in_full
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import Provenance
+    from robustbench_lite.records.cell import DataId, Identity, Provenance, ThreatId
+    from robustbench_lite.records.certificate import CertificateIdentity
     from robustbench_lite.records.outcomes import Margins
     from robustbench_lite.sources.weights import Card
 
 Rows = list[tuple[str, object]]
+_EMPTY = ("", "")
+_AGREE = "version, seal, key, digest and summary agree"
 _KEY = re.compile(r"[0-9a-f]{4,32}")
 
 
@@ -66,7 +70,7 @@ def _kind_of(path: str) -> registry.Kind:
 
 def _show_plugin(kind: registry.Kind, name: str) -> None:
     plugin = registry.load(kind, name, Trust.INSTALLED)
-    summary, documented = _docstring(plugin)
+    summary, documented = Documentation.of(plugin)
     rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
     if hasattr(plugin, "access"):
         norms = ", ".join(sorted(plugin.norms))
@@ -84,13 +88,23 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
         print("\n" + tabulate(table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]))
 
 
-def _docstring(plugin: Any) -> tuple[str, dict[str, str]]:
-    """The first paragraph, and what the ``Args:`` section says of each parameter."""
-    text = inspect.getdoc(plugin) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    return " ".join(text.split("\n\n")[0].split()), {name: " ".join(words.split()) for name, words in entries}
+class Documentation(NamedTuple):
+    """What a docstring says of a plug-in."""
+
+    summary: str
+    """The first paragraph."""
+    parameters: dict[str, str]
+    """From the ``Args:`` section."""
+
+    @classmethod
+    def of(cls, plugin: Any) -> Documentation:
+        """That of a class."""
+        text = inspect.getdoc(plugin) or ""
+        _, _, section = text.partition("\nArgs:\n")
+        section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
+        entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+        summary = " ".join(text.split("\n\n")[0].split())
+        return cls(summary, {name: " ".join(words.split()) for name, words in entries})
 
 
 def _type(field: dataclasses.Field[Any]) -> str:
@@ -117,26 +131,75 @@ def _show_record(path: Path) -> None:
     from robustbench_lite.records.cell import read_record
 
     record, arrays = read_record(path)
-    identity, made = record.identity, record.provenance
-    rows: Rows = [
-        ("record", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
-        ("", ""), ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
-        ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
-        ("robust accuracy", share_in_full(record.summary.robust_accuracy, record.summary.robust_interval)),
-        ("certified accuracy", share_in_full(record.summary.certified_accuracy, record.summary.certified_interval)),
-        ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
-        ("queries a sample", queries_in_full(*arrays.mean_queries())), *_margins(record.margins), ("", ""),
-        ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
-        ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", radius_in_full(identity.threat)),
-        ("goal", identity.threat.goal), ("data", f"{identity.data.name} {identity.data.split}"),
-        ("data fingerprint", identity.data.fingerprint), ("seed", identity.seed),
-        ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
+    identity, made, summary = record.identity, record.provenance, record.summary
+    median = arrays.median_distance
+    _print([
+        ("record", f"{path} ({_AGREE})"),
+        ("key", record.key),
+        ("digest", record.digest),
+        _EMPTY,
+        ("n", _count(summary.n, made)),
+        ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
+        ("robust accuracy", share_in_full(summary.robust_accuracy, summary.robust_interval)),
+        ("certified accuracy", share_in_full(summary.certified_accuracy, summary.certified_interval)),
+        ("median distance", MISSING if median is None else f"{median:.4g}"),
+        ("queries a sample", queries_in_full(*arrays.mean_queries())),
+        *_margins(record.margins),
+        _EMPTY,
+        ("attack", identity.attack.label()),
+        ("certifier", identity.certifier.label() if identity.certifier else MISSING),
+        *_network(identity),
+        *_threat(identity.threat),
+        ("goal", identity.threat.goal),
+        *_data(identity.data),
+        ("seed", identity.seed),
+        ("query budget", identity.query_budget or MISSING),
+        _EMPTY,
+        *_making(made),
+        ("batch size", made.batch_size),
+        *_versions(made),
+        *(("path", path) for path in made.paths or ()),
+        *(("note", flag) for flag in made.flags),
+    ])  # fmt: skip
+
+
+def _count(n: int, made: Provenance) -> str:
+    return f"{n:,}{' (partial)' if made.partial else ''}"
+
+
+def _network(identity: Identity | CertificateIdentity) -> Rows:
+    return [
+        ("defense", identity.defense.label()),
+        ("model", identity.model.name),
+        ("weights", identity.model.weights_sha256),
+    ]
+
+
+def _threat(threat: ThreatId) -> Rows:
+    return [("norm", threat.norm), ("eps", radius_in_full(threat))]
+
+
+def _data(data: DataId) -> Rows:
+    return [("data", f"{data.name} {data.split}"), ("data fingerprint", data.fingerprint)]
+
+
+def _making(made: Provenance) -> Rows:
+    """When, how and where it was measured."""
+    return [
+        ("made", made.created),
+        ("command", made.command),
         ("took", f"{made.seconds} s on {made.device}"),
-        ("batch size", made.batch_size), ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
-        *_numerics(made), *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
-    ]  # fmt: skip
-    _print(rows)
+    ]
+
+
+def _versions(made: Provenance) -> Rows:
+    """With what its numbers depend on beside these, on an accelerator."""
+    rows: Rows = [("versions", _named(made.versions))]
+    return [*rows, ("numerics", _named(made.numerics))] if made.numerics else rows
+
+
+def _named(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _margins(margins: Margins | None) -> Rows:
@@ -164,22 +227,23 @@ def _show_certificate(path: Path) -> None:
     identity, made, summary = record.identity, record.provenance, record.summary
     stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
     _print([
-        ("certificate", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key),
-        ("digest", record.digest), ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
+        ("certificate", f"{path} ({_AGREE})"),
+        ("key", record.key),
+        ("digest", record.digest),
+        _EMPTY,
+        ("n", _count(summary.n, made)),
         ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
         ("certified accuracy", share_in_full(summary.certified_accuracy, summary.certified_interval)),
-        ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())), ("", ""),
-        ("certifier", identity.certifier.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", radius_in_full(identity.threat)),
-        ("data", f"{identity.data.name} {identity.data.split}"), ("data fingerprint", identity.data.fingerprint), ("", ""),
-        ("made", made.created), ("command", made.command), ("took", f"{made.seconds} s on {made.device}"),
-        ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())), *_numerics(made),
+        ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())),
+        _EMPTY,
+        ("certifier", identity.certifier.label()),
+        *_network(identity),
+        *_threat(identity.threat),
+        *_data(identity.data),
+        _EMPTY,
+        *_making(made),
+        *_versions(made),
     ])  # fmt: skip
-
-
-def _numerics(made: Provenance) -> list[tuple[str, str]]:
-    """What the numbers of an accelerator depend on beside the versions."""
-    return [("numerics", ", ".join(f"{name} {value}" for name, value in made.numerics.items()))] if made.numerics else []
 
 
 def _show_network(name: str, trust: Trust) -> None:

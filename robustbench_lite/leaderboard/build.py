@@ -122,10 +122,10 @@ def _includes(root: Path, documents: Mapping[str, Document]) -> dict[str, str]:
 
 
 def _with_tables(name: str, before: str, documents: Mapping[str, Document]) -> str:
-    return _INCLUDE.sub(lambda m: f"{m[1]}{_included(name, m[2], m[3], documents)}{m[4]}", before)
+    return _INCLUDE.sub(lambda m: f"{m[1]}{_include(name, m[2], m[3], documents)}{m[4]}", before)
 
 
-def _included(page_name: str, board: str, threat: str, documents: Mapping[str, Document]) -> str:
+def _include(page_name: str, board: str, threat: str, documents: Mapping[str, Document]) -> str:
     doc = documents.get(board)
     chosen = None if doc is None else doc.threat(threat)
     if doc is None or chosen is None:

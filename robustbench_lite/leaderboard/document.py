@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from robustbench_lite.leaderboard.ranking import RankRange
 from robustbench_lite.leaderboard.words import entrant
 from robustbench_lite.records.cell import DataId, PluginId
-from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.statistics import Interval, wilson
 
 SCHEMA_VERSION = 1

@@ -39,7 +39,7 @@ def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.RE
         if not os.path.exists(path):
             return _unknown(entrant, path.stem, trust, f"its weights, {entrant.weights}, are not there")
         card = load_card(path.with_suffix(".json")) if entrant.model is None else None
-        defense = _asked(entrant, card, trust)
+        defense = _choose_defense(entrant, card, trust)
         model = ModelId(
             name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
         )
@@ -63,7 +63,7 @@ def subject_of(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.
         network = load_model(own, None if entrant.weights is None else _weights(entrant, root), trust)
     else:
         network = trained_model(_weights(entrant, root), trust)
-    defense = _asked(entrant, network.card, trust)
+    defense = _choose_defense(entrant, network.card, trust)
     return Subject(_name(entrant, network.name), network.module, defense, short_label("defense", defense))
 
 
@@ -93,7 +93,7 @@ def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
     return network_name(board.data.name, "none" if wanted is None else registered_name("defense", wanted))
 
 
-def _asked(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
+def _choose_defense(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
     """The defense of the row; what acts in training has the hyper-parameters of the training where the row gives none."""
     if entrant.defense is None:
         return defense_from("none" if card is None else card.defense, trust)

@@ -16,7 +16,7 @@ from robustbench_lite.files.reading import CARD_BYTES, MAX_PIXELS, Form
 from robustbench_lite.files.text import read_model
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.seal import seal_of
 
 FORMAT_VERSION = 2

@@ -68,14 +68,14 @@ def png(image: NDArray[np.float32]) -> bytes:
     lines = pixels.transpose(1, 2, 0).reshape(height, width * channels)
     raw = b"".join(b"\0" + line.tobytes() for line in lines)
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(raw)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _store(raw)) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _stored(raw: bytes) -> bytes:
+def _store(raw: bytes) -> bytes:
     """A zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4)."""
     size = 0xFFFF
     parts = [raw[start : start + size] for start in range(0, len(raw), size)] or [b""]

@@ -79,7 +79,7 @@ def page(title: str, sections: list[Section], *, records: str = "results/{board}
         style=_template("page.css"),
         script=_template("page.js"),
         drawn_by=drawn_by(),
-        details=_embedded(details),
+        details=_embed(details),
     )
 
 
@@ -154,7 +154,7 @@ def _facts(row: RankedRow, cell: MeasuredCell) -> list[list[str]]:
     ]
 
 
-def _embedded(value: Any) -> str:
+def _embed(value: Any) -> str:
     """JSON that may stand in a script element."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c")

@@ -80,14 +80,28 @@ class Filled(NamedTuple):
         kin = [
             Nearest(found, differences(wanted, found.record.identity))
             for found in self.unused
-            if _kin(found.record.identity) == _kin(wanted)
+            if Kin.of(found.record.identity) == Kin.of(wanted)
         ]
         return min(kin, key=lambda near: (len(near.gaps), near.found.record.key), default=None)
 
 
-def _kin(identity: Identity) -> tuple[str, ...]:
+class Kin(NamedTuple):
     """What a record and the slot that it may stand for have in common at least."""
-    return identity.model.name, identity.defense.name, identity.attack.name, identity.threat.norm
+
+    model: str
+    defense: str
+    attack: str
+    norm: str
+
+    @classmethod
+    def of(cls, identity: Identity) -> Kin:
+        """That of a cell."""
+        return cls(
+            model=identity.model.name,
+            defense=identity.defense.name,
+            attack=identity.attack.name,
+            norm=identity.threat.norm,
+        )
 
 
 def results_folder(board: Board, root: Path) -> Path:
@@ -136,12 +150,12 @@ def fill(board: Board, slots: Sequence[Slot], root: Path) -> Filled:
     chosen: list[Found | None] = []
     used: set[str] = set()
     # By kin: comparing all with all grows as the square.
-    known: dict[tuple[str, ...], list[tuple[Fields, Found]]] = {}
+    known: dict[Kin, list[tuple[Fields, Found]]] = {}
     for one in there:
         identity = one.record.identity
-        known.setdefault(_kin(identity), []).append((flat(identity), one))
+        known.setdefault(Kin.of(identity), []).append((flat(identity), one))
     for slot in slots:
-        asked, kin = flat(slot.expected), known.get(_kin(slot.expected), [])
+        asked, kin = flat(slot.expected), known.get(Kin.of(slot.expected), [])
         fits = [found for fields, found in kin if not flat_differences(asked, fields)]
         if len(fits) > 1:
             names = ", ".join(found.path.name for found in fits)

@@ -20,7 +20,8 @@ from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, RECORD_BYTES,
 from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Sparse, Strict, Summary
+from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Summary
+from robustbench_lite.records.schema import Sparse, Strict
 from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, refuse_false, seal_of, sha256_of
 from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number

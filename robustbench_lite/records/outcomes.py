@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.schema import Sparse
 from robustbench_lite.records.statistics import Interval, wilson
-
-
-class Strict(BaseModel):
-    """Base of everything in a record: no unknown field, no change after construction."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
-
-
-class Sparse(Strict):
-    """Fields that default to ``None`` are left out while they are: what a record does not have is in no key and no digest."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {k: v for k, v in values.items() if v is not None or fields[k].is_required()}
 
 
 class Outcomes(Sparse):
@@ -96,8 +81,12 @@ class CellArrays:
         unconfirmed: int = 0,
         certified: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.clean_correct, self.broken, self.distance = clean_correct, broken, distance
-        self.forward_queries, self.backward_queries, self.unconfirmed = forward_queries, backward_queries, unconfirmed
+        self.clean_correct = clean_correct
+        self.broken = broken
+        self.distance = distance
+        self.forward_queries = forward_queries
+        self.backward_queries = backward_queries
+        self.unconfirmed = unconfirmed
         self.certified = certified
 
     @property

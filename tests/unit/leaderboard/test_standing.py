@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
-from robustbench_lite.leaderboard import tables, words
+from robustbench_lite.leaderboard import tables
 from robustbench_lite.leaderboard.document import Document, Missing, OpenRange, RankedRow, Standing
 from robustbench_lite.leaderboard.sheet import Sheet
 from robustbench_lite.leaderboard.standing import document
@@ -103,8 +101,3 @@ def test_every_format_says_n_and_units(sheet: Make) -> None:
             assert "95" in text
     assert r"d\_1" in tables.latex(doc)
     assert "in %" in tables.caption(doc, doc.threats[0])
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0.0"), (0.12345, "12.3"), (1.0, "100.0")])
-def test_percentages_have_one_digit(value: float, text: str) -> None:
-    assert words.percent(value) == text
