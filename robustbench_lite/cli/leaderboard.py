@@ -190,7 +190,8 @@ def migrate(
     from robustbench_lite.leaderboard.migration import migrate as run
 
     means = _means(data_dir, download, device, "auto", allow_code)
-    tell_migrated(one for board in load_boards(root, boards or []) for one in run(board, root, means))
+    loaded = load_boards(root, boards or [])
+    tell_migrated(one for board in loaded for one in run(board, root, means))
 
 
 @app.command("diff")

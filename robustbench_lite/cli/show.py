@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,21 +13,13 @@ import typer
 
 from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
-from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
-from robustbench_lite.files.reading import read_bytes
-from robustbench_lite.files.text import printable
-from robustbench_lite.leaderboard.words import MISSING, queries_in_full, radius_in_full, share_in_full
+from robustbench_lite.cli.show_record import Rows, print_rows, show_file
+from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import DataId, Identity, Provenance, ThreatId
-    from robustbench_lite.records.certificate import CertificateIdentity
-    from robustbench_lite.records.outcomes import Margins
     from robustbench_lite.sources.weights import Card
 
-Rows = list[tuple[str, object]]
-_EMPTY = ("", "")
-_AGREE = "version, seal, key, digest and summary agree"
 _KEY = re.compile(r"[0-9a-f]{4,32}")
 
 
@@ -47,15 +38,14 @@ def show(
     if what.endswith(".npz"):
         raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
     if what.endswith(".json") or os.path.isfile(what):
-        return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
+        return show_file(Path(what))
     for kind in kinds:
         if what in registry.names(kind) or registry.of_source(kind, what):
             return _show_plugin(kind, what)
     if ":" in what:
         return _show_plugin(_kind_of(what), what)
     if _KEY.fullmatch(what):
-        path = _by_key(what, output)
-        return _show_certificate(path) if _is_certificate(path) else _show_record(path)
+        return show_file(_by_key(what, output))
     return _show_network(what, opt.trust_in_files(allow_code))
 
 
@@ -78,7 +68,7 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
         rows += [("search", plugin.kind.replace("_", " ")), ("targeted", _yes(plugin.targeted))]
     else:
         rows += [("acts in training", _yes(plugin.trains))]
-    _print(rows)
+    print_rows(rows)
     fields = registry.hyperparameters(plugin)
     if fields:
         from tabulate import tabulate
@@ -127,125 +117,6 @@ def _by_key(key: str, output: Path) -> Path:
     raise UsageError(f"No record in {output} begins with {key!r}. Name another folder with --output, or give the file.")
 
 
-def _show_record(path: Path) -> None:
-    from robustbench_lite.records.cell import read_record
-
-    record, arrays = read_record(path)
-    identity, made, summary = record.identity, record.provenance, record.summary
-    median = arrays.median_distance
-    _print([
-        ("record", f"{path} ({_AGREE})"),
-        ("key", record.key),
-        ("digest", record.digest),
-        _EMPTY,
-        ("n", _count(summary.n, made)),
-        ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
-        ("robust accuracy", share_in_full(summary.robust_accuracy, summary.robust_interval)),
-        ("certified accuracy", share_in_full(summary.certified_accuracy, summary.certified_interval)),
-        ("median distance", MISSING if median is None else f"{median:.4g}"),
-        ("queries a sample", queries_in_full(*arrays.mean_queries())),
-        *_margins(record.margins),
-        _EMPTY,
-        ("attack", identity.attack.label()),
-        ("certifier", identity.certifier.label() if identity.certifier else MISSING),
-        *_network(identity),
-        *_threat(identity.threat),
-        ("goal", identity.threat.goal),
-        *_data(identity.data),
-        ("seed", identity.seed),
-        ("query budget", identity.query_budget or MISSING),
-        _EMPTY,
-        *_making(made),
-        ("batch size", made.batch_size),
-        *_versions(made),
-        *(("path", path) for path in made.paths or ()),
-        *(("note", flag) for flag in made.flags),
-    ])  # fmt: skip
-
-
-def _count(n: int, made: Provenance) -> str:
-    return f"{n:,}{' (partial)' if made.partial else ''}"
-
-
-def _network(identity: Identity | CertificateIdentity) -> Rows:
-    return [
-        ("defense", identity.defense.label()),
-        ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256),
-    ]
-
-
-def _threat(threat: ThreatId) -> Rows:
-    return [("norm", threat.norm), ("eps", radius_in_full(threat))]
-
-
-def _data(data: DataId) -> Rows:
-    return [("data", f"{data.name} {data.split}"), ("data fingerprint", data.fingerprint)]
-
-
-def _making(made: Provenance) -> Rows:
-    """When, how and where it was measured."""
-    return [
-        ("made", made.created),
-        ("command", made.command),
-        ("took", f"{made.seconds} s on {made.device}"),
-    ]
-
-
-def _versions(made: Provenance) -> Rows:
-    """With what its numbers depend on beside these, on an accelerator."""
-    rows: Rows = [("versions", _named(made.versions))]
-    return [*rows, ("numerics", _named(made.numerics))] if made.numerics else rows
-
-
-def _named(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _margins(margins: Margins | None) -> Rows:
-    """How near to a tie its verdicts came, where the record says so."""
-    if margins is None:
-        return []
-    parts = (("on a clean image", margins.clean), ("before the judge", margins.judged))
-    said = ", ".join(f"{value:.2g} {where}" for where, value in parts if value is not None)
-    return [("smallest margin", f"{said} (of the largest logit)" if said else "-")]
-
-
-def _is_certificate(path: Path) -> bool:
-    from robustbench_lite.records.certificate import CERTIFICATE
-
-    try:
-        return b'"stages"' in read_bytes(path, CERTIFICATE)
-    except RobustBenchError:
-        return False  # said when it is read as a record
-
-
-def _show_certificate(path: Path) -> None:
-    from robustbench_lite.records.certificate import read_certificate
-
-    record, arrays = read_certificate(path)
-    identity, made, summary = record.identity, record.provenance, record.summary
-    stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
-    _print([
-        ("certificate", f"{path} ({_AGREE})"),
-        ("key", record.key),
-        ("digest", record.digest),
-        _EMPTY,
-        ("n", _count(summary.n, made)),
-        ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
-        ("certified accuracy", share_in_full(summary.certified_accuracy, summary.certified_interval)),
-        ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())),
-        _EMPTY,
-        ("certifier", identity.certifier.label()),
-        *_network(identity),
-        *_threat(identity.threat),
-        *_data(identity.data),
-        _EMPTY,
-        *_making(made),
-        *_versions(made),
-    ])  # fmt: skip
-
-
 def _show_network(name: str, trust: Trust) -> None:
     from robustbench_lite.sources.models import named_network
     from robustbench_lite.sources.zoo import network_files
@@ -256,7 +127,7 @@ def _show_network(name: str, trust: Trust) -> None:
         raise UnknownNameError("attack, defense, network or record", name, names)
     model = named_network(name, trust)
     if model.card is not None:
-        _print(_card(model.card))
+        print_rows(_card(model.card))
 
 
 def _card(card: Card) -> Rows:
@@ -270,8 +141,3 @@ def _card(card: Card) -> Rows:
 
 def _yes(claim: bool) -> str:
     return "yes" if claim else "no"
-
-
-def _print(rows: Rows) -> None:
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {printable(str(value))}".rstrip() for name, value in rows))

@@ -176,7 +176,8 @@ def _over_eps(ranked: Ranked) -> Drawing | None:
 
     For records of any size it is the share that no found distance has reached.
     """
-    series = {key: rows for key, rows in sorted(radii_series(ranked.sheet).items()) if has_points(rows)}
+    known = sorted(radii_series(ranked.sheet).items())
+    series = {key: rows for key, rows in known if has_points(rows)}
     if not series:
         return None
     grid = grid_of_panels(ranked.names, len(series), across=2, width=4.0, height=3.2)
@@ -194,7 +195,8 @@ def _over_eps(ranked: Ranked) -> Drawing | None:
 
 def _over_queries(ranked: Ranked) -> Drawing | None:
     sheet = ranked.sheet
-    shown = [(group, column) for group in sheet.groups for column in group.columns if has_curve(sheet, column)]
+    columns = [(group, column) for group in sheet.groups for column in group.columns]
+    shown = [(group, column) for group, column in columns if has_curve(sheet, column)]
     if not shown:
         return None
     grid = grid_of_panels(ranked.names, len(shown), across=4, width=3.0, height=2.3)

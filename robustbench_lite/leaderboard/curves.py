@@ -1,4 +1,4 @@
-"""What the lines of a page's pictures show, as numbers: accuracy over radii, success over queries."""
+"""What the lines of pictures show, as numbers: accuracy over radii, success over queries."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def _points(found: Found) -> dict[float, float]:
 
 
 def has_curve(sheet: Sheet, column: Column) -> bool:
+    """There is more to see of an attack than one step."""
     most = [_most_queries(found) for (_, name), found in sheet.cells.items() if name == column.id]
     return bool(most) and float(np.median(most)) > _FEW
 

@@ -1,4 +1,7 @@
-"""What the tables of a board say, as ``tables/<board>.json`` publishes it; every other format is rendered from this."""
+"""What the tables of a board say, as ``tables/<board>.json`` publishes it.
+
+Every other format is rendered from this.
+"""
 
 from __future__ import annotations
 
@@ -121,6 +124,11 @@ class RankedRow(Strict):
         """The network with its defense, as messages say it."""
         return entrant(self.model, self.defense)
 
+    @property
+    def is_certified(self) -> bool:
+        """There is a certificate of it under some threat model."""
+        return any(isinstance(standing.certified, Share) for standing in self.threats.values())
+
 
 class AttackColumn(Strict):
     """An attack of a threat model."""
@@ -146,10 +154,11 @@ class ThreatTable(Strict):
 
 
 class RankingRule(Strict):
-    """How rows are ranked: by their worst case under one threat model, with this family-wise error rate."""
+    """How rows are ranked: by their worst case under one threat model."""
 
     threat: str
     alpha: float
+    """The family-wise error rate."""
 
 
 class Place(NamedTuple):
@@ -168,6 +177,11 @@ class Gap(NamedTuple):
     threat: ThreatTable
     attack: AttackColumn
     reason: str
+
+    @property
+    def where(self) -> str:
+        """Row, threat model and attack."""
+        return f"{self.row.name}, {self.threat.title}, {self.attack.heading}"
 
 
 class Document(Strict):

@@ -26,8 +26,6 @@ class Named(NamedTuple):
 
     model: ModelId
     defense: PluginId
-    label: str
-    """The defense as a user would write it."""
     missing: str = ""
     """Why the network cannot be had, if so."""
 
@@ -43,14 +41,14 @@ def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.RE
         model = ModelId(
             name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
         )
-        return Named(model, plugin_id("defense", defense), short_label("defense", defense))
+        return Named(model, plugin_id("defense", defense))
     if entrant.model is not None and ":" in entrant.model:
         return _unknown(entrant, None, trust)
     name = entrant.model or _bundled_name(entrant, board, trust)
     if name not in network_files():
         return _unknown(entrant, name, trust, f"no network {name} is at hand")
     subject = subject_of(entrant, board, root, trust)
-    return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense), subject.label)
+    return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense))
 
 
 def subject_of(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Subject:
@@ -84,7 +82,7 @@ def _unknown(entrant: Entrant, name: str | None, trust: Trust, missing: str = ""
     """A row whose weights nobody knows yet."""
     defense = defense_from(entrant.defense or "none", trust)
     model = ModelId(name=_name(entrant, name), weights_sha256="", architecture_sha256="")
-    return Named(model, plugin_id("defense", defense), short_label("defense", defense), missing)
+    return Named(model, plugin_id("defense", defense), missing)
 
 
 def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:

@@ -1,4 +1,4 @@
-"""Files of adversarial examples beside the records that they belong to: what they hold is what these say."""
+"""Files of adversarial examples, beside the records that they belong to."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from robustbench_lite.records.seal import seal_of
 FORMAT_VERSION = 2
 """Version 1 had no seal."""
 _EXAMPLES = Form(
-    noun="gallery", what="a file of examples that cannot be read", most=4 * CARD_BYTES, error=RecordError,
+    noun="gallery",
+    what="a file of examples that cannot be read",
+    most=4 * CARD_BYTES,
+    error=RecordError,
     fix="Delete it and run `rbl leaderboard run`.",
-)  # fmt: skip
+)
 
 
 Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
@@ -97,7 +100,11 @@ def write_examples(path: Path, found: Found, examples: list[Example]) -> None:
 
 
 def migrate_examples(path: Path, found: Found) -> bool:
-    """Seal the file of ``found``, if it is of version 1 and shows what the record says; True if it was written."""
+    """Seal the file of ``found``, if it is of version 1 and shows what the record says.
+
+    Returns:
+        Whether it was written.
+    """
     content = read_model(path, _EXAMPLES, Examples)
     if content.format_version != 1:
         read_examples(path, found)
@@ -114,7 +121,11 @@ def _write(path: Path, content: Examples) -> None:
 
 
 def read_examples(path: Path, found: Found) -> Examples:
-    """Read the file of ``found``; a RecordError if it belongs to another record, or shows what that does not say."""
+    """Read the file of ``found``.
+
+    Raises:
+        RecordError: it belongs to another record, or shows what that does not say.
+    """
     content = read_model(path, _EXAMPLES, Examples)
     _check(path, content, found)
     return content
@@ -122,18 +133,19 @@ def read_examples(path: Path, found: Found) -> Examples:
 
 def _check(path: Path, content: Examples, found: Found) -> None:
     if content.format_version != FORMAT_VERSION:
-        raise RecordError(
-            f"{path.name} is of format version {content.format_version}; known is {FORMAT_VERSION} (version 1 becomes that by "
-            "`rbl leaderboard migrate`)"
-        )
+        version = f"format version {content.format_version}; known is {FORMAT_VERSION}"
+        mend = "version 1 becomes that by `rbl leaderboard migrate`"
+        raise RecordError(f"{path.name} is of {version} ({mend})")
     if content.seal != content.sealed().seal:
         raise RecordError(f"{path.name} was changed: its seal does not agree with its contents")
     if (content.key, content.digest) != (found.record.key, found.record.digest):
-        raise RecordError(f"{path.name} is not of the record as it stands: its key or digest is another")
+        other = "its key or digest is another"
+        raise RecordError(f"{path.name} is not of the record as it stands: {other}")
     broken = set(found.record.identity.data.ids()[found.arrays.broken].tolist())
     for shown in content.examples:
         if shown.id not in broken:
-            raise RecordError(f"{path.name} shows sample {shown.id}, which the record does not call broken")
+            held = "which the record does not call broken"
+            raise RecordError(f"{path.name} shows sample {shown.id}, {held}")
         shown.images()
 
 

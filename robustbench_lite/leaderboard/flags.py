@@ -1,4 +1,4 @@
-"""What a reader must know before trusting a row: notes of the records, signs of masked gradients."""
+"""What a reader must know before trusting a row: notes, and signs of masked gradients."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _notes(sheet: Sheet, row: int) -> list[str]:
         for column, found in sheet.column_cells(row, group)
     }
     shared = set.intersection(*map(set, notes.values())) if len(notes) > 1 else set()
-    own = (f"{where}: {note}" for where, said in notes.items() for note in said if note not in shared)
-    return [*shared, *own]
+    said = [(where, note) for where, those in notes.items() for note in those]
+    return [*shared, *(f"{where}: {note}" for where, note in said if note not in shared)]
 
 
 def _masking(sheet: Sheet, cells: list[ColumnRecord]) -> list[str]:

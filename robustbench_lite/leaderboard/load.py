@@ -1,4 +1,4 @@
-"""Boards with what is there of them: their cells, the records on disk, and the sheet that these give."""
+"""Boards with what is there of them: cells, records on disk, and the sheet that these give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Loaded(NamedTuple):
 
 
 def load(root: Path, names: Sequence[str] = (), trust: Trust = Trust.REGISTERED) -> list[Loaded]:
-    """Boards with their records, sorted by name; ``trust`` is for the code that a board may name."""
+    """Boards with their records, sorted by name; ``trust`` is for code that a board may name."""
     loaded = []
     for board in load_boards(root, names):
         filled = fill(board, expand(board, root, trust), root)

@@ -70,9 +70,8 @@ def page(title: str, sections: list[Section], *, records: str = "results/{board}
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.globals.update(text=tables, headings=_headings, cells=_shown)
-    details = {
-        place.cell.key: _details(section.doc, place, records) for section in sections for place in section.doc.measured()
-    }
+    places = [(section.doc, place) for section in sections for place in section.doc.measured()]
+    details = {place.cell.key: _details(doc, place, records) for doc, place in places}
     return environment.from_string(_template("page.html.j2")).render(
         title=title,
         sections=sections,
@@ -97,7 +96,8 @@ def _shown(row: RankedRow, threat: ThreatTable) -> list[Shown]:
     """What each column shows of a row."""
     standing = row.threats[threat.id]
     cells = [standing.attacks[attack.id] for attack in threat.attacks]
-    values: list[Value] = [row.clean, *cells, standing.worst, standing.certified, standing.open, standing.queries]
+    beside = [standing.worst, standing.certified, standing.open, standing.queries]
+    values: list[Value] = [row.clean, *cells, *beside]
     names = [
         Shown(tables.rank(row), row.rank.best if row.rank else _LAST),
         Shown(row.model, row.model),

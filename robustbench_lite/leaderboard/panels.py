@@ -54,13 +54,16 @@ class Grid(NamedTuple):
 
     def draw_legend(self) -> None:
         """One legend above all panels; not every line is in each."""
-        lines = {label: handle for axes in self.panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        lines: dict[str, Any] = {}
+        for axes in self.panels:
+            handles, labels = axes.get_legend_handles_labels()
+            lines |= zip(labels, handles, strict=True)
         place = {"loc": "upper center", "ncols": self.legend_columns, "fontsize": 8}
         self.figure.legend(lines.values(), lines.keys(), **place)
 
 
 def panel_with_labels(width: float, height: float, *, left: float, bottom: float) -> Panel:
-    """A panel of ``width`` by ``height`` inches, with so much room for the words beside and below."""
+    """A panel of so many inches, with so much room for the words beside and below."""
     across = left + width + _EDGE
     up = bottom + height + _EDGE
     figure = _figure(across, up)
@@ -76,8 +79,23 @@ def panel_with_legend(names: Sequence[str]) -> Panel:
     return Panel(figure, figure.add_axes((0.55 / width, 0.14, 3.4 / width, 0.83)))
 
 
-def grid_of_panels(names: Sequence[str], count: int, *, across: int, width: float, height: float) -> Grid:
-    """``count`` panels of so many inches, at most ``across`` in a row, under a legend of ``names``."""
+def grid_of_panels(
+    names: Sequence[str],
+    count: int,
+    *,
+    across: int,
+    width: float,
+    height: float,
+) -> Grid:
+    """Panels under a legend.
+
+    Args:
+        names: what the legend has.
+        count: how many panels.
+        across: how many there are in a row, at most.
+        width: of each, in inches.
+        height: of each.
+    """
     columns = min(count, across)
     rows = -(-count // columns)
     entry = 0.6 + _LETTER * max(map(len, names))
@@ -122,7 +140,15 @@ def put_words(axes: Any, *, x: str, y: str = "", title: str = "") -> None:
     axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + ScaledTranslation(-0.33, 0, inch))
 
 
-def draw_line(axes: Any, xs: Sequence[float], ys: Sequence[float], place: int, label: str, *, marked: bool) -> None:
+def draw_line(
+    axes: Any,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    place: int,
+    label: str,
+    *,
+    marked: bool,
+) -> None:
     """A line through marked points, or steps between points that are not marked."""
     look = look_of(place)
     axes.plot(

@@ -1,4 +1,4 @@
-"""A few samples of a recorded cell, measured once more: as they are, watched, or with other roundings."""
+"""A few samples of a recorded cell, measured once more: as they are, watched, or rounded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def verdicts_of(ids: NDArray[np.int64], arrays: CellArrays) -> dict[int, Verdict
 
 @dataclass(frozen=True)
 class Repeat:
-    """A recorded cell of a board, whose samples can be measured again: these, and nothing else of it."""
+    """A recorded cell of a board, whose samples can be measured again without the others."""
 
     bench: Bench
     slot: Slot
@@ -130,7 +130,7 @@ class Repeat:
         return set_up(self.bench.subject(row), data, self.bench.settings(row))
 
     def _measure(self, data: Dataset, setup: Setup, *, keep: bool = False) -> Measured:
-        """Measure samples; with the fit of the record, if the attack is fitted and it lies beside."""
+        """Measure samples; with the fit that lies beside the record, if there is one."""
         slot, key = self.slot, self.found.record.key
         model, seed, batch_size, device = setup
         clean = clean_logits(model, data, batch_size, device, seed)
@@ -151,7 +151,8 @@ class Repeat:
             nearest_clean=clean.nearest,
         )
         images = self.bench.fit_data if needs_fit(slot.attack) else None
-        with _copy_of(self.bench.folder / FITS / f"{key}.safetensors") as fit, open_journal(None) as journal:
+        kept = self.bench.folder / FITS / f"{key}.safetensors"
+        with _copy_of(kept) as fit, open_journal(None) as journal:
             return measure(fitted(job, images, fit), journal)
 
 

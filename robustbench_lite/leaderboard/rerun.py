@@ -51,7 +51,13 @@ class Choice(NamedTuple):
     salt: str = ""
 
 
-def rerun(loaded: list[Loaded], root: Path, choice: Choice, means: Means, on_cell: Callable[[str], None]) -> Rerun:
+def rerun(
+    loaded: list[Loaded],
+    root: Path,
+    choice: Choice,
+    means: Means,
+    on_cell: Callable[[str], None],
+) -> Rerun:
     """Measure a few samples of each recorded cell again."""
     done = Rerun()
     for one in loaded:
@@ -64,10 +70,17 @@ def rerun(loaded: list[Loaded], root: Path, choice: Choice, means: Means, on_cel
     return done
 
 
-def _rerun_board(one: Loaded, bench: Bench, choice: Choice, done: Rerun, on_cell: Callable[[str], None]) -> None:
+def _rerun_board(
+    one: Loaded,
+    bench: Bench,
+    choice: Choice,
+    done: Rerun,
+    on_cell: Callable[[str], None],
+) -> None:
     """Add to ``done`` what is to be said of one board."""
-    by_key = {found.record.key: Repeat(bench, slot, found) for slot, found in one.filled.pairs() if found}
-    cells, budget = list(by_key.values()), choice.queries
+    repeats = [Repeat(bench, slot, found) for slot, found in one.filled.pairs() if found]
+    cells = list({repeat.found.record.key: repeat for repeat in repeats}.values())
+    budget = choice.queries
     for number in cells_in_turn([cell.found for cell in cells], choice.salt):
         slot, found = cells[number].slot, cells[number].found
         recorded = found.record.identity.data.ids()

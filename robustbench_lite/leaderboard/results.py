@@ -126,7 +126,8 @@ def read_results(folder: Path, root: Path) -> Results:
             found = Found.read(path)
         except RecordError as error:
             what = str(error).replace(str(path), where)
-            results.problems.append(Problem(where, what, f"restore it, or measure the cell again: rm {path}"))
+            mend = f"restore it, or measure the cell again: rm {path}"
+            results.problems.append(Problem(where, what, mend))
             continue
         if path.stem != found.record.key:
             results.problems.append(misnamed(path, where, found.record.key))

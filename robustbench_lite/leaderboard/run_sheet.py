@@ -76,7 +76,8 @@ def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
         column = _column_of(columns, identity)
         cells.setdefault((rows.index(RowKey.of(identity)), column.id), item)
     groups = [_group(threat, columns[threat].values()) for threat in sorted(columns)]
-    places = [(row, column.id) for row in range(len(rows)) for group in groups for column in group.columns]
+    names = [column.id for group in groups for column in group.columns]
+    places = [(row, name) for row in range(len(rows)) for name in names]
     fullest = max(groups, key=lambda group: len(group.columns)) if groups else None
     return Sheet(
         name=name,

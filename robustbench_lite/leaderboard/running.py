@@ -60,7 +60,12 @@ class Done(NamedTuple):
 _ALL = Shard()
 
 
-def plan(loaded: Sequence[Loaded], root: Path, shard: Shard = _ALL, others: Container[str] = ()) -> list[Planned]:
+def plan(
+    loaded: Sequence[Loaded],
+    root: Path,
+    shard: Shard = _ALL,
+    others: Container[str] = (),
+) -> list[Planned]:
     """What is missing or out of date, board by board.
 
     Which shard a cell is in depends on the board alone.
@@ -130,7 +135,12 @@ def run(
     return _run_side_by_side(planned, root, means, min(jobs, len(planned)))
 
 
-def _run_here(planned: Sequence[Planned], root: Path, means: Means, on_progress: OnProgress) -> Iterator[Done]:
+def _run_here(
+    planned: Sequence[Planned],
+    root: Path,
+    means: Means,
+    on_progress: OnProgress,
+) -> Iterator[Done]:
     benches = Benches(root, means)
     for cell in planned:
         yield _measure(benches.bench(cell.board), cell, on_progress)
@@ -163,7 +173,12 @@ def _measure(bench: Bench, cell: Planned, on_progress: OnProgress) -> Done:
     return Done(cell, None)
 
 
-def _run_side_by_side(planned: Sequence[Planned], root: Path, means: Means, jobs: int) -> Iterator[Done]:
+def _run_side_by_side(
+    planned: Sequence[Planned],
+    root: Path,
+    means: Means,
+    jobs: int,
+) -> Iterator[Done]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
     with ProcessPoolExecutor(jobs, context, _start, (root, means, threads)) as pool:

@@ -110,7 +110,8 @@ class Sheet:
 
     def column_cells(self, row: int, group: Group) -> list[ColumnRecord]:
         """The measured cells of a row under one threat model."""
-        return [ColumnRecord(column, self.cells[row, column.id]) for column in group.columns if (row, column.id) in self.cells]
+        cells = ((column, self.cells.get((row, column.id))) for column in group.columns)
+        return [ColumnRecord(column, found) for column, found in cells if found is not None]
 
     def row_number(self, row: Row) -> int:
         """Where a row stands, the first if there are several."""
@@ -167,7 +168,10 @@ def _group_of(threat: Threat, samples: Mapping[str, int]) -> Group:
     return Group(threat.id, title, threat.norm, radius, threat.goal, tuple(columns))
 
 
-def join_proofs(groups: Sequence[Group], cells: Mapping[tuple[int, str], Found]) -> dict[tuple[int, str], Proof]:
+def join_proofs(
+    groups: Sequence[Group],
+    cells: Mapping[tuple[int, str], Found],
+) -> dict[tuple[int, str], Proof]:
     """What the records of a row prove under a threat model, together.
 
     Each certificate is sound by itself.

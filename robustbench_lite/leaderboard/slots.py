@@ -131,9 +131,8 @@ def _slot(board: Board, asked: Asked, number: int, row: Named) -> Slot:
         seed=board.seed,
         query_budget=asked.query_budget,
     )
-    entrant = words.entrant(row.model.name, row.label)
-    under = f"{inputs.short_label('attack', attack)}, {threat.norm.name} {asked.radius}"
-    label = f"{entrant} x {under}"
+    entrant = words.entrant(row.model.name, words.defense(expected))
+    label = f"{entrant} x {words.attack(expected)}, {threat.norm.name} {asked.radius}"
     return Slot(number, asked.column, label, attack, threat, row.missing, expected)
 
 

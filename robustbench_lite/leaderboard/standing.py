@@ -82,12 +82,15 @@ def _rank(sheet: Sheet, worst: WorstCases) -> list[RankRange | None]:
 
 def _row(sheet: Sheet, number: int, worst: WorstCases, rank: RankRange | None) -> RankedRow:
     row = sheet.rows[number]
+    threats = {}
+    for group in sheet.groups:
+        threats[group.id] = _standing(sheet, number, group, worst[number, group.id])
     return RankedRow(
         rank=rank,
         model=row.model,
         defense=row.defense,
         clean=_clean(sheet, number),
-        threats={group.id: _standing(sheet, number, group, worst[number, group.id]) for group in sheet.groups},
+        threats=threats,
         flags=flags_of(sheet, number, worst),
     )
 

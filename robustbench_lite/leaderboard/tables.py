@@ -33,7 +33,7 @@ _CSV_COLUMNS = [
     "forward_queries", "backward_queries", "digest", "missing",
 ]  # fmt: skip
 _CSV_FIGURES = {*_CSV_COLUMNS} - {"model", "defense", "attack"}
-"""Columns that are fields of a cell, where it has them; those named here mean something else in it."""
+"""Columns that a cell may have as fields; those taken out here mean something else in it."""
 
 
 def share(cell: Counted | Missing) -> str:
@@ -112,15 +112,11 @@ def values(row: RankedRow, threat: ThreatTable) -> list[str]:
 
 def missing(doc: Document) -> list[str]:
     """Why a "-" stands where it stands."""
-    reasons = [f"{row.name}, {threat.title}, {attack.heading}: {reason}" for row, threat, attack, reason in doc.gaps()]
-    unproved = sorted({row.name for row in doc.rows if not _is_certified(row)})
+    reasons = [f"{gap.where}: {gap.reason}" for gap in doc.gaps()]
+    unproved = sorted({row.name for row in doc.rows if not row.is_certified})
     if unproved:
         reasons.append(f"certified: no certificate for {', '.join(unproved)}")
     return reasons
-
-
-def _is_certified(row: RankedRow) -> bool:
-    return any(not isinstance(standing.certified, Missing) for standing in row.threats.values())
 
 
 def markdown_table(doc: Document, threat: ThreatTable) -> str:
@@ -134,7 +130,8 @@ def markdown(doc: Document) -> str:
     parts = [f"# {doc.title}", doc.about.strip(), rank_note(doc)]
     for threat in doc.threats:
         told = (f"{a.heading}: `{a.attack}`, {_counts(a)}" for a in threat.attacks)
-        parts += [f"## {threat.title}", markdown_table(doc, threat), caption(doc, threat), _bullets(told)]
+        parts += [f"## {threat.title}", markdown_table(doc, threat)]
+        parts += [caption(doc, threat), _bullets(told)]
     flags = _bullets(f"{row.name}: {flag}" for row in doc.rows for flag in row.flags)
     parts += ["## Flags", flags] if flags else []
     gaps = _bullets(missing(doc))

@@ -1,4 +1,7 @@
-"""How shares, radii, threat models, plug-ins and rows are written: in tables, on the page, in messages and on the screen."""
+"""How shares, radii, threat models, plug-ins and rows are written.
+
+In tables, on the page, in messages and on the screen alike.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ def attack(identity: Identity) -> str:
 
 
 def defense(identity: Identity) -> str:
-    """The defense of a cell, part by part, with the hyper-parameters that are not at their default."""
+    """The defense of a cell, with the hyper-parameters that are not at their default."""
     specs = [_short_spec("defense", part) for part in identity.defense.parts or [identity.defense]]
     return (" + " if any(" " in spec for spec in specs) else "+").join(specs)
 
@@ -121,9 +124,11 @@ def defense(identity: Identity) -> str:
 def _short_spec(kind: registry.Kind, plugin: PluginId) -> str:
     """A plug-in as in ``pgd steps=10``; with all hyper-parameters where it is not installed."""
     defaults = _defaults(kind, plugin.name)
-    told = [(key, value) for key, value in sorted(plugin.parameters.items()) if key not in defaults or defaults[key] != value]
-    texts = (f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in told)
-    return " ".join([plugin.name, *texts])
+    words = [plugin.name]
+    for key, value in sorted(plugin.parameters.items()):
+        if key not in defaults or defaults[key] != value:
+            words.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
+    return " ".join(words)
 
 
 def _defaults(kind: registry.Kind, name: str) -> Mapping[str, object]:

@@ -22,7 +22,14 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Summary
 from robustbench_lite.records.schema import Sparse, Strict
-from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, refuse_false, seal_of, sha256_of
+from robustbench_lite.records.seal import (
+    PROTOCOL_VERSION,
+    SCHEMA_VERSION,
+    check_versions,
+    refuse_false,
+    seal_of,
+    sha256_of,
+)
 from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number
 

@@ -17,7 +17,14 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.schema import Strict
-from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, refuse_false, seal_of, sha256_of
+from robustbench_lite.records.seal import (
+    PROTOCOL_VERSION,
+    SCHEMA_VERSION,
+    check_versions,
+    refuse_false,
+    seal_of,
+    sha256_of,
+)
 from robustbench_lite.records.statistics import Interval, agree, wilson
 
 CERTIFICATE = Form(

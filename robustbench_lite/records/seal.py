@@ -74,7 +74,8 @@ def refuse_false(claims: Mapping[str, bool], what: str, advice: str) -> None:
     """
     for claim, holds in claims.items():
         if not holds:
-            raise RecordError(f"{what} was changed: its {claim} does not agree with its contents. {advice}")
+            disagrees = f"its {claim} does not agree with its contents"
+            raise RecordError(f"{what} was changed: {disagrees}. {advice}")
 
 
 def _is(found: object, version: int) -> bool:

@@ -129,8 +129,8 @@ def evolution() -> Repeat:
     one = load(BOARDS, ["mnist"], Trust.REGISTERED)[0]
     bench = Bench(one.board, BOARDS, Means(device="cpu"))
     name = "b8e1a0646fd3eedcc5ed822bb701f66e.json"
-    pairs = one.filled.pairs()
-    return next(Repeat(bench, slot, found) for slot, found in pairs if found is not None and found.path.name == name)
+    repeats = (Repeat(bench, slot, found) for slot, found in one.filled.pairs() if found)
+    return next(repeat for repeat in repeats if repeat.found.path.name == name)
 
 
 HANGS, STANDS = 24, 0

@@ -1,4 +1,4 @@
-"""The published document reads back as it was written, and those of other versions can be compared."""
+"""The published document reads back as it was written; other versions can be compared."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ def test_a_committed_document_reads_back_to_the_byte(path: Path) -> None:
 
 
 def test_a_document_with_gaps_reads_back(sheet: Make) -> None:
-    cells = cell("d", "one", "11", "10", certified="10"), cell("e", "two", "11", "11", eps=None, norm="l2")
-    doc = document(sheet(*cells))
-    assert any(isinstance(standing.worst, Missing) for row in doc.rows for standing in row.threats.values())
+    one = cell("d", "one", "11", "10", certified="10")
+    two = cell("e", "two", "11", "11", eps=None, norm="l2")
+    doc = document(sheet(one, two))
+    standings = [standing for row in doc.rows for standing in row.threats.values()]
+    assert any(isinstance(standing.worst, Missing) for standing in standings)
     assert Document.model_validate_json(as_json(doc)) == doc
 
 
 def write(folder: Path, content: Any) -> Path:
     (folder / "tables").mkdir(parents=True)
-    (folder / "tables" / "b.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "tables" / "b.json").write_text(text)
     return folder
 
 
-def test_a_document_of_another_version_is_compared_by_what_it_shows(tmp_path: Path, sheet: Make) -> None:
+def test_other_versions_are_compared_by_what_they_show(tmp_path: Path, sheet: Make) -> None:
     content = json.loads(as_json(document(sheet(cell("d", "one", "11", "10")))))
     old = json.loads(json.dumps(content))
     del old["seed"], old["n"], old["rows"][0]["threats"]["linf/0.1/untargeted"]["open"]
@@ -51,15 +54,18 @@ def test_a_document_of_another_version_is_compared_by_what_it_shows(tmp_path: Pa
         assert changes(base, head) == ["b: net-d (d), clean: - -> 100.0 % (n = 2)"]
 
 
-@pytest.mark.parametrize("content", ["[", "[]", "{}", '{"rows": [1], "threats": []}', '{"rows": 1}'])
+FOREIGN = ("[", "[]", "{}", '{"rows": [1], "threats": []}', '{"rows": 1}')
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 def test_what_is_no_document_is_refused(tmp_path: Path, content: str) -> None:
     root = write(tmp_path / "other", content)
-    refused = pytest.raises(UsageError, match=r"b\.json is no table as `rbl leaderboard build` writes")
-    with refused, tables_at(None, root):
+    message = r"b\.json is no table as `rbl leaderboard build` writes"
+    with pytest.raises(UsageError, match=message), tables_at(None, root):
         pass
 
 
-def test_a_row_that_lacks_a_threat_model_of_its_table_is_refused(tmp_path: Path, sheet: Make) -> None:
+def test_a_row_that_lacks_a_threat_model_is_refused(tmp_path: Path, sheet: Make) -> None:
     content = json.loads(as_json(document(sheet(cell("d", "one", "11", "10")))))
     content["rows"][0]["threats"] = {}
     root = write(tmp_path / "other", content)

@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.leaderboard.examples import Example, Images, migrate_examples, read_examples, write_examples
+from robustbench_lite.leaderboard.examples import (
+    Example,
+    Images,
+    migrate_examples,
+    read_examples,
+    write_examples,
+)
 from robustbench_lite.leaderboard.gallery import pictures, png
 from tests.unit.leaderboard.conftest import cell
 

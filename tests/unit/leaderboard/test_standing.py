@@ -39,7 +39,8 @@ def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) ->
     row = row_of(doc, "d")
     assert row.rank is None
     assert row.threats[LINF].worst == Missing(missing="two: not measured")
-    line = dict(zip(tables.headings(doc.threats[0]), tables.values(row, doc.threats[0]), strict=True))
+    table = doc.threats[0]
+    line = dict(zip(tables.headings(table), tables.values(row, table), strict=True))
     assert {line[name] for name in ("rank", "two", "worst case", "certified", "open", "queries")} == {"-"}
     assert any("two: not measured" in reason for reason in tables.missing(doc))
     assert "| - |" in tables.markdown(doc)
