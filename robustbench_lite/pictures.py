@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,17 +66,26 @@ def write_picture(picture: Tensor, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def difference(x_adv: NDArray[np.float32], x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """``x_adv - x`` around grey, its largest value at black or white, and by how much it was magnified for that."""
+class Magnified(NamedTuple):
+    """A difference of images that can be seen."""
+
+    picture: NDArray[np.float32]
+    """(C, H, W), around grey."""
+    factor: float
+    """By how much it was magnified."""
+
+
+def magnify_difference(x_adv: NDArray[np.float32], x: NDArray[np.float32]) -> Magnified:
+    """``x_adv - x``, magnified until its largest value is black or white."""
     delta = x_adv - x
     largest = float(np.abs(delta).max())
     factor = _GREY / largest if largest > 0 else 1.0
-    return (_GREY + factor * delta).clip(0, 1), factor
+    return Magnified((_GREY + factor * delta).clip(0, 1), factor)
 
 
 def _row(axes: Any, saved: Adversarials, context: Context, row: int, class_name: Callable[[int], str]) -> None:
     x, x_adv = context.x[row].numpy(), saved.x_adv[row].numpy()
-    magnified, factor = difference(x_adv, x)
+    magnified, factor = magnify_difference(x_adv, x)
     target, norm = int(context.target[row]), saved.record.identity.threat.norm
     before, after = (class_name(int(c[row])) for c in (context.prediction_before, context.prediction_after))
     _image(axes[0], x, before)

@@ -122,32 +122,57 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """One flat row: what ``--format json`` prints of the cell."""
-        row: dict[str, Any] = {
-            "model": self.model, "defense": self.defense, "attack": self.attack, "dataset": self.identity.data.name,
-            "split": self.identity.data.split, "norm": self.identity.threat.norm, "eps": self.identity.threat.eps,
-            "goal": self.identity.threat.goal, "n": self.n, "adaptive": self.identity.adaptive is None,
-            "clean_accuracy": None, "robust_accuracy": None, "robust_interval": None, "median_distance": None,
-            "forward_queries_mean": None, "backward_queries_mean": None, "certifier": None, "certified_accuracy": None,
-            "certified_interval": None,
-        }  # fmt: skip
-        if self.arrays is not None:
-            forward, backward = self.arrays.mean_queries()
-            row |= {
-                "clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy,
-                "robust_interval": list(self.interval), "median_distance": self.median_distance,
-                "forward_queries_mean": forward, "backward_queries_mean": backward,
-            }  # fmt: skip
-        if self.arrays is not None and self.arrays.certified_interval is not None and self.identity.certifier is not None:
-            row |= {
-                "certifier": self.identity.certifier.name, "certified_accuracy": self.arrays.certified_accuracy,
-                "certified_interval": list(self.arrays.certified_interval),
-            }  # fmt: skip
-        flags = list(self.record.provenance.flags) if self.record else []
-        return row | {
-            "seconds": self.seconds, "status": self.status, "cached": self.cached, "flags": flags, "note": self.note,
-            "error": self.error, "seed": self.identity.seed, "query_budget": self.identity.query_budget, "cell_key": self.key,
-            "digest": self.record.digest if self.record else None, "record": str(self.path) if self.path else None,
-        }  # fmt: skip
+        identity, provenance = self.identity, self.record.provenance if self.record else None
+        return {
+            "model": self.model,
+            "defense": self.defense,
+            "attack": self.attack,
+            "dataset": identity.data.name,
+            "split": identity.data.split,
+            "norm": identity.threat.norm,
+            "eps": identity.threat.eps,
+            "goal": identity.threat.goal,
+            "n": self.n,
+            "adaptive": identity.adaptive is None,
+            **self._figures(),
+            **self._certified_figures(),
+            "seconds": self.seconds,
+            "status": self.status,
+            "cached": self.cached,
+            "flags": list(provenance.flags) if provenance else [],
+            "note": self.note,
+            "error": self.error,
+            "seed": identity.seed,
+            "query_budget": identity.query_budget,
+            "cell_key": self.key,
+            "digest": self.record.digest if self.record else None,
+            "record": str(self.path) if self.path else None,
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        """What the attack has left; None for each where the cell was not measured."""
+        arrays = self.arrays
+        queries = None if arrays is None else arrays.mean_queries()
+        return {
+            "clean_accuracy": None if arrays is None else arrays.clean_accuracy,
+            "robust_accuracy": None if arrays is None else arrays.robust_accuracy,
+            "robust_interval": None if arrays is None else list(arrays.interval),
+            "median_distance": None if arrays is None else arrays.median_distance,
+            "forward_queries_mean": None if queries is None else queries.forward,
+            "backward_queries_mean": None if queries is None else queries.backward,
+        }
+
+    def _certified_figures(self) -> dict[str, Any]:
+        """What is proved; None for each where nothing was to be."""
+        certifier = self.identity.certifier
+        interval = None if self.arrays is None else self.arrays.certified_interval
+        if self.arrays is None or interval is None or certifier is None:
+            return dict.fromkeys(("certifier", "certified_accuracy", "certified_interval"))
+        return {
+            "certifier": certifier.name,
+            "certified_accuracy": self.arrays.certified_accuracy,
+            "certified_interval": list(interval),
+        }
 
 
 PLAIN_GAP = 0.05

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustbench_lite.cli import options as opt
+from robustbench_lite.cli.board_text import cells_of, plan_table, rerun_note, tell
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import CheckFailed, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from robustbench_lite.leaderboard.bench import Means
-    from robustbench_lite.leaderboard.results import Problem
 
 _A_CELL_FAILED = 3
 _QUERIES = 10_000
@@ -58,7 +58,7 @@ def plan(
     if format_name not in ("table", "json", "github-matrix"):
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
     from robustbench_lite.leaderboard import running
-    from robustbench_lite.leaderboard.build import load
+    from robustbench_lite.leaderboard.load import load
     from robustbench_lite.sources.datasets import can_download
 
     loaded = load(root, boards or [], opt.trust_in_files(allow_code))
@@ -68,13 +68,8 @@ def plan(
         print(json.dumps({"include": running.shards_of(planned, here, shards)}))
     elif format_name == "json":
         print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
-    elif not planned:
-        print("Every cell is measured.")
     else:
-        from tabulate import tabulate
-
-        rows = [(cell.board, cell.label, f"{cell.n:,}", cell.state) for cell in planned]
-        print(tabulate(rows, headers=["board", "cell", "n", "state"], disable_numparse=True))
+        print(plan_table(planned) if planned else "Every cell is measured.")
 
 
 @app.command("run")
@@ -99,7 +94,7 @@ def run(
     from robustbench_lite.leaderboard import running
     from robustbench_lite.leaderboard.answers import of_other_networks
     from robustbench_lite.leaderboard.bench import Bench
-    from robustbench_lite.leaderboard.build import load
+    from robustbench_lite.leaderboard.load import load
 
     means = _means(data_dir, download, device, batch_size, allow_code)
     loaded = load(root, boards or [], means.trust)
@@ -133,7 +128,7 @@ def build(
 
     built = render(root, opt.trust_in_files(allow_code))
     if built.problems:
-        _tell(built.problems)
+        tell(built.problems)
         raise CheckFailed(f"{len(built.problems)} records cannot be believed: nothing was written.")
     changed = write(root, built.files)
     print("\n".join(str(root / name) for name in changed) or "Everything is up to date.")
@@ -158,25 +153,22 @@ def check(
     from robustbench_lite.leaderboard.check import check as look
 
     problems, built = look(root, opt.trust_in_files(allow_code))
-    found = {one.board.name: [cell.record for cell in one.filled.found if cell is not None] for one in built.loaded}
-    note, notes = "", list[str]()
+    note = ""
     if rerun:
+        from robustbench_lite.leaderboard.rerun import Choice
         from robustbench_lite.leaderboard.rerun import rerun as again
 
         means = _means(data_dir, download, device, "auto", allow_code)
-        done = again(built.loaded, root, rerun, means, queries=queries, salt=salt, on_cell=_silent)
+        done = again(built.loaded, root, Choice(rerun, queries, salt), means, _silent)
         problems += done.problems
-        notes = done.notes
-        left = f"; {done.left_out} cells were left out, for --rerun-queries {queries:,}" if done.left_out else ""
-        absent = f"; without the images of {', '.join(done.without_data)} (--data-dir)" if done.without_data else ""
-        note = f" {done.samples} samples of {done.cells} cells were measured again{left}{absent}."
-    print("\n".join(notes), end="\n" * bool(notes))
+        note = rerun_note(done, queries)
+        print("\n".join(done.notes), end="\n" * bool(done.notes))
     if problems:
-        _tell(problems)
+        tell(problems)
         raise CheckFailed(f"{len(problems)} problems.{note}")
-    hours = {name: sum(record.provenance.seconds for record in records) / 3600 for name, records in found.items()}
-    boards = ", ".join(f"{name} {len(records)} cells in {hours[name]:.1f} h" for name, records in found.items())
-    print(f"{len(found)} boards ({boards}), {len(built.files)} rendered files: all agree.{note}")
+    told = ", ".join(map(cells_of, built.loaded))
+    files = f"{len(built.files)} rendered files"
+    print(f"{len(built.loaded)} boards ({told}), {files}: all agree.{note}")
 
 
 @app.command("migrate")
@@ -193,12 +185,13 @@ def migrate(
 
     Keys, digests and tables stay. Exit 1 if a record is refused. Interrupted, the same command continues.
     """
-    from robustbench_lite.cli.migrate import tell
+    from robustbench_lite.cli.migrate import tell as tell_migrated
     from robustbench_lite.leaderboard.board import load_boards
     from robustbench_lite.leaderboard.migration import migrate as run
 
     means = _means(data_dir, download, device, "auto", allow_code)
-    tell(one for board in load_boards(root, boards or []) for one in run(board, root, means))
+    loaded = load_boards(root, boards or [])
+    tell_migrated(one for board in loaded for one in run(board, root, means))
 
 
 @app.command("diff")
@@ -244,14 +237,12 @@ def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, 
 
     size = shared.batch_size(batch_size)
     return Means(
-        data_dir=data_dir, download=download, device=device, batch_size=None if size == "auto" else size,
+        data_dir=data_dir,
+        download=download,
+        device=device,
+        batch_size=None if size == "auto" else size,
         trust=opt.trust_in_files(allow_code),
-    )  # fmt: skip
-
-
-def _tell(problems: Iterable[Problem]) -> None:
-    for where, what, mend in problems:
-        print(f"{where}: {what}{f'{chr(10)}    to mend: {mend}' if mend else ''}")
+    )
 
 
 def _silent(label: str) -> None:

@@ -18,6 +18,7 @@ from robustbench_lite.cli import options as opt
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.files.reading import CARD_BYTES, Form
 from robustbench_lite.files.text import printable, read_json
+from robustbench_lite.leaderboard.words import threat_in_short
 from robustbench_lite.sources.zoo import network_files
 
 Row = dict[str, str]
@@ -119,7 +120,7 @@ def _models() -> list[Row]:
 def _card_line(path: Path) -> str:
     try:
         card = read_json(path, _CARD)
-        threat = f"{card['norm']} {card['eps']:g}"
+        threat = threat_in_short(card["norm"], f"{card['eps']:g}", "untargeted")
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
         clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
         return printable(", ".join([f"{card['network']}: {clean}", robust, *_certified(card)]))

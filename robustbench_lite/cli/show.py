@@ -7,23 +7,19 @@ import inspect
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from robustbench_lite import registry
 from robustbench_lite.cli import options as opt
-from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
-from robustbench_lite.files.reading import read_bytes
-from robustbench_lite.files.text import printable
+from robustbench_lite.cli.show_record import Rows, print_rows, show_file
+from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import Provenance
-    from robustbench_lite.records.outcomes import Margins
     from robustbench_lite.sources.weights import Card
 
-Rows = list[tuple[str, object]]
 _KEY = re.compile(r"[0-9a-f]{4,32}")
 
 
@@ -42,15 +38,14 @@ def show(
     if what.endswith(".npz"):
         raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
     if what.endswith(".json") or os.path.isfile(what):
-        return _show_certificate(Path(what)) if _is_certificate(Path(what)) else _show_record(Path(what))
+        return show_file(Path(what))
     for kind in kinds:
         if what in registry.names(kind) or registry.of_source(kind, what):
             return _show_plugin(kind, what)
     if ":" in what:
         return _show_plugin(_kind_of(what), what)
     if _KEY.fullmatch(what):
-        path = _by_key(what, output)
-        return _show_certificate(path) if _is_certificate(path) else _show_record(path)
+        return show_file(_by_key(what, output))
     return _show_network(what, opt.trust_in_files(allow_code))
 
 
@@ -65,7 +60,7 @@ def _kind_of(path: str) -> registry.Kind:
 
 def _show_plugin(kind: registry.Kind, name: str) -> None:
     plugin = registry.load(kind, name, Trust.INSTALLED)
-    summary, documented = _docstring(plugin)
+    summary, documented = Documentation.of(plugin)
     rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
     if hasattr(plugin, "access"):
         norms = ", ".join(sorted(plugin.norms))
@@ -73,7 +68,7 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
         rows += [("search", plugin.kind.replace("_", " ")), ("targeted", _yes(plugin.targeted))]
     else:
         rows += [("acts in training", _yes(plugin.trains))]
-    _print(rows)
+    print_rows(rows)
     fields = registry.hyperparameters(plugin)
     if fields:
         from tabulate import tabulate
@@ -83,13 +78,23 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
         print("\n" + tabulate(table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]))
 
 
-def _docstring(plugin: Any) -> tuple[str, dict[str, str]]:
-    """The first paragraph, and what the ``Args:`` section says of each parameter."""
-    text = inspect.getdoc(plugin) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    return " ".join(text.split("\n\n")[0].split()), {name: " ".join(words.split()) for name, words in entries}
+class Documentation(NamedTuple):
+    """What a docstring says of a plug-in."""
+
+    summary: str
+    """The first paragraph."""
+    parameters: dict[str, str]
+    """From the ``Args:`` section."""
+
+    @classmethod
+    def of(cls, plugin: Any) -> Documentation:
+        """That of a class."""
+        text = inspect.getdoc(plugin) or ""
+        _, _, section = text.partition("\nArgs:\n")
+        section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
+        entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+        summary = " ".join(text.split("\n\n")[0].split())
+        return cls(summary, {name: " ".join(words.split()) for name, words in entries})
 
 
 def _type(field: dataclasses.Field[Any]) -> str:
@@ -112,86 +117,6 @@ def _by_key(key: str, output: Path) -> Path:
     raise UsageError(f"No record in {output} begins with {key!r}. Name another folder with --output, or give the file.")
 
 
-def _show_record(path: Path) -> None:
-    from robustbench_lite.records.cell import read_record
-
-    record, arrays = read_record(path)
-    identity, made = record.identity, record.provenance
-    forward, backward = arrays.mean_queries()
-    rows: Rows = [
-        ("record", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key), ("digest", record.digest),
-        ("", ""), ("n", f"{record.summary.n:,}{' (partial)' if made.partial else ''}"),
-        ("clean accuracy", f"{record.summary.clean_accuracy:.2%}"),
-        ("robust accuracy", _share(record.summary.robust_accuracy, record.summary.robust_interval)),
-        ("certified accuracy", _share(record.summary.certified_accuracy, record.summary.certified_interval)),
-        ("median distance", "-" if arrays.median_distance is None else f"{arrays.median_distance:.4g}"),
-        ("queries a sample", f"{forward:,.1f} forward, {backward:,.1f} backward"), *_margins(record.margins), ("", ""),
-        ("attack", identity.attack.label()), ("certifier", identity.certifier.label() if identity.certifier else "-"),
-        ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
-        ("goal", identity.threat.goal), ("data", f"{identity.data.name} {identity.data.split}"),
-        ("data fingerprint", identity.data.fingerprint), ("seed", identity.seed),
-        ("query budget", identity.query_budget or "-"), ("", ""), ("made", made.created), ("command", made.command),
-        ("took", f"{made.seconds} s on {made.device}"),
-        ("batch size", made.batch_size), ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())),
-        *_numerics(made), *(("path", path) for path in made.paths or ()), *(("note", flag) for flag in made.flags),
-    ]  # fmt: skip
-    _print(rows)
-
-
-def _margins(margins: Margins | None) -> Rows:
-    """How near to a tie its verdicts came, where the record says so."""
-    if margins is None:
-        return []
-    parts = (("on a clean image", margins.clean), ("before the judge", margins.judged))
-    said = ", ".join(f"{value:.2g} {where}" for where, value in parts if value is not None)
-    return [("smallest margin", f"{said} (of the largest logit)" if said else "-")]
-
-
-def _is_certificate(path: Path) -> bool:
-    from robustbench_lite.records.certificate import CERTIFICATE
-
-    try:
-        return b'"stages"' in read_bytes(path, CERTIFICATE)
-    except RobustBenchError:
-        return False  # said when it is read as a record
-
-
-def _show_certificate(path: Path) -> None:
-    from robustbench_lite.records.certificate import read_certificate
-
-    record, arrays = read_certificate(path)
-    identity, made, summary = record.identity, record.provenance, record.summary
-    stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
-    _print([
-        ("certificate", f"{path} (version, seal, key, digest and summary agree)"), ("key", record.key),
-        ("digest", record.digest), ("", ""), ("n", f"{summary.n:,}{' (partial)' if made.partial else ''}"),
-        ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
-        ("certified accuracy", _share(summary.certified_accuracy, summary.certified_interval)),
-        ("margins by", ", ".join(f"{name} {count:,}" for name, count in stages.items())), ("", ""),
-        ("certifier", identity.certifier.label()), ("defense", identity.defense.label()), ("model", identity.model.name),
-        ("weights", identity.model.weights_sha256), ("norm", identity.threat.norm), ("eps", _eps(identity.threat)),
-        ("data", f"{identity.data.name} {identity.data.split}"), ("data fingerprint", identity.data.fingerprint), ("", ""),
-        ("made", made.created), ("command", made.command), ("took", f"{made.seconds} s on {made.device}"),
-        ("versions", ", ".join(f"{name} {v}" for name, v in made.versions.items())), *_numerics(made),
-    ])  # fmt: skip
-
-
-def _numerics(made: Provenance) -> list[tuple[str, str]]:
-    """What the numbers of an accelerator depend on beside the versions."""
-    return [("numerics", ", ".join(f"{name} {value}" for name, value in made.numerics.items()))] if made.numerics else []
-
-
-def _share(value: float | None, interval: tuple[float, float] | None) -> str:
-    return "-" if value is None or interval is None else f"{value:.2%}, 95 % interval [{interval[0]:.2%}, {interval[1]:.2%}]"
-
-
-def _eps(threat: Any) -> str:
-    if threat.eps is None:
-        return "none: any distance counts"
-    return f"{threat.eps_written} = {threat.eps:g}" if "/" in (threat.eps_written or "") else f"{threat.eps:g}"
-
-
 def _show_network(name: str, trust: Trust) -> None:
     from robustbench_lite.sources.models import named_network
     from robustbench_lite.sources.zoo import network_files
@@ -202,7 +127,7 @@ def _show_network(name: str, trust: Trust) -> None:
         raise UnknownNameError("attack, defense, network or record", name, names)
     model = named_network(name, trust)
     if model.card is not None:
-        _print(_card(model.card))
+        print_rows(_card(model.card))
 
 
 def _card(card: Card) -> Rows:
@@ -216,8 +141,3 @@ def _card(card: Card) -> Rows:
 
 def _yes(claim: bool) -> str:
     return "yes" if claim else "no"
-
-
-def _print(rows: Rows) -> None:
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {printable(str(value))}".rstrip() for name, value in rows))

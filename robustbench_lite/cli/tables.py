@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import UnknownNameError
+from robustbench_lite.leaderboard import words
 
 if TYPE_CHECKING:
     from robustbench_lite.plan import Prospect
     from robustbench_lite.records.statistics import Interval
     from robustbench_lite.report import Cell, Report
+
+_CERTIFIED = "certified accuracy\n[95 % interval]"
+_ROBUST = "robust accuracy\n[95 % interval]"
+_MEDIAN = "median\ndistance"
+_QUERIES = "queries a sample\nforward + backward"
 
 
 def check_format(name: str, known: Iterable[str] | None = None) -> str:
@@ -76,7 +82,7 @@ def _table(report: Report, tablefmt: str = "simple") -> str:
     from tabulate import tabulate
 
     rows = [_row(cell) for cell in report.cells]
-    empty = {name for name in ("median\ndistance", "certified accuracy\n[95 % interval]") if not any(r[name] for r in rows)}
+    empty = {name for name in (_MEDIAN, _CERTIFIED) if not any(row[name] for row in rows)}
     rows = [{name: text for name, text in row.items() if name not in empty} for row in rows]
     if tablefmt == "github":
         rows = [{name.replace("\n", " "): text for name, text in row.items()} for row in rows]
@@ -86,34 +92,39 @@ def _table(report: Report, tablefmt: str = "simple") -> str:
 def _row(cell: Cell) -> dict[str, str]:
     """Column -> text of one cell."""
     row = {
-        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": threat(cell), "n": f"{cell.n:,}",
-        "clean\naccuracy": "", "certified accuracy\n[95 % interval]": "", "robust accuracy\n[95 % interval]": "error",
-        "median\ndistance": "", "queries a sample\nforward + backward": "", "time": "",
-    }  # fmt: skip
+        "model": cell.model,
+        "defense": cell.defense,
+        "attack": cell.attack,
+        "threat": threat(cell),
+        "n": f"{cell.n:,}",
+        "clean\naccuracy": "",
+        _CERTIFIED: "",
+        _ROBUST: "error",
+        _MEDIAN: "",
+        _QUERIES: "",
+        "time": "",
+    }
     if cell.arrays is None:
         return row
-    forward, backward = cell.arrays.mean_queries()
     return row | {
         "clean\naccuracy": f"{cell.clean_accuracy:.1%}",
-        "certified accuracy\n[95 % interval]": share(cell.certified_accuracy, cell.certified_interval),
-        "robust accuracy\n[95 % interval]": share(cell.robust_accuracy, cell.interval),
-        "median\ndistance": _median(cell),
-        "queries a sample\nforward + backward": f"{forward:,.1f} + {backward:,.1f}",
+        _CERTIFIED: share(cell.certified_accuracy, cell.certified_interval),
+        _ROBUST: share(cell.robust_accuracy, cell.interval),
+        _MEDIAN: _median(cell),
+        _QUERIES: words.queries(*cell.arrays.mean_queries()),
         "time": "" if cell.seconds is None else duration(cell.seconds),
     }
 
 
 def share(value: float | None, interval: Interval | None) -> str:
     """``74.5% [71.8, 77.1]``; empty for ``None``."""
-    return "" if value is None or interval is None else f"{value:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return "" if value is None or interval is None else words.share(value, interval, "%")
 
 
 def threat(cell: Cell) -> str:
     """Norm, radius and goal in a few words."""
     model = cell.identity.threat
-    eps = "any size" if model.eps is None else model.eps_written or f"{model.eps:g}"
-    goal = "" if model.goal == "untargeted" else f", {model.goal}"
-    return f"{model.norm} {eps}{goal}"
+    return words.threat_in_short(model.norm, model.radius, model.goal)
 
 
 def _median(cell: Cell) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from robustbench_lite.errors import RecordError, RobustBenchError
 from robustbench_lite.leaderboard.bench import Bench
-from robustbench_lite.leaderboard.build import Loaded
+from robustbench_lite.leaderboard.load import Loaded
 from robustbench_lite.leaderboard.results import CERTIFICATES, Problem
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import DataId
@@ -28,7 +28,7 @@ def of_other_networks(one: Loaded, bench: Bench) -> Iterator[Other]:
     if not bench.has_data():
         return
     seen: set[str] = set()
-    for slot, found in zip(one.filled.slots, one.filled.found, strict=True):
+    for slot, found in one.filled.pairs():
         if found is None or slot.missing or found.record.key in seen:
             continue
         seen.add(found.record.key)
@@ -65,11 +65,11 @@ def answer_problems(one: Loaded, bench: Bench) -> list[Problem]:
     by_row: dict[int, list[Other]] = {}
     for other in [*of_other_networks(one, bench), *_certificates(bench)]:
         by_row.setdefault(other.row, []).append(other)
-    return [
-        Problem(
-            f"{one.board.name}, {one.sheet.rows[row].model} ({one.sheet.rows[row].defense})",
-            f"{len(found)} of its records are not of the network at hand, such as {found[0].path.name}: {found[0].reason}",
-            f"measure the row again: rbl leaderboard run {one.board.name}",
-        )
-        for row, found in sorted(by_row.items())
-    ]  # fmt: skip
+    return [_problem(one, row, found) for row, found in sorted(by_row.items())]
+
+
+def _problem(one: Loaded, row: int, others: list[Other]) -> Problem:
+    first, mend = others[0], f"measure the row again: rbl leaderboard run {one.board.name}"
+    such = f"such as {first.path.name}: {first.reason}"
+    what = f"{len(others)} of its records are not of the network at hand, {such}"
+    return Problem(one.row_name(row), what, mend)

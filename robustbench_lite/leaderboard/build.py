@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +12,14 @@ from robustbench_lite.errors import RecordError, UsageError
 from robustbench_lite.files.reading import OPTIONS_BYTES, Form
 from robustbench_lite.files.text import read_text
 from robustbench_lite.leaderboard import tables
-from robustbench_lite.leaderboard.board import PAGE, TABLES, Board, load_boards
-from robustbench_lite.leaderboard.gallery import Picture, pictures, read_examples
+from robustbench_lite.leaderboard.board import PAGE, TABLES
+from robustbench_lite.leaderboard.document import Document
+from robustbench_lite.leaderboard.examples import read_examples
+from robustbench_lite.leaderboard.gallery import Picture, pictures
+from robustbench_lite.leaderboard.load import Loaded, load
 from robustbench_lite.leaderboard.page import MAX_BYTES, Section, page, section
-from robustbench_lite.leaderboard.results import GALLERY, Filled, Found, Problem, fill, results_folder
-from robustbench_lite.leaderboard.sheet import Sheet, of_board
-from robustbench_lite.leaderboard.slots import expand
-from robustbench_lite.leaderboard.standing import Document, document
+from robustbench_lite.leaderboard.results import GALLERY, Problem, results_folder
+from robustbench_lite.leaderboard.standing import document
 from robustbench_lite.records.files import write_text
 from robustbench_lite.registry import Trust
 
@@ -30,14 +31,8 @@ INCLUDES = ("README.md", "../README.md")
 """Pages that may take a table in, between two comments: ``<!-- rbl leaderboard: BOARD THREAT -->`` and ``<!-- end -->``."""
 _INCLUDE = re.compile(r"(<!-- rbl leaderboard: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _TITLE = "robustbench_lite leaderboards"
-
-
-class Loaded(NamedTuple):
-    """A board with what was found of it."""
-
-    board: Board
-    filled: Filled
-    sheet: Sheet
+_SHOWN = 3
+"""Rows of a column that the gallery shows, from the first rank on: the page stays small."""
 
 
 class Built(NamedTuple):
@@ -49,13 +44,12 @@ class Built(NamedTuple):
     loaded: list[Loaded]
 
 
-def load(root: Path, names: Sequence[str] = (), trust: Trust = Trust.REGISTERED) -> list[Loaded]:
-    """Boards with their records, sorted by name; ``trust`` is for the code that a board may name."""
-    loaded = []
-    for board in load_boards(root, names):
-        filled = fill(board, expand(board, root, trust), root)
-        loaded.append(Loaded(board, filled, of_board(board, filled)))
-    return loaded
+class Gallery(NamedTuple):
+    """What a board shows of its examples."""
+
+    pictures: list[Picture]
+    problems: list[Problem]
+    """One for each file of examples that is damaged."""
 
 
 def build(root: Path, trust: Trust = Trust.REGISTERED) -> Built:
@@ -65,21 +59,19 @@ def build(root: Path, trust: Trust = Trust.REGISTERED) -> Built:
     problems = [problem for one in loaded for problem in one.filled.problems]
     documents: dict[str, Document] = {}
     sections: list[Section] = []
-    for board, _, sheet in loaded:
-        doc = documents[board.name] = document(sheet)
-        files |= {f"{TABLES}/{board.name}.{suffix}": render(doc) for suffix, render in tables.FORMATS.items()}
-        shown, damaged = _gallery(board, sheet, doc, root)
-        problems += damaged
-        sections.append(section(sheet, doc, shown))
+    for one in loaded:
+        name = one.board.name
+        doc = documents[name] = document(one.sheet)
+        for suffix, render in tables.FORMATS.items():
+            files[f"{TABLES}/{name}.{suffix}"] = render(doc)
+        gallery = _gallery(one, doc, root)
+        problems += gallery.problems
+        sections.append(section(one.sheet, doc, gallery.pictures))
     files[PAGE] = page(_TITLE, sections)
-    if len(files[PAGE].encode()) > MAX_BYTES:
-        problems.append(
-            Problem(
-                PAGE,
-                f"it has {len(files[PAGE].encode()):,} bytes, at most {MAX_BYTES:,} are allowed",
-                "lower gallery in a board",
-            )
-        )
+    size = len(files[PAGE].encode())
+    if size > MAX_BYTES:
+        what = f"it has {size:,} bytes, at most {MAX_BYTES:,} are allowed"
+        problems.append(Problem(PAGE, what, "lower gallery in a board"))
     return Built(files | _includes(root, documents), problems, loaded)
 
 
@@ -95,29 +87,27 @@ def write(root: Path, files: Mapping[str, str]) -> list[str]:
     return changed
 
 
-_SHOWN = 3
-"""Rows of a column that the gallery shows, from the first rank on: the page stays small."""
-
-
-def _gallery(board: Board, sheet: Sheet, doc: Document, root: Path) -> tuple[list[Picture], list[Problem]]:
-    shown, problems = [], []
-    seen: Counter[str] = Counter()
-    by_key: dict[str, Found] = {found.record.key: found for found in sheet.cells.values()}
-    for row, threat, attack, cell in tables.measured(doc):
-        path = results_folder(board, root) / GALLERY / cell["record"]
-        if not path.exists() or not board.gallery:
+def _gallery(one: Loaded, doc: Document, root: Path) -> Gallery:
+    """The examples of the first rows, column by column; those of the others are read as well."""
+    gallery = Gallery([], [])
+    folder = results_folder(one.board, root) / GALLERY
+    by_key = {found.record.key: found for found in one.sheet.cells.values()}
+    read: Counter[str] = Counter()
+    for row, threat, attack, cell in doc.measured():
+        path = folder / cell.record
+        if not path.exists() or not one.board.gallery:
             continue
         try:
-            content = read_examples(path, by_key[cell["key"]])
-            seen[attack["id"]] += 1
-            if seen[attack["id"]] > _SHOWN:
-                continue
-            shown += pictures(f"{attack['heading']} against {row['defense']}, {threat['title']}", content)
+            examples = read_examples(path, by_key[cell.key])
+            read[attack.id] += 1
+            if read[attack.id] <= _SHOWN:
+                caption = f"{attack.heading} against {row.defense}, {threat.title}"
+                gallery.pictures.extend(pictures(caption, examples))
         except RecordError as error:
-            problems.append(
-                Problem(path.relative_to(root).as_posix(), str(error), f"rm {path} && rbl leaderboard run {board.name}")
-            )
-    return shown, problems
+            mend = f"rm {path} && rbl leaderboard run {one.board.name}"
+            where = path.relative_to(root).as_posix()
+            gallery.problems.append(Problem(where, str(error), mend))
+    return gallery
 
 
 def _includes(root: Path, documents: Mapping[str, Document]) -> dict[str, str]:
@@ -132,12 +122,13 @@ def _includes(root: Path, documents: Mapping[str, Document]) -> dict[str, str]:
 
 
 def _with_tables(name: str, before: str, documents: Mapping[str, Document]) -> str:
-    return _INCLUDE.sub(lambda m: f"{m[1]}{_included(name, m[2], m[3], documents)}{m[4]}", before)
+    return _INCLUDE.sub(lambda m: f"{m[1]}{_include(name, m[2], m[3], documents)}{m[4]}", before)
 
 
-def _included(page_name: str, board: str, threat: str, documents: Mapping[str, Document]) -> str:
+def _include(page_name: str, board: str, threat: str, documents: Mapping[str, Document]) -> str:
     doc = documents.get(board)
-    chosen = [t for t in doc["threats"] if t["id"] == threat] if doc else []
-    if doc is None or not chosen:
+    chosen = None if doc is None else doc.threat(threat)
+    if doc is None or chosen is None:
         raise UsageError(f"{page_name} takes in the table {threat!r} of the board {board!r}, which there is not.")
-    return f"\n{tables.markdown_table(doc, chosen[0])}\n\n{tables.caption(doc, chosen[0])} {tables.rank_note(doc)}\n\n"
+    words = f"{tables.caption(doc, chosen)} {tables.rank_note(doc)}"
+    return f"\n{tables.markdown_table(doc, chosen)}\n\n{words}\n\n"

@@ -1,30 +1,48 @@
-"""The pictures of a page, as SVG text whose bytes depend on the verdicts and on the version of matplotlib alone."""
+"""The pictures of a page, as SVG text.
+
+Its bytes depend on the verdicts and on the version of matplotlib alone.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from robustbench_lite.leaderboard import words
+from robustbench_lite.leaderboard.curves import (
+    has_curve,
+    has_points,
+    radii_series,
+    success_over_queries,
+)
+from robustbench_lite.leaderboard.document import (
+    Counted,
+    Document,
+    MeasuredCell,
+    Missing,
+)
 from robustbench_lite.leaderboard.looks import look_of
-from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import Column, Sheet, short_attack
-from robustbench_lite.leaderboard.standing import Document
+from robustbench_lite.leaderboard.panels import (
+    STYLE,
+    TEXT,
+    draw_line,
+    grid_of_panels,
+    panel_with_labels,
+    panel_with_legend,
+    put_words,
+)
+from robustbench_lite.leaderboard.sheet import Row, Sheet
 from robustbench_lite.leaderboard.svg import inline
 
-_TEXT = "#0a0b0c"
-"""A colour that nothing else has: in the page it becomes the colour of the text around."""
-_GRID = 31
-"""Points of a curve over queries, at most."""
 _WIDE = 7.5
 """Inches from which a picture stands alone in its line."""
-_FEW = 10
-"""Queries up to which an attack, on the middle row, has no curve: there is nothing to see of one step."""
-_ACROSS = 4
-"""Panels side by side."""
+_SHARES = (-2, 102)
+"""Percents that an axis shows, with room for a marker at either end."""
+_DARK = 55
+"""Percents below which a field of the heat map is too dark for black."""
 
 
 class Chart(NamedTuple):
@@ -38,235 +56,172 @@ class Chart(NamedTuple):
     """It needs the width of the page."""
 
 
+class Ranked(NamedTuple):
+    """A sheet with its document, whose rows stand in order of rank."""
+
+    sheet: Sheet
+    doc: Document
+    order: list[int]
+    """Of each row of the document, its number in the sheet."""
+    names: list[str]
+    """Of each row of the document, what it is called in a picture."""
+
+
+class Drawing(NamedTuple):
+    """A figure of matplotlib, with its title and a note."""
+
+    title: str
+    note: str
+    figure: Any
+
+
 def charts(sheet: Sheet, doc: Document) -> list[Chart]:
     """Every picture that there is something to draw for."""
     import matplotlib as mpl
 
-    order = [_number(sheet, row) for row in doc["rows"]]
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": _TEXT, "axes.labelcolor": _TEXT,
-        "text.color": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT, "axes.facecolor": "none", "figure.facecolor": "none",
-        "savefig.facecolor": "none", "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-        "path.simplify": False, "axes.titlesize": 9,
-    }  # fmt: skip
-    drawings: list[Callable[[Sheet, Document, list[int]], tuple[str, str, Any] | None]] = [
-        _heat_map,
-        _scatter,
-        _over_eps,
-        _over_queries,
-    ]
-    found = []
-    for draw in drawings:
-        name = f"{sheet.name}-{draw.__name__.strip('_').replace('_', '-')}"
-        with mpl.rc_context({**style, "svg.hashsalt": name}):
-            drawn = draw(sheet, doc, order)
-            if drawn is not None:
-                title, note, figure = drawn
-                wide = figure.get_figwidth() > _WIDE
-                found.append(Chart(name, title, note, _svg(figure, name, f"{title}. {note}"), wide))
-    return found
+    order = [sheet.row_number(Row(row.model, row.defense)) for row in doc.rows]
+    ranked = Ranked(sheet, doc, order, [sheet.short_name(row) for row in order])
+    drawn = []
+    for kind, draw in _DRAWINGS.items():
+        name = f"{sheet.name}-{kind}"
+        with mpl.rc_context({**STYLE, "svg.hashsalt": name}):  # type: ignore[dict-item]
+            drawing = draw(ranked)
+            if drawing is not None:
+                drawn.append(_chart(name, drawing))
+    return drawn
 
 
-def _number(sheet: Sheet, row: Document) -> int:
-    return next(i for i, known in enumerate(sheet.rows) if (known.model, known.defense) == (row["model"], row["defense"]))
+def _chart(name: str, drawing: Drawing) -> Chart:
+    title, note, figure = drawing
+    text = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(text, format="svg", metadata=metadata)
+    svg = inline(text.getvalue().replace(TEXT, "currentColor"), name, f"{title}. {note}")
+    return Chart(name, title, note, svg, wide=figure.get_figwidth() > _WIDE)
 
 
-def _figure(width: float, height: float) -> Any:
-    """Inches. Margins are set by hand: a layout that measures every label takes longer than all the rest of a page."""
-    # Not pyplot: it would pick a display and keep state of its own.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
-
-
-def _panels(names: Sequence[str], count: int, *, across: int, width: float, height: float) -> tuple[Any, list[Any], int]:
-    """``count`` panels of so many inches, rows filled one after the other, under a legend of ``names`` in so many columns."""
-    columns = min(count, across)
-    rows = -(-count // columns)
-    entry = 0.6 + 0.065 * max(map(len, names))
-    wide = max(columns * width, entry)
-    beside = max(1, min(4, len(names), int(wide / entry)))
-    top = 0.5 + 0.16 * -(-len(names) // beside)
-    figure = _figure(wide, rows * height + top)
-    grid = figure.add_gridspec(
-        rows, columns, left=0.55 / wide, right=1 - 0.1 / wide, wspace=0.25, hspace=0.6,
-        bottom=0.5 / (rows * height + top), top=1 - top / (rows * height + top),
-    )  # fmt: skip
-    return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)], beside
-
-
-def _words(axes: Any, *, x: str, y: str = "", title: str = "") -> None:
-    """Words around a panel, at a fixed distance from it: to measure the labels of every tick takes longer than to draw them."""
-    from matplotlib.transforms import ScaledTranslation
-
-    inch = axes.figure.dpi_scale_trans
-    axes.set_title(title, y=1)
-    axes.set_xlabel(x, va="top")
-    axes.set_ylabel(y, va="bottom")
-    axes.xaxis.set_label_coords(0.5, 0, axes.transAxes + ScaledTranslation(0, -0.25, inch))
-    axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + ScaledTranslation(-0.33, 0, inch))
-
-
-def _name(sheet: Sheet, row: int) -> str:
-    known = sheet.rows[row]
-    twice = sum(other.defense == known.defense for other in sheet.rows) > 1
-    return f"{known.defense} ({known.model})" if twice else known.defense
-
-
-def _heat_map(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any]:
-    columns = [(threat, attack) for threat in doc["threats"] for attack in threat["attacks"]]
-    values = np.full((len(order), len(columns)), np.nan)
-    for i, row in enumerate(doc["rows"]):
+def _heat_map(ranked: Ranked) -> Drawing:
+    columns = [(threat, attack) for threat in ranked.doc.threats for attack in threat.attacks]
+    labels = [f"{attack.heading}\n{threat.title}" for threat, attack in columns]
+    values = np.full((len(ranked.names), len(columns)), np.nan)
+    for i, row in enumerate(ranked.doc.rows):
         for j, (threat, attack) in enumerate(columns):
-            values[i, j] = 100 * row["threats"][threat["id"]]["attacks"][attack["id"]].get("accuracy", np.nan)
-    names = [_name(sheet, row) for row in order]
-    labels = [f"{attack['heading']}\n{threat['title']}" for threat, attack in columns]
-    left, bottom = (0.3 + inches * max(map(len, texts)) for inches, texts in ((0.075, names), (0.035, labels)))
-    width, height = left + 0.75 * len(columns) + 0.1, bottom + 0.34 * len(order) + 0.1
-    figure = _figure(width, height)
-    axes = figure.add_axes((left / width, bottom / height, 1 - (left + 0.1) / width, 1 - (bottom + 0.1) / height))
+            cell = row.threats[threat.id].attacks[attack.id]
+            if isinstance(cell, MeasuredCell):
+                values[i, j] = 100 * cell.accuracy
+    figure, axes = panel_with_labels(
+        0.75 * len(columns),
+        0.34 * len(ranked.names),
+        left=0.3 + 0.075 * max(map(len, ranked.names)),
+        bottom=0.3 + 0.035 * max(map(len, labels)),
+    )
     axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=100, edgecolors="none")
     for i, j in np.ndindex(*values.shape):
-        shown = "-" if np.isnan(values[i, j]) else f"{values[i, j]:.1f}"
-        colour = _TEXT if np.isnan(values[i, j]) else "#ffffff" if values[i, j] < 55 else "#000000"
-        axes.text(j + 0.5, i + 0.5, shown, ha="center", va="center", color=colour)
+        _write_value(axes, j + 0.5, i + 0.5, float(values[i, j]))
     axes.set_xticks(np.arange(len(columns)) + 0.5, labels, rotation=35, ha="right")
-    axes.set_yticks(np.arange(len(order)) + 0.5, names)
+    axes.set_yticks(np.arange(len(ranked.names)) + 0.5, ranked.names)
     axes.invert_yaxis()
     axes.tick_params(length=0)
-    return "Attack x defense", "Robust accuracy in %.", figure
+    return Drawing("Attack x defense", "Robust accuracy in %.", figure)
 
 
-def _scatter(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any] | None:
-    group = next(group for group in sheet.groups if group.id == sheet.ranking)
-    legend = 0.6 + 0.075 * max(len(_name(sheet, row)) for row in order)
-    figure = _figure(4 + legend, 3.6)
-    axes = figure.add_axes((0.55 / (4 + legend), 0.14, 3.4 / (4 + legend), 0.83))
+def _write_value(axes: Any, x: float, y: float, value: float) -> None:
+    """A number in its field, in a colour that can be read on it."""
+    if np.isnan(value):
+        shown, colour = words.MISSING, TEXT
+    else:
+        shown, colour = f"{value:.1f}", "#ffffff" if value < _DARK else "#000000"
+    axes.text(x, y, shown, ha="center", va="center", color=colour)
+
+
+def _scatter(ranked: Ranked) -> Drawing | None:
+    threat = ranked.sheet.ranking
+    figure, axes = panel_with_legend(ranked.names)
     shown = 0
-    for place, row in enumerate(doc["rows"]):
-        clean, worst = row["clean"], row["threats"][group.id]["worst"]
-        if "missing" in clean or "missing" in worst:
+    for place, row in enumerate(ranked.doc.rows):
+        clean, worst = row.clean, row.threats[threat].worst
+        if isinstance(clean, Missing) or isinstance(worst, Missing):
             continue
-        x, y = 100 * clean["accuracy"], 100 * worst["accuracy"]
-        error = (
-            [[100 * (w["accuracy"] - w["interval"][0])] for w in (clean, worst)],
-            [[100 * (w["interval"][1] - w["accuracy"])] for w in (clean, worst)],
-        )
         look = look_of(place)
         axes.errorbar(
-            x, y, xerr=[error[0][0], error[1][0]], yerr=[error[0][1], error[1][1]], fmt=look.marker, color=look.colour,
-            label=_name(sheet, order[place]), capsize=2, linewidth=1,
-        )  # fmt: skip
+            100 * clean.accuracy,
+            100 * worst.accuracy,
+            xerr=_error(clean),
+            yerr=_error(worst),
+            fmt=look.marker,
+            color=look.colour,
+            label=ranked.names[place],
+            capsize=2,
+            linewidth=1,
+        )
         shown += 1
     if not shown:
         return None
-    _words(axes, x="clean accuracy, %", y=f"worst case, {group.title}, %")
-    axes.set_ylim(-2, 102)
+    title = next(group.title for group in ranked.sheet.groups if group.id == threat)
+    put_words(axes, x="clean accuracy, %", y=f"worst case, {title}, %")
+    axes.set_ylim(*_SHARES)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return "Clean against robust", "Bars are 95 % intervals.", figure
+    return Drawing("Clean against robust", "Bars are 95 % intervals.", figure)
 
 
-def _over_eps(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any] | None:
-    """Accuracy at several radii by one attack; or, for records of any size, the share that no found distance has reached."""
-    series: dict[tuple[str, str], dict[int, dict[float, float]]] = {}
-    for row, found in sheet.records():
-        threat = found.record.identity.threat
-        if threat.goal == "untargeted":
-            points = series.setdefault((threat.norm, short_attack(found.record.identity)), {}).setdefault(
-                row, {0.0: found.arrays.clean_accuracy}
-            )
-            points.update(_points(found) if threat.eps is None else {threat.eps: found.arrays.robust_accuracy})
-    wide = {key: rows for key, rows in sorted(series.items()) if max(map(len, rows.values())) > 2}
-    if not wide:
+def _error(share: Counted) -> list[list[float]]:
+    """How far its interval reaches below and above."""
+    below = 100 * (share.accuracy - share.interval.low)
+    above = 100 * (share.interval.high - share.accuracy)
+    return [[below], [above]]
+
+
+def _over_eps(ranked: Ranked) -> Drawing | None:
+    """Accuracy at several radii by one attack.
+
+    For records of any size it is the share that no found distance has reached.
+    """
+    known = sorted(radii_series(ranked.sheet).items())
+    series = {key: rows for key, rows in known if has_points(rows)}
+    if not series:
         return None
-    names = [_name(sheet, row) for row in order]
-    figure, panels, columns = _panels(names, len(wide), across=2, width=4.0, height=3.2)
-    for axes, ((norm, attack), rows) in zip(panels, wide.items(), strict=False):
-        for place, row in enumerate(order):
+    grid = grid_of_panels(ranked.names, len(series), across=2, width=4.0, height=3.2)
+    for axes, ((norm, attack), rows) in zip(grid.panels, series.items(), strict=True):
+        for place, row in enumerate(ranked.order):
             if row in rows:
                 xs = sorted(rows[row])
-                _line(axes, xs, [100 * rows[row][x] for x in xs], place, _name(sheet, row), marked=len(xs) < 20)
-        _words(axes, title=f"{attack}, {norm}", x=f"eps, {norm}", y="robust accuracy, %")
-        axes.set_ylim(-2, 102)
-    _legend(figure, panels, columns)
-    return "Accuracy against eps", "At 0 it is the clean accuracy.", figure
+                ys = [100 * rows[row][x] for x in xs]
+                draw_line(axes, xs, ys, place, ranked.names[place], marked=len(xs) < 20)
+        put_words(axes, title=f"{attack}, {norm}", x=f"eps, {norm}", y="robust accuracy, %")
+        axes.set_ylim(*_SHARES)
+    grid.draw_legend()
+    return Drawing("Accuracy against eps", "At 0 it is the clean accuracy.", grid.figure)
 
 
-def _legend(figure: Any, panels: list[Any], columns: int) -> None:
-    """One legend above all panels; not every row is in each."""
-    lines = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), loc="upper center", ncols=columns, fontsize=8)
-
-
-def _points(found: Found) -> dict[float, float]:
-    """Radius -> share of the samples with no adversarial nearer than that, thinned out."""
-    distance = np.where(np.isnan(found.arrays.distance), np.inf, found.arrays.distance)
-    finite = np.unique(distance[np.isfinite(distance) & (distance > 0)])
-    radii = finite[np.unique(np.linspace(0, len(finite) - 1, min(len(finite), _GRID)).astype(int))] if len(finite) else finite
-    return {float(r): float((found.arrays.clean_correct & (distance > r)).mean()) for r in radii}
-
-
-def _over_queries(sheet: Sheet, doc: Document, order: list[int]) -> tuple[str, str, Any] | None:
-    from matplotlib.ticker import EngFormatter, LogLocator
-
-    panels = [(group, column) for group in sheet.groups for column in group.columns if _has_curve(sheet, column)]
-    if not panels:
+def _over_queries(ranked: Ranked) -> Drawing | None:
+    sheet = ranked.sheet
+    columns = [(group, column) for group in sheet.groups for column in group.columns]
+    shown = [(group, column) for group, column in columns if has_curve(sheet, column)]
+    if not shown:
         return None
-    names = [_name(sheet, row) for row in order]
-    figure, grid, columns = _panels(names, len(panels), across=_ACROSS, width=3.0, height=2.3)
-    for axes, (group, column) in zip(grid, panels, strict=False):
-        for place, row in enumerate(order):
+    grid = grid_of_panels(ranked.names, len(shown), across=4, width=3.0, height=2.3)
+    for axes, (group, column) in zip(grid.panels, shown, strict=True):
+        for place, row in enumerate(ranked.order):
             found = sheet.cells.get((row, column.id))
             if found is not None:
-                _line(axes, *_success(found), place, _name(sheet, row), marked=False)
-        axes.set_xscale("log")
-        axes.xaxis.set(major_locator=LogLocator(numticks=5), major_formatter=EngFormatter(sep=""))
-        axes.minorticks_off()
-        axes.set_yticks([0, 50, 100])
-        axes.set_ylim(-2, 102)
-        y = "attack success, %" if axes is grid[0] else ""
-        _words(axes, title=f"{column.heading}, {group.title}", x="queries a sample", y=y)
-    _legend(figure, grid, columns)
-    return (
-        "Success against queries",
-        "Share of the correctly classified samples that were broken within so many queries.",
-        figure,
-    )
+                curve = success_over_queries(found)
+                draw_line(axes, *curve, place, ranked.names[place], marked=False)
+        _scale_queries(axes)
+        y = "attack success, %" if axes is grid.panels[0] else ""
+        put_words(axes, title=f"{column.heading}, {group.title}", x="queries a sample", y=y)
+    grid.draw_legend()
+    note = "Share of the correctly classified samples that were broken within so many queries."
+    return Drawing("Success against queries", note, grid.figure)
 
 
-def _has_curve(sheet: Sheet, column: Column) -> bool:
-    most = [_most_queries(found) for (_, id_), found in sheet.cells.items() if id_ == column.id]
-    return bool(most) and float(np.median(most)) > _FEW
+def _scale_queries(axes: Any) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator
 
-
-def _most_queries(found: Found) -> int:
-    return int((found.arrays.forward_queries.astype(np.int64) + found.arrays.backward_queries).max(initial=0))
-
-
-def _success(found: Found) -> tuple[Sequence[float], Sequence[float]]:
-    arrays = found.arrays
-    spent = (arrays.forward_queries + arrays.backward_queries).astype(np.int64)
-    attacked, total = max(1, int(arrays.clean_correct.sum())), _most_queries(found)
-    at: NDArray[np.int64] = np.unique(np.geomspace(1, max(total, 2), _GRID).round().astype(np.int64))
-    hits = np.searchsorted(np.sort(spent[arrays.broken]), at, side="right")
-    kept = np.flatnonzero(np.diff(hits, prepend=-1))  # where the line rises, and its end
-    kept = np.union1d(kept, [len(at) - 1])
-    return at[kept].tolist(), (100 * hits[kept] / attacked).tolist()
-
-
-def _line(axes: Any, xs: Sequence[float], ys: Sequence[float], place: int, label: str, *, marked: bool) -> None:
-    """A line through marked points, or steps between points that are not marked."""
-    look = look_of(place)
-    axes.plot(
-        xs, ys, linestyle=look.dash, marker=look.marker if marked else None, markersize=4, color=look.colour, label=label,
-        linewidth=1.5, drawstyle="default" if marked else "steps-post",
-    )  # fmt: skip
-
-
-def _svg(figure: Any, name: str, words: str) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return inline(text.getvalue().replace(_TEXT, "currentColor"), name, words)
+    axes.set_xscale("log")
+    axes.xaxis.set(major_locator=LogLocator(numticks=5), major_formatter=EngFormatter(sep=""))
+    axes.minorticks_off()
+    axes.set_yticks([0, 50, 100])
+    axes.set_ylim(*_SHARES)
 
 
 def drawn_by() -> str:
@@ -274,3 +229,12 @@ def drawn_by() -> str:
     import matplotlib as mpl
 
     return f"matplotlib {mpl.__version__}"
+
+
+_DRAWINGS: dict[str, Callable[[Ranked], Drawing | None]] = {
+    "heat-map": _heat_map,
+    "scatter": _scatter,
+    "over-eps": _over_eps,
+    "over-queries": _over_queries,
+}
+"""Kind, as in the id of a picture -> what draws it."""

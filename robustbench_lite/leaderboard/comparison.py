@@ -10,24 +10,94 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.files.reading import RECORD_BYTES, Form, explained
 from robustbench_lite.files.text import read_json
+from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import TABLES
-from robustbench_lite.leaderboard.tables import percent, rank
+from robustbench_lite.leaderboard.ranking import RankRange
 
-Documents = dict[str, dict[str, Any]]
 _TABLE = Form(
-    noun="table", what="no table as `rbl leaderboard build` writes them, in valid JSON", most=RECORD_BYTES, error=UsageError,
+    noun="table",
+    what="no table as `rbl leaderboard build` writes them, in valid JSON",
+    most=RECORD_BYTES,
+    error=UsageError,
     fix="Run `rbl leaderboard build`.",
-)  # fmt: skip
+)
+
+
+class _Part(BaseModel):
+    """Base of what is compared of a document.
+
+    Other versions may write more fields, or other ones.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+
+class _Missing(_Part):
+    missing: str
+
+
+class _Share(_Part):
+    accuracy: float
+    n: int
+    digest: str | None = None
+
+
+_Cell = Annotated[_Missing | _Share, Field(union_mode="left_to_right")]
+
+
+class _Standing(_Part):
+    worst: _Cell
+    certified: _Cell
+    attacks: dict[str, _Cell]
+
+
+class _Row(_Part):
+    rank: RankRange | None
+    model: str
+    defense: str
+    clean: _Cell
+    threats: dict[str, _Standing]
+    flags: list[str]
+
+
+class _Attack(_Part):
+    id: str
+    heading: str
+
+
+class _Threat(_Part):
+    id: str
+    title: str
+    attacks: list[_Attack]
+
+
+class _Document(_Part):
+    rows: list[_Row]
+    threats: list[_Threat]
+
+
+class Shown(NamedTuple):
+    """What stands in the tables of a board."""
+
+    rows: int
+    values: dict[str, str]
+    """By row and column."""
+
+
+Boards = dict[str, Shown]
+"""By the name of the board."""
 
 
 @contextmanager
-def tables_at(where: str | None, root: Path) -> Iterator[Documents]:
-    """The documents by board of a folder, of a git revision, or (None) of ``root`` as it is."""
+def tables_at(where: str | None, root: Path) -> Iterator[Boards]:
+    """What the tables say of a folder, of a git revision, or (None) of ``root`` as it is."""
     if where is None or os.path.isdir(where):
         yield _read(root if where is None else Path(where))
         return
@@ -36,14 +106,14 @@ def tables_at(where: str | None, root: Path) -> Iterator[Documents]:
         yield _read(Path(folder))
 
 
-def _read(root: Path) -> Documents:
-    documents = {}
+def _read(root: Path) -> Boards:
+    boards = {}
     for path in sorted((root / TABLES).glob("*.json")):
-        document = read_json(path, _TABLE)
+        content = read_json(path, _TABLE)
         with explained(str(path), _TABLE):
-            _values(document)
-        documents[path.stem] = document
-    return documents
+            document = _Document.model_validate(content)
+            boards[path.stem] = Shown(len(document.rows), _values(document))
+    return boards
 
 
 def _extract(revision: str, root: Path, folder: Path) -> None:
@@ -67,42 +137,41 @@ def _extract(revision: str, root: Path, folder: Path) -> None:
                     (folder / TABLES / Path(member.name).name).write_bytes(content.read())
 
 
-def changes(base: Documents, head: Documents) -> list[str]:
+def changes(base: Boards, head: Boards) -> list[str]:
     """One line for each thing that changed."""
     lines = [f"{name}: the board is gone" for name in sorted(base.keys() - head.keys())]
-    for name in sorted(head):
-        before = _values(base[name]) if name in base else {}
-        after = _values(head[name])
+    for name, now in sorted(head.items()):
         if name not in base:
-            lines.append(f"{name}: the board is new, {len(head[name]['rows'])} rows")
+            lines.append(f"{name}: the board is new, {now.rows} rows")
             continue
-        for key in [*after, *(key for key in before if key not in after)]:
+        before, after = base[name].values, now.values
+        for key in dict.fromkeys([*after, *before]):
             old, new = before.get(key), after.get(key)
             if old != new:
                 lines.append(f"{name}: {key}: {old or 'not there'} -> {new or 'not there'}")
     return lines
 
 
-def _values(doc: dict[str, Any]) -> dict[str, str]:
-    """What stands in the tables, by row and column."""
+def _values(document: _Document) -> dict[str, str]:
     values: dict[str, str] = {}
-    for row in doc["rows"]:
-        label = f"{row['model']} ({row['defense']})"
-        values[f"{label}, rank"] = rank(row)
-        values[f"{label}, clean"] = _cell(row["clean"])
-        for threat in doc["threats"]:
-            part = row["threats"][threat["id"]]
-            for attack in threat["attacks"]:
-                values[f"{label}, {threat['title']}, {attack['heading']}"] = _cell(part["attacks"][attack["id"]])
-            values[f"{label}, {threat['title']}, worst case"] = _cell(part["worst"])
-            values[f"{label}, {threat['title']}, certified"] = _cell(part["certified"])
-        for flag in row["flags"]:
-            values[f"{label}, flag"] = flag if f"{label}, flag" not in values else f"{values[f'{label}, flag']}; {flag}"
+    for row in document.rows:
+        label = words.entrant(row.model, row.defense)
+        values[f"{label}, rank"] = words.MISSING if row.rank is None else str(row.rank)
+        values[f"{label}, clean"] = _cell(row.clean)
+        for threat in document.threats:
+            standing, where = row.threats[threat.id], f"{label}, {threat.title}"
+            for attack in threat.attacks:
+                values[f"{where}, {attack.heading}"] = _cell(standing.attacks[attack.id])
+            values[f"{where}, worst case"] = _cell(standing.worst)
+            values[f"{where}, certified"] = _cell(standing.certified)
+        if row.flags:
+            key = f"{label}, flag"
+            values[key] = "; ".join([*filter(None, [values.get(key)]), *row.flags])
     return values
 
 
-def _cell(cell: dict[str, Any]) -> str:
-    if "missing" in cell:
-        return "-"
-    digest = f", digest {cell['digest'][:8]}" if "digest" in cell else ""
-    return f"{percent(cell['accuracy'])} % (n = {cell['n']:,}{digest})"
+def _cell(cell: _Missing | _Share) -> str:
+    if isinstance(cell, _Missing):
+        return words.MISSING
+    digest = "" if cell.digest is None else f", digest {cell.digest[:8]}"
+    return f"{words.percent(cell.accuracy)} % (n = {cell.n:,}{digest})"

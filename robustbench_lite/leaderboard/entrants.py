@@ -26,31 +26,29 @@ class Named(NamedTuple):
 
     model: ModelId
     defense: PluginId
-    label: str
-    """The defense as a user would write it."""
     missing: str = ""
     """Why the network cannot be had, if so."""
 
 
-def named(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Named:
+def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Named:
     """What ``entrant`` is known by. Runs no network that it names."""
     if entrant.weights is not None:
         path = _weights(entrant, root)
         if not os.path.exists(path):
             return _unknown(entrant, path.stem, trust, f"its weights, {entrant.weights}, are not there")
         card = load_card(path.with_suffix(".json")) if entrant.model is None else None
-        defense = _asked(entrant, card, trust)
+        defense = _choose_defense(entrant, card, trust)
         model = ModelId(
             name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
         )
-        return Named(model, plugin_id("defense", defense), short_label("defense", defense))
+        return Named(model, plugin_id("defense", defense))
     if entrant.model is not None and ":" in entrant.model:
         return _unknown(entrant, None, trust)
     name = entrant.model or _bundled_name(entrant, board, trust)
     if name not in network_files():
         return _unknown(entrant, name, trust, f"no network {name} is at hand")
     subject = subject_of(entrant, board, root, trust)
-    return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense), subject.label)
+    return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense))
 
 
 def subject_of(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Subject:
@@ -63,7 +61,7 @@ def subject_of(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.
         network = load_model(own, None if entrant.weights is None else _weights(entrant, root), trust)
     else:
         network = trained_model(_weights(entrant, root), trust)
-    defense = _asked(entrant, network.card, trust)
+    defense = _choose_defense(entrant, network.card, trust)
     return Subject(_name(entrant, network.name), network.module, defense, short_label("defense", defense))
 
 
@@ -84,7 +82,7 @@ def _unknown(entrant: Entrant, name: str | None, trust: Trust, missing: str = ""
     """A row whose weights nobody knows yet."""
     defense = defense_from(entrant.defense or "none", trust)
     model = ModelId(name=_name(entrant, name), weights_sha256="", architecture_sha256="")
-    return Named(model, plugin_id("defense", defense), short_label("defense", defense), missing)
+    return Named(model, plugin_id("defense", defense), missing)
 
 
 def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
@@ -93,7 +91,7 @@ def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
     return network_name(board.data.name, "none" if wanted is None else registered_name("defense", wanted))
 
 
-def _asked(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
+def _choose_defense(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
     """The defense of the row; what acts in training has the hyper-parameters of the training where the row gives none."""
     if entrant.defense is None:
         return defense_from("none" if card is None else card.defense, trust)

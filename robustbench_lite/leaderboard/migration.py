@@ -9,10 +9,10 @@ from robustbench_lite.errors import RecordError, RobustBenchError
 from robustbench_lite.fitting import attribute
 from robustbench_lite.leaderboard.bench import Bench, Means
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.gallery import migrate_examples
+from robustbench_lite.leaderboard.examples import migrate_examples
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import Identity, read_record
+from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.certificate import CertificateIdentity, read_certificate, write_certificate
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
@@ -64,7 +64,7 @@ def _say_radius(path: Path, written: Mapping[tuple[str, float | None], str | Non
 
 def _beside(path: Path, cell: Path) -> bool:
     """Migrate what belongs to the record ``cell``; True if it was written."""
-    found = Found(cell, *read_record(cell))
+    found = Found.read(cell)
     if path.suffix == ".json":
         return migrate_examples(path, found)
     behaviour = found.record.behaviour

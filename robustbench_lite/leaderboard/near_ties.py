@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
-ROUNDINGS, JITTER = 16, 2.0**-20
-"""How often a search is repeated with logits that are rounded otherwise, and by what share of themselves at most: about 1e-6,
-what kernels of other machines differ by."""
+ROUNDINGS = 16
+"""How often a search is repeated with logits that are rounded otherwise."""
+JITTER = 2.0**-20
+"""By what share of themselves at most: about 1e-6, what kernels of other machines differ by."""
 
 
 class Rounded(Wrapper):
@@ -33,12 +35,12 @@ class Rounded(Wrapper):
         return logits * (1 + JITTER * noise)
 
 
-def rounded(model: DefendedModel, number: int) -> DefendedModel:
+def round_otherwise(model: DefendedModel, number: int) -> DefendedModel:
     """``model`` with another rounding."""
-    return _behind(model, Rounded(model, number))
+    return _wrap(model, Rounded(model, number))
 
 
-def _behind(model: DefendedModel, wrapper: nn.Module) -> DefendedModel:
+def _wrap(model: DefendedModel, wrapper: nn.Module) -> DefendedModel:
     """``model`` with ``wrapper`` around it: no shorter way round the network is taken."""
     return dataclasses.replace(model, module=wrapper.eval(), fast=None)
 
@@ -51,7 +53,11 @@ class Watched(Wrapper):
 
     def __init__(self, model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel) -> None:
         super().__init__(model.module)
-        self.traits, self.x, self.y, self.target, self.threat = model.traits, sample.x, sample.y, target, threat
+        self.traits = model.traits
+        self.x = sample.x
+        self.y = sample.y
+        self.target = target
+        self.threat = threat
         self.nearest = math.inf
 
     def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
@@ -62,29 +68,49 @@ class Watched(Wrapper):
         return logits
 
     def _see(self, x: Tensor, logits: Tensor) -> None:
-        y, target, clean = (part.to(x.device).expand(len(x), *part.shape[1:]) for part in (self.y, self.target, self.x))
+        y, target, clean = (self._expand(part, x) for part in (self.y, self.target, self.x))
         shown = credited(logits, y) if self.traits.abstains else logits
         closeness = relative(margin(shown, y, target), shown).abs()
         inside = self.threat.excess(x, clean) <= 0
-        self.nearest = min(self.nearest, float(closeness.masked_fill(~(inside & closeness.isfinite()), math.inf).min()))
+        counts = inside & closeness.isfinite()
+        self.nearest = min(self.nearest, float(closeness.masked_fill(~counts, math.inf).min()))
+
+    def _expand(self, part: Tensor, x: Tensor) -> Tensor:
+        """What belongs to the sample, once for each row of ``x``."""
+        return part.to(x.device).expand(len(x), *part.shape[1:])
 
 
-def watched(model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel) -> tuple[DefendedModel, Watched]:
-    """``model``, and what watches it."""
-    watch = Watched(model, sample, target, threat)
-    return _behind(model, watch), watch
+class Watch(NamedTuple):
+    """A model, and what watches it."""
+
+    model: DefendedModel
+    watcher: Watched
+
+
+def watch(model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel) -> Watch:
+    """Watch ``model`` while one sample is attacked."""
+    watcher = Watched(model, sample, target, threat)
+    return Watch(_wrap(model, watcher), watcher)
 
 
 def excuse(closeness: float) -> str | None:
-    """What a new verdict stands on, where that is rounding; ``closeness`` is its margin, in shares of the largest logit."""
-    return f"on a margin of {closeness:.1g} of the largest logit, which is rounding" if closeness <= TOLERANCE else None
+    """What a new verdict stands on, where that is rounding.
+
+    Args:
+        closeness: its margin, in shares of the largest logit.
+    """
+    rounding = f"on a margin of {closeness:.1g} of the largest logit, which is rounding"
+    return rounding if closeness <= TOLERANCE else None
 
 
 def excuse_of_search(tried: int | None) -> str | None:
-    """The same for a search: that of the number ``tried``, from 1, whose logits were rounded otherwise, ends as recorded."""
+    """What a new verdict of a search stands on, where that is rounding.
+
+    Args:
+        tried: the number, from 1, of the search with other logits that ended as recorded; None if
+            none did.
+    """
     if tried is None:
         return None
-    return (
-        f"where the way of this search hangs on the last bits of the logits: with those moved by {JITTER:.0e}, attempt {tried} "
-        "ends as recorded"
-    )
+    moved = f"with those moved by {JITTER:.0e}, attempt {tried} ends as recorded"
+    return f"where the way of this search hangs on the last bits of the logits: {moved}"

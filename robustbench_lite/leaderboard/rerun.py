@@ -1,106 +1,141 @@
-"""Verdicts that are measured once more: random numbers belong to the sample, so a few of them can be had without the rest."""
+"""Verdicts that are measured once more.
+
+Random numbers belong to the sample, so a few of them can be had without the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robustbench_lite.errors import RobustBenchError
 from robustbench_lite.leaderboard.answers import answer_problems
 from robustbench_lite.leaderboard.bench import Bench, Means
-from robustbench_lite.leaderboard.build import Loaded
-from robustbench_lite.leaderboard.results import Found, Problem
+from robustbench_lite.leaderboard.load import Loaded
+from robustbench_lite.leaderboard.near_ties import excuse, excuse_of_search
+from robustbench_lite.leaderboard.repeat import Repeat, Verdict, verdicts_of
+from robustbench_lite.leaderboard.results import Problem
 from robustbench_lite.leaderboard.selection import cells_in_turn, chosen_samples, queries_of
-from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.provenance import other_torch
 
 
-class Rerun(NamedTuple):
+@dataclass
+class Rerun:
     """What came of it."""
 
-    cells: int
-    samples: int
-    left_out: int
+    cells: int = 0
+    samples: int = 0
+    left_out: int = 0
     """Cells that would have cost more queries than were allowed."""
-    without_data: list[str]
+    without_data: list[str] = field(default_factory=list)
     """Boards whose images are not here, and do not come with the package either."""
-    problems: list[Problem]
-    notes: list[str]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     """Verdicts that differ by rounding alone, under another torch: they count as agreement."""
 
 
-def rerun(
-    loaded: list[Loaded], root: Path, count: int, means: Means, *, queries: int, salt: str = "", on_cell: Callable[[str], None]
-) -> Rerun:
-    """``count`` samples of each recorded cell, chosen by a hash of its digest, measured again, for up to ``queries`` a board.
+class Choice(NamedTuple):
+    """What is measured again: so many samples of each cell, chosen by a hash of its digest.
 
     Cells come in an order that is a hash too; ``salt`` gives other samples and another order.
     """
-    cells = samples = left_out = 0
-    problems: list[Problem] = []
-    without_data: list[str] = []
-    notes: list[str] = []
+
+    samples: int
+    queries: int
+    """At most, of a board."""
+    salt: str = ""
+
+
+def rerun(
+    loaded: list[Loaded],
+    root: Path,
+    choice: Choice,
+    means: Means,
+    on_cell: Callable[[str], None],
+) -> Rerun:
+    """Measure a few samples of each recorded cell again."""
+    done = Rerun()
     for one in loaded:
-        bench, budget = Bench(one.board, root, means), queries
-        if not bench.has_data():
-            without_data.append(one.board.name)
+        bench = Bench(one.board, root, means)
+        if bench.has_data():
+            done.problems += answer_problems(one, bench)
+            _rerun_board(one, bench, choice, done, on_cell)
+        else:
+            done.without_data.append(one.board.name)
+    return done
+
+
+def _rerun_board(
+    one: Loaded,
+    bench: Bench,
+    choice: Choice,
+    done: Rerun,
+    on_cell: Callable[[str], None],
+) -> None:
+    """Add to ``done`` what is to be said of one board."""
+    repeats = [Repeat(bench, slot, found) for slot, found in one.filled.pairs() if found]
+    cells = list({repeat.found.record.key: repeat for repeat in repeats}.values())
+    budget = choice.queries
+    for number in cells_in_turn([cell.found for cell in cells], choice.salt):
+        slot, found = cells[number].slot, cells[number].found
+        recorded = found.record.identity.data.ids()
+        ids = chosen_samples(recorded, found.record.digest, choice.salt, choice.samples)
+        cost = queries_of(found, ids)
+        if cost > budget:
+            done.left_out += 1
             continue
-        problems += answer_problems(one, bench)
-        measured = {
-            found.record.key: (slot, found) for slot, found in zip(one.filled.slots, one.filled.found, strict=True) if found
-        }
-        pairs = list(measured.values())
-        for number in cells_in_turn([found for _, found in pairs], salt):
-            slot, found = pairs[number]
-            ids = chosen_samples(found.record.identity.data.ids(), found.record.digest, salt, count)
-            cost = queries_of(found, ids)
-            if cost > budget:
-                left_out += 1
-                continue
-            budget, cells, samples = budget - cost, cells + 1, samples + len(ids)
-            on_cell(f"{one.board.name}: {slot.label}")
-            problems += _differences(bench, slot, found, ids.tolist(), notes)
-    return Rerun(cells, samples, left_out, without_data, problems, notes)
+        budget -= cost
+        done.cells += 1
+        done.samples += len(ids)
+        on_cell(f"{one.board.name}: {slot.label}")
+        compared = compare(cells[number], ids)
+        done.problems += compared.problems
+        done.notes += compared.notes
 
 
-def _differences(bench: Bench, slot: Slot, found: Found, ids: list[int], notes: list[str]) -> list[Problem]:
-    """Verdicts that are others now; those that rounding explains go into ``notes``."""
-    import numpy as np
+class Compared(NamedTuple):
+    """Verdicts of a cell that are others now."""
 
-    where = f"{slot.label} ({found.path.name})"
+    problems: list[Problem]
+    notes: list[str]
+    """Of those that rounding explains."""
+
+
+def compare(cell: Repeat, ids: NDArray[np.int64]) -> Compared:
+    """Measure the samples ``ids`` of a cell again, and hold them against its record."""
+    found, compared = cell.found, Compared([], [])
+    where = f"{cell.slot.label} ({found.path.name})"
     try:
-        verdicts = bench.again(slot, found, np.array(ids, dtype=np.int64))
+        verdicts = cell.verdicts(ids)
     except RobustBenchError as error:
-        return [Problem(where, f"it cannot be measured again: {error}")]
-    recorded = dict(zip(
-        found.record.identity.data.ids().tolist(),
-        zip(found.arrays.clean_correct.tolist(), found.arrays.broken.tolist(), strict=True), strict=True,
-    ))  # fmt: skip
-    problems, versions = [], other_torch(found.record.provenance)
+        compared.problems.append(Problem(where, f"it cannot be measured again: {error}"))
+        return compared
+    recorded = verdicts_of(found.record.identity.data.ids(), found.arrays)
+    torches = other_torch(found.record.provenance)
     for sample, verdict in verdicts.items():
         if verdict == recorded[sample]:
             continue
-        what = f"sample {sample} is recorded as {_said(recorded[sample])}; measured again, it is {_said(verdict)}"
-        reason = None if versions is None else _excused(bench, slot, found, sample, recorded[sample], verdict)
-        if versions is not None and reason is not None:
-            notes.append(f"{where}: {what} (recorded under torch {versions[0]}, measured again under {versions[1]}, {reason})")
-            continue
-        problems.append(Problem(where, what, f"rbl leaderboard run {bench.board.name}, after: rm {found.path}"))
-    return problems
+        what = f"sample {sample} is recorded as {recorded[sample]}; measured again, it is {verdict}"
+        reason = None if torches is None else _excuse(cell, sample, recorded[sample], verdict)
+        if torches is not None and reason is not None:
+            under = f"recorded under torch {torches.then}, measured again under {torches.now}"
+            compared.notes.append(f"{where}: {what} ({under}, {reason})")
+        else:
+            mend = f"rbl leaderboard run {cell.bench.board.name}, after: rm {found.path}"
+            compared.problems.append(Problem(where, what, mend))
+    return compared
 
 
-def _excused(
-    bench: Bench, slot: Slot, found: Found, sample: int, recorded: tuple[bool, bool], verdict: tuple[bool, bool]
-) -> str | None:
-    """Why another verdict is none of another network or attack: the margin that it stands on, or the way of the search."""
-    from robustbench_lite.leaderboard.near_ties import excuse, excuse_of_search
+def _excuse(cell: Repeat, sample: int, recorded: Verdict, verdict: Verdict) -> str | None:
+    """Why another verdict is none of another network or attack.
 
-    clean, attacked = bench.closeness(slot, found, sample)
-    reason = excuse(clean if verdict[0] != recorded[0] else attacked)
-    return reason or excuse_of_search(bench.roundings_to(slot, found, sample, recorded))
-
-
-def _said(verdict: tuple[bool, bool]) -> str:
-    correct, broken = verdict
-    return "broken" if broken else "robust" if correct else "wrong from the start"
+    It is the margin that it stands on, or the way of the search.
+    """
+    near = cell.closeness(sample)
+    reason = excuse(near.clean if verdict.correct != recorded.correct else near.attacked)
+    return reason or excuse_of_search(cell.roundings_to(sample, recorded))

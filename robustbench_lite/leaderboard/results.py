@@ -31,6 +31,25 @@ class Found(NamedTuple):
     record: Record
     arrays: CellArrays
 
+    @classmethod
+    def read(cls, path: Path) -> Found:
+        """The record at ``path``; a RecordError if it cannot be believed."""
+        return cls(path, *read_record(path))
+
+
+class Pair(NamedTuple):
+    """A slot with its record, if there is one."""
+
+    slot: Slot
+    found: Found | None
+
+
+class Nearest(NamedTuple):
+    """The record that is most like what a slot asks for, and where it is not like it."""
+
+    found: Found
+    gaps: list[str]
+
 
 class Filled(NamedTuple):
     """The slots of a board with their records."""
@@ -42,6 +61,10 @@ class Filled(NamedTuple):
     """Records that no slot asks for."""
     problems: list[Problem]
 
+    def pairs(self) -> list[Pair]:
+        """Every slot with its record."""
+        return list(map(Pair, self.slots, self.found))
+
     def reason(self, number: int) -> str:
         """Why the slot has no record."""
         if self.slots[number].missing:
@@ -49,22 +72,36 @@ class Filled(NamedTuple):
         near = self.nearest(self.slots[number])
         if near is None:
             return "not measured"
-        record, gaps = near
-        return f"out of date: {gaps[0]} ({record.path.name})"
+        return f"out of date: {near.gaps[0]} ({near.found.path.name})"
 
-    def nearest(self, slot: Slot) -> tuple[Found, list[str]] | None:
-        """The unused record that differs least from what ``slot`` asks for, if it is of the same row and attack."""
-        wanted, unused = slot.expected, self.unused
-        kin = [(differences(wanted, f.record.identity), f) for f in unused if _kin(f.record.identity) == _kin(wanted)]
-        if not kin:
-            return None
-        gaps, found = min(kin, key=lambda pair: (len(pair[0]), pair[1].record.key))
-        return found, gaps
+    def nearest(self, slot: Slot) -> Nearest | None:
+        """The unused record that is most like it, if one is of the same row and attack."""
+        wanted = slot.expected
+        kin = [
+            Nearest(found, differences(wanted, found.record.identity))
+            for found in self.unused
+            if Kin.of(found.record.identity) == Kin.of(wanted)
+        ]
+        return min(kin, key=lambda near: (len(near.gaps), near.found.record.key), default=None)
 
 
-def _kin(identity: Identity) -> tuple[str, ...]:
+class Kin(NamedTuple):
     """What a record and the slot that it may stand for have in common at least."""
-    return identity.model.name, identity.defense.name, identity.attack.name, identity.threat.norm
+
+    model: str
+    defense: str
+    attack: str
+    norm: str
+
+    @classmethod
+    def of(cls, identity: Identity) -> Kin:
+        """That of a cell."""
+        return cls(
+            model=identity.model.name,
+            defense=identity.defense.name,
+            attack=identity.attack.name,
+            norm=identity.threat.norm,
+        )
 
 
 def results_folder(board: Board, root: Path) -> Path:
@@ -72,41 +109,60 @@ def results_folder(board: Board, root: Path) -> Path:
     return root / RESULTS / board.name
 
 
-def read_results(folder: Path, root: Path) -> tuple[list[Found], list[Problem]]:
-    """Every record of ``folder``, by key; those that cannot be believed are problems instead."""
-    found, problems = [], []
+class Results(NamedTuple):
+    """The records of a folder."""
+
+    found: list[Found]
+    problems: list[Problem]
+    """One for each record that cannot be believed."""
+
+
+def read_results(folder: Path, root: Path) -> Results:
+    """Every record of ``folder``, by key."""
+    results = Results([], [])
     for path in sorted((folder / CELLS).glob("*.json")):
         where = path.relative_to(root).as_posix()
         try:
-            record, arrays = read_record(path)
+            found = Found.read(path)
         except RecordError as error:
-            problems.append(
-                Problem(where, str(error).replace(str(path), where), f"restore it, or measure the cell again: rm {path}")
-            )
+            what = str(error).replace(str(path), where)
+            mend = f"restore it, or measure the cell again: rm {path}"
+            results.problems.append(Problem(where, what, mend))
             continue
-        if path.stem != record.key:
-            problems.append(
-                Problem(where, f"the file is not named after its key, {record.key}", f"mv {path} {path.with_stem(record.key)}")
-            )
+        if path.stem != found.record.key:
+            results.problems.append(misnamed(path, where, found.record.key))
             continue
-        found.append(Found(path, record, arrays))
-    return found, problems
+        results.found.append(found)
+    return results
+
+
+def misnamed(path: Path, where: str, key: str) -> Problem:
+    """A file that is not named after the key of its record."""
+    what = f"the file is not named after its key, {key}"
+    return Problem(where, what, f"mv {path} {path.with_stem(key)}")
 
 
 def fill(board: Board, slots: Sequence[Slot], root: Path) -> Filled:
-    """Read the records of ``board`` and find the one for each slot; data and networks are not needed."""
+    """Read the records of ``board`` and find the one for each slot.
+
+    Data and networks are not needed.
+    """
     there, problems = read_results(results_folder(board, root), root)
     chosen: list[Found | None] = []
     used: set[str] = set()
-    known: dict[tuple[str, ...], list[tuple[Fields, Found]]] = {}  # by kin: comparing all with all grows as the square
+    # By kin: comparing all with all grows as the square.
+    known: dict[Kin, list[tuple[Fields, Found]]] = {}
     for one in there:
-        known.setdefault(_kin(one.record.identity), []).append((flat(one.record.identity), one))
+        identity = one.record.identity
+        known.setdefault(Kin.of(identity), []).append((flat(identity), one))
     for slot in slots:
-        asked = flat(slot.expected)
-        fits = [found for fields, found in known.get(_kin(slot.expected), []) if not flat_differences(asked, fields)]
+        asked, kin = flat(slot.expected), known.get(Kin.of(slot.expected), [])
+        fits = [found for fields, found in kin if not flat_differences(asked, fields)]
         if len(fits) > 1:
             names = ", ".join(found.path.name for found in fits)
-            problems.append(Problem(slot.label, f"several records fit: {names}", "keep the one that is right"))
+            what = f"several records fit: {names}"
+            problems.append(Problem(slot.label, what, "keep the one that is right"))
         used.update(found.record.key for found in fits)
         chosen.append(fits[0] if fits else None)
-    return Filled(list(slots), chosen, [found for found in there if found.record.key not in used], problems)
+    unused = [found for found in there if found.record.key not in used]
+    return Filled(list(slots), chosen, unused, problems)

@@ -7,9 +7,8 @@ from pathlib import Path
 from robustbench_lite.errors import RecordError, UsageError
 from robustbench_lite.leaderboard.page import page, section
 from robustbench_lite.leaderboard.results import CELLS, Found
-from robustbench_lite.leaderboard.sheet import of_records
+from robustbench_lite.leaderboard.run_sheet import of_records
 from robustbench_lite.leaderboard.standing import document
-from robustbench_lite.records.cell import read_record
 
 
 def report_page(run: Path, title: str) -> str:
@@ -17,7 +16,7 @@ def report_page(run: Path, title: str) -> str:
     paths = [run] if run.is_file() else sorted((run / CELLS).glob("*.json"))
     if not paths:
         raise UsageError(f"There are no records in {run / CELLS}: name the folder that `rbl evaluate --output` wrote.")
-    found = [Found(path, *read_record(path)) for path in paths]
+    found = [Found.read(path) for path in paths]
     kinds: dict[str, list[Found]] = {}
     for item in found:
         kinds.setdefault(f"{item.record.identity.data.name} {item.record.identity.data.split}", []).append(item)

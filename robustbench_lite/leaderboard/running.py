@@ -13,9 +13,9 @@ from typing import NamedTuple
 from robustbench_lite.errors import RobustBenchError, UsageError
 from robustbench_lite.leaderboard.bench import Bench, Means
 from robustbench_lite.leaderboard.board import load_boards
-from robustbench_lite.leaderboard.build import Loaded
+from robustbench_lite.leaderboard.load import Loaded
+from robustbench_lite.leaderboard.repeat import keep_examples
 from robustbench_lite.leaderboard.results import CELLS, FITS, GALLERY, results_folder
-from robustbench_lite.leaderboard.slots import CURVE
 from robustbench_lite.numerals import parse_whole
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.files import REPLACED
@@ -36,6 +36,7 @@ class Shard(NamedTuple):
         return cls(number, of)
 
     def holds(self, position: int) -> bool:
+        """Whether the cell at that position of a board, from 0 on, is in it."""
         return position % self.of == self.number - 1
 
 
@@ -56,84 +57,128 @@ class Done(NamedTuple):
     error: str | None
 
 
+_ALL = Shard()
+
+
 def plan(
     loaded: Sequence[Loaded],
     root: Path,
-    shard: Shard = Shard(),  # noqa: B008 -- immutable
+    shard: Shard = _ALL,
     others: Container[str] = (),
 ) -> list[Planned]:
-    """What is missing or out of date, board by board. Which shard a cell is in depends on the board alone.
+    """What is missing or out of date, board by board.
 
-    ``others``: keys of records whose network answers otherwise than they say.
+    Which shard a cell is in depends on the board alone.
+
+    Args:
+        loaded: the boards.
+        root: their folder.
+        shard: the part of each board that is looked at.
+        others: keys of records whose network answers otherwise than they say.
     """
     planned = []
-    for board, filled, _ in loaded:
+    for one in loaded:
         seen: set[str] = set()
-        for number, (slot, found) in enumerate(zip(filled.slots, filled.found, strict=True)):
+        for number, slot in enumerate(one.filled.slots):
             same = slot.expected.model_dump_json()
-            if same in seen or not shard.holds(len(seen)):
-                seen.add(same)
-                continue
+            if same not in seen and shard.holds(len(seen)):
+                state = _state(one, number, root, others)
+                if state is not None:
+                    planned.append(Planned(one.board.name, number, slot.label, slot.n, state))
             seen.add(same)
-            picture = results_folder(board, root) / GALLERY / (found.path.name if found else "")
-            shown = (
-                bool(board.gallery)
-                and not slot.column.startswith(f"{CURVE}/")
-                and found is not None
-                and bool(found.arrays.broken.any())
-            )
-            if found is None:
-                planned.append(Planned(board.name, number, slot.label, slot.n, filled.reason(number)))
-            elif found.record.key in others:
-                planned.append(Planned(board.name, number, slot.label, slot.n, "the network at hand answers otherwise"))
-            elif shown and not picture.exists():
-                planned.append(Planned(board.name, number, slot.label, slot.n, "no gallery"))
     return planned
 
 
+def _state(one: Loaded, number: int, root: Path, others: Container[str]) -> str | None:
+    """Why there is something to do for a slot; None where there is not."""
+    found = one.filled.found[number]
+    if found is None:
+        return one.filled.reason(number)
+    if found.record.key in others:
+        return "the network at hand answers otherwise"
+    on_page = one.board.gallery and not one.filled.slots[number].on_curve
+    examples = results_folder(one.board, root) / GALLERY / found.path.name
+    if on_page and found.arrays.broken.any() and not examples.exists():
+        return "no gallery"
+    return None
+
+
 def shards_of(planned: Sequence[Planned], loaded: Sequence[Loaded], of: int) -> list[dict[str, str]]:
-    """The shards, out of ``of`` a board, that have something to do: the ``include`` of a GitHub matrix."""
+    """The shards, out of ``of`` a board, that have something to do.
+
+    Returns:
+        The ``include`` of a GitHub matrix.
+    """
     busy = []
-    for board, filled, _ in loaded:
-        order: dict[str, int] = {}
-        for slot in filled.slots:
-            order.setdefault(slot.expected.model_dump_json(), len(order))
-        wanted = {order[filled.slots[p.slot].expected.model_dump_json()] % of for p in planned if p.board == board.name}
-        busy += [{"board": board.name, "shard": f"{number + 1}/{of}"} for number in sorted(wanted)]
+    for one in loaded:
+        name = one.board.name
+        identities = [slot.expected.model_dump_json() for slot in one.filled.slots]
+        order = {same: number for number, same in enumerate(dict.fromkeys(identities))}
+        wanted = {order[identities[cell.slot]] % of for cell in planned if cell.board == name}
+        busy += [{"board": name, "shard": f"{number + 1}/{of}"} for number in sorted(wanted)]
     return busy
 
 
+OnProgress = Callable[[Progress], None] | None
+
+
 def run(
-    planned: Sequence[Planned], root: Path, means: Means, jobs: int, on_progress: Callable[[Progress], None] | None = None
+    planned: Sequence[Planned],
+    root: Path,
+    means: Means,
+    jobs: int,
+    on_progress: OnProgress = None,
 ) -> Iterator[Done]:
     """Measure ``planned``; a cell that fails does not stop the others."""
     if jobs == 1 or len(planned) < 2:
-        return _here(planned, root, means, on_progress)
-    return _side_by_side(planned, root, means, min(jobs, len(planned)))
+        return _run_here(planned, root, means, on_progress)
+    return _run_side_by_side(planned, root, means, min(jobs, len(planned)))
 
 
-def _here(
-    planned: Sequence[Planned], root: Path, means: Means, on_progress: Callable[[Progress], None] | None
+def _run_here(
+    planned: Sequence[Planned],
+    root: Path,
+    means: Means,
+    on_progress: OnProgress,
 ) -> Iterator[Done]:
-    benches: dict[str, Bench] = {}
+    benches = Benches(root, means)
     for cell in planned:
-        if cell.board not in benches:
-            benches[cell.board] = Bench(load_boards(root, [cell.board])[0], root, means)
-        yield _measured(benches[cell.board], cell, on_progress)
+        yield _measure(benches.bench(cell.board), cell, on_progress)
 
 
-def _measured(bench: Bench, cell: Planned, on_progress: Callable[[Progress], None] | None) -> Done:
+class Benches:
+    """The boards of a folder, each read once: data and networks are kept from cell to cell."""
+
+    def __init__(self, root: Path, means: Means) -> None:
+        self._root = root
+        self._means = means
+        self._known: dict[str, Bench] = {}
+
+    def bench(self, board: str) -> Bench:
+        """That of a board."""
+        if board not in self._known:
+            (loaded,) = load_boards(self._root, [board])
+            self._known[board] = Bench(loaded, self._root, self._means)
+        return self._known[board]
+
+
+def _measure(bench: Bench, cell: Planned, on_progress: OnProgress) -> Done:
     try:
         slot = bench.slots[cell.slot]
         found = bench.measure(slot, on_progress)
-        if not slot.column.startswith(f"{CURVE}/"):
-            bench.show(slot, found)
+        if not slot.on_curve:
+            keep_examples(bench, slot, found)
     except RobustBenchError as error:
         return Done(cell, str(error))
     return Done(cell, None)
 
 
-def _side_by_side(planned: Sequence[Planned], root: Path, means: Means, jobs: int) -> Iterator[Done]:
+def _run_side_by_side(
+    planned: Sequence[Planned],
+    root: Path,
+    means: Means,
+    jobs: int,
+) -> Iterator[Done]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
     with ProcessPoolExecutor(jobs, context, _start, (root, means, threads)) as pool:
@@ -146,9 +191,8 @@ def _side_by_side(planned: Sequence[Planned], root: Path, means: Means, jobs: in
             raise
 
 
-_BENCHES: dict[str, Bench] = {}
-_START: list[tuple[Path, Means]] = []
-"""Of a worker process: it is told once where to work, and keeps data and networks from cell to cell."""
+_BENCHES: list[Benches] = []
+"""Of a worker process, which is told once where to work."""
 
 
 def _start(root: Path, means: Means, threads: int) -> None:
@@ -156,7 +200,7 @@ def _start(root: Path, means: Means, threads: int) -> None:
 
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _START.append((root, means))
+    _BENCHES.append(Benches(root, means))
 
 
 def _end_with_parent() -> None:
@@ -168,24 +212,23 @@ def _end_with_parent() -> None:
 
 
 def _work(cell: Planned) -> Done:
-    root, means = _START[-1]
-    if cell.board not in _BENCHES:
-        _BENCHES[cell.board] = Bench(load_boards(root, [cell.board])[0], root, means)
-    return _measured(_BENCHES[cell.board], cell, None)
+    return _measure(_BENCHES[-1].bench(cell.board), cell, None)
 
 
 def prune(loaded: Sequence[Loaded], root: Path) -> list[Path]:
-    """Delete the records that no board asks for, with what lies beside them, and those that were replaced; what is gone."""
+    """Delete the records that no board asks for, with what lies beside them, and replaced ones.
+
+    Returns:
+        The files that are gone.
+    """
     gone = []
-    for board, filled, _ in loaded:
-        folder = results_folder(board, root)
-        for found in filled.unused:
-            beside = [folder / GALLERY / found.path.name, folder / FITS / f"{found.record.key}.safetensors"]
-            for path in (folder / CELLS / found.path.name, *beside):
-                if path.exists():
-                    path.unlink()
-                    gone.append(path)
-        for path in sorted((folder / REPLACED).glob("*")):
-            path.unlink()
-            gone.append(path)
+    for one in loaded:
+        folder = results_folder(one.board, root)
+        for found in one.filled.unused:
+            name, fit = found.path.name, f"{found.record.key}.safetensors"
+            gone += [folder / CELLS / name, folder / GALLERY / name, folder / FITS / fit]
+        gone += sorted((folder / REPLACED).glob("*"))
+    gone = [path for path in gone if path.exists()]
+    for path in gone:
+        path.unlink()
     return gone

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite import registry
-from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard import words
+from robustbench_lite.leaderboard.board import Board, Threat
 from robustbench_lite.leaderboard.results import Filled, Found
-from robustbench_lite.leaderboard.slots import CURVE
-from robustbench_lite.records.cell import DataId, Identity
+from robustbench_lite.records.cell import DataId
 from robustbench_lite.sources.datasets import NOTES
 
-REPORT_ALPHA = 0.05
+ANY_SIZE = "none"
+"""How a radius is written where any distance counts."""
 
 
 class Column(NamedTuple):
@@ -42,8 +42,29 @@ class Group(NamedTuple):
 
 
 class Row(NamedTuple):
+    """A network behind its defense."""
+
     model: str
     defense: str
+
+    @property
+    def name(self) -> str:
+        """The network with its defense, as messages say it."""
+        return words.entrant(self.model, self.defense)
+
+
+class RowRecord(NamedTuple):
+    """A record with the number of its row."""
+
+    row: int
+    found: Found
+
+
+class ColumnRecord(NamedTuple):
+    """A record with its column."""
+
+    column: Column
+    found: Found
 
 
 class Proof(NamedTuple):
@@ -72,168 +93,114 @@ class Sheet:
     """By row and column id."""
     missing: Mapping[tuple[int, str], str]
     """Why a cell has no record."""
-    others: list[tuple[int, Found]] = field(default_factory=list)
-    """Records beside the table, with their rows: points of the accuracy-against-eps picture."""
+    others: list[RowRecord] = field(default_factory=list)
+    """Beside the table: points of the accuracy-against-eps picture."""
     proofs: Mapping[tuple[int, str], Proof] = field(default_factory=dict)
     """By row and group id."""
 
-    def records(self) -> Iterator[tuple[int, Found]]:
+    def records(self) -> Iterator[RowRecord]:
         """Every record with its row, each once."""
         seen: set[str] = set()
-        for row, found in [*((row, found) for (row, _), found in sorted(self.cells.items())), *self.others]:
-            if found.record.key not in seen:
-                seen.add(found.record.key)
-                yield row, found
+        in_table = [RowRecord(row, found) for (row, _), found in sorted(self.cells.items())]
+        for record in [*in_table, *self.others]:
+            key = record.found.record.key
+            if key not in seen:
+                seen.add(key)
+                yield record
 
-    def column_cells(self, row: int, group: Group) -> list[tuple[Column, Found]]:
+    def column_cells(self, row: int, group: Group) -> list[ColumnRecord]:
         """The measured cells of a row under one threat model."""
-        return [(column, self.cells[row, column.id]) for column in group.columns if (row, column.id) in self.cells]
+        cells = ((column, self.cells.get((row, column.id))) for column in group.columns)
+        return [ColumnRecord(column, found) for column, found in cells if found is not None]
+
+    def row_number(self, row: Row) -> int:
+        """Where a row stands, the first if there are several."""
+        return self.rows.index(row)
+
+    def short_name(self, row: int) -> str:
+        """The defense, with its network where others have the same defense."""
+        known = self.rows[row]
+        twice = sum(other.defense == known.defense for other in self.rows) > 1
+        return words.entrant(known.defense, known.model) if twice else known.defense
 
 
 def of_board(board: Board, filled: Filled) -> Sheet:
     """The sheet of a board whose slots were looked for on disk."""
-    by_column: dict[str, dict[int, int]] = {}
-    for number, slot in enumerate(filled.slots):
-        by_column.setdefault(slot.column, {})[slot.row] = number
-    cells, missing = {}, {}
-    for column, numbers in by_column.items():
-        for row, number in numbers.items():
-            found = filled.found[number]
-            if found is None:
-                missing[row, column] = filled.reason(number)
-            elif not column.startswith(f"{CURVE}/"):
-                cells[row, column] = found
-    groups = []
-    for threat in board.threats:
-        columns = []
-        for trial in threat.attacks:
-            column = f"{threat.id}/{trial.heading}"
-            slot = filled.slots[by_column[column][0]]
-            columns.append(Column(column, trial.heading, trial.attack, slot.n, trial.query_budget))
-        title = threat.title or _threat_title(threat.norm, threat.eps, threat.goal)
-        groups.append(
-            Group(threat.id, title, threat.norm, None if threat.eps == "none" else threat.eps, threat.goal, tuple(columns))
-        )
+    cells: dict[tuple[int, str], Found] = {}
+    missing: dict[tuple[int, str], str] = {}
+    others: list[RowRecord] = []
+    for number, (slot, found) in enumerate(filled.pairs()):
+        if found is None:
+            missing[slot.row, slot.column] = filled.reason(number)
+        elif slot.on_curve:
+            others.append(RowRecord(slot.row, found))
+        else:
+            cells[slot.row, slot.column] = found
+    samples = {slot.column: slot.n for slot in filled.slots}
+    groups = [_group_of(threat, samples) for threat in board.threats]
     first = {slot.row: slot.expected for slot in reversed(filled.slots)}
     return Sheet(
-        name=board.name, title=board.title, about=board.about, data=_described(first[0].data), seed=board.seed,
-        ranking=board.ranking.threat, alpha=board.ranking.alpha,
-        rows=[Row(first[row].model.name, _label(first[row])) for row in sorted(first)], groups=groups, cells=cells,
+        name=board.name,
+        title=board.title,
+        about=board.about,
+        data=describe(first[0].data),
+        seed=board.seed,
+        ranking=board.ranking.threat,
+        alpha=board.ranking.alpha,
+        rows=[Row(first[row].model.name, words.defense(first[row])) for row in sorted(first)],
+        groups=groups,
+        cells=cells,
         missing=missing,
-        others=[
-            (slot.row, found) for slot, found in zip(filled.slots, filled.found, strict=True)
-            if found is not None and slot.column.startswith(CURVE)
-        ],
-        proofs=_proofs(groups, cells),
-    )  # fmt: skip
+        others=others,
+        proofs=join_proofs(groups, cells),
+    )
 
 
-def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
-    """The sheet of any records, of one data set: networks and defenses down, threat models and attacks across."""
-    found = sorted(found, key=lambda f: f.record.key)
-    rows = sorted({_row_key(f.record.identity) for f in found})
-    groups: dict[tuple[str, str, str], dict[tuple[str, int, int | None], Column]] = {}
-    cells: dict[tuple[int, str], Found] = {}
-    for item in found:
-        identity = item.record.identity
-        threat = (identity.threat.norm, _eps_text(identity), identity.threat.goal)
-        attack, n = short_attack(identity), len(identity.data.ids())
-        columns = groups.setdefault(threat, {})
-        fresh = Column(f"{'/'.join(threat)}/{len(columns)}", attack.partition(" ")[0], attack, n, identity.query_budget)
-        column = columns.setdefault((attack, n, identity.query_budget), fresh)
-        cells.setdefault((rows.index(_row_key(identity)), column.id), item)
-    ordered = [
-        Group(
-            "/".join(threat),
-            _threat_title(*threat),
-            threat[0],
-            None if threat[1] == "none" else threat[1],
-            threat[2],
-            tuple(_told_apart(columns.values())),
-        )
-        for threat, columns in sorted(groups.items())
-    ]
-    fullest = max(ordered, key=lambda group: len(group.columns)) if ordered else None
-    identity = found[0].record.identity
-    return Sheet(
-        name=name, title=title, about="", data=_described(identity.data), seed=None,
-        ranking=fullest.id if fullest else "", alpha=REPORT_ALPHA,
-        rows=[Row(model, defense) for model, defense, _ in rows], groups=ordered, cells=cells,
-        missing={
-            (row, column.id): "not measured"
-            for row in range(len(rows)) for group in ordered for column in group.columns if (row, column.id) not in cells
-        },
-        proofs=_proofs(ordered, cells),
-    )  # fmt: skip
+def _group_of(threat: Threat, samples: Mapping[str, int]) -> Group:
+    """The columns of a threat model of a board; ``samples`` says of each how many there are."""
+    columns = []
+    for trial in threat.attacks:
+        name = f"{threat.id}/{trial.heading}"
+        n = samples[name]
+        columns.append(Column(name, trial.heading, trial.attack, n, trial.query_budget))
+    radius = None if threat.eps == ANY_SIZE else threat.eps
+    title = threat.title or words.threat_title(threat.norm, radius, threat.goal)
+    return Group(threat.id, title, threat.norm, radius, threat.goal, tuple(columns))
 
 
-def short_attack(identity: Identity) -> str:
-    """The attack with the hyper-parameters that are not at their default; with all of them where it is not installed."""
-    attack = _short("attack", identity.attack.name, identity.attack.parameters)
-    return attack if identity.adaptive is None else f"{attack} (not adaptive)"
+def join_proofs(
+    groups: Sequence[Group],
+    cells: Mapping[tuple[int, str], Found],
+) -> dict[tuple[int, str], Proof]:
+    """What the records of a row prove under a threat model, together.
 
-
-def _label(identity: Identity) -> str:
-    parts = [_short("defense", part.name, part.parameters) for part in identity.defense.parts or [identity.defense]]
-    return (" + " if any(" " in part for part in parts) else "+").join(parts)
-
-
-def _short(kind: registry.Kind, name: str, parameters: Mapping[str, object]) -> str:
-    try:
-        defaults = (
-            {f.name: f.default for f in registry.hyperparameters(registry.load(kind, name))}
-            if name in registry.names(kind)
-            else {}
-        )
-    except ImportError:
-        defaults = {}
-    told = [(key, value) for key, value in sorted(parameters.items()) if key not in defaults or defaults[key] != value]
-    texts = (f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in told)
-    return " ".join([name, *texts])
-
-
-def _row_key(identity: Identity) -> tuple[str, str, str]:
-    return identity.model.name, _label(identity), identity.model.weights_sha256
-
-
-def _eps_text(identity: Identity) -> str:
-    threat = identity.threat
-    return "none" if threat.eps is None else threat.eps_written or f"{threat.eps:g}"
-
-
-def _threat_title(norm: str, eps: str, goal: str) -> str:
-    radius = "of any size" if eps == "none" else f"{eps} pixels" if norm == "l0" else eps
-    return f"{norm.capitalize()} {radius}{'' if goal == 'untargeted' else f', {goal}'}"
-
-
-def _told_apart(columns: Iterable[Column]) -> list[Column]:
-    """Columns by attack; the heading of those that share a name is the whole attack."""
-    ordered = sorted(columns, key=lambda column: (column.attack, column.n))
-    names = [column.heading for column in ordered]
-    return [c._replace(heading=c.attack) if names.count(c.heading) > 1 else c for c in ordered]
-
-
-def _proofs(groups: Sequence[Group], cells: Mapping[tuple[int, str], Found]) -> dict[tuple[int, str], Proof]:
-    """What the records of a row prove under a threat model, together: each certificate is sound by itself."""
+    Each certificate is sound by itself.
+    """
     proofs: dict[tuple[int, str], Proof] = {}
     for group in groups:
         names = {column.id for column in group.columns}
         for row in sorted({row for row, column in cells if column in names}):
-            verdicts: dict[int, bool] = {}
-            for column in group.columns:
-                found = cells.get((row, column.id))
-                if found is not None and found.arrays.certified is not None:
-                    for sample, proved in zip(
-                        found.record.identity.data.ids().tolist(), found.arrays.certified.tolist(), strict=True
-                    ):
-                        verdicts[sample] = verdicts.get(sample, False) or proved
+            found = [cells[row, name] for name in names if (row, name) in cells]
+            verdicts = _proved(found)
             if verdicts:
                 ids = np.array(sorted(verdicts), dtype=np.int64)
-                proofs[row, group.id] = Proof(ids, np.array([verdicts[i] for i in ids.tolist()], dtype=np.bool_))
+                certified = np.array([verdicts[i] for i in ids.tolist()], dtype=np.bool_)
+                proofs[row, group.id] = Proof(ids, certified)
     return proofs
 
 
-def _described(data: DataId) -> str:
+def _proved(found: Iterable[Found]) -> dict[int, bool]:
+    """Data-set index -> whether any of the records proves the sample robust."""
+    verdicts: dict[int, bool] = {}
+    for one in found:
+        if one.arrays.certified is not None:
+            ids = one.record.identity.data.ids().tolist()
+            for sample, proved in zip(ids, one.arrays.certified.tolist(), strict=True):
+                verdicts[sample] = verdicts.get(sample, False) or proved
+    return verdicts
+
+
+def describe(data: DataId) -> str:
     """Name and split, with what must stand beside figures on it."""
     note = NOTES.get(data.name)
     return f"{data.name} {data.split}{f' ({note})' if note else ''}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from robustbench_lite import inputs
-from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.entrants import Named, named
+from robustbench_lite.leaderboard import words
+from robustbench_lite.leaderboard.board import Board, Data
+from robustbench_lite.leaderboard.entrants import Named, identify
 from robustbench_lite.records.cell import DataId, Identity, ranges
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
@@ -20,12 +21,33 @@ from robustbench_lite.threat import ThreatModel
 CURVE = "curve"
 """What the columns of cells beside the table begin with."""
 
-#: Not known without the data, or (the structure as this torch prints it, how eps was written) no part of what was asked.
-_UNKNOWN = {"data.fingerprint", "model.architecture_sha256", "threat.eps_written", "key", "digest"}
+Fields = dict[str, Any]
+"""Name of a field, such as ``attack.parameters.steps`` -> its value."""
+Ranges = list[list[int]]
+"""Half-open, as JSON has them."""
+#: Not known without the data, or (the structure as this torch prints it, how eps was written) no
+#: part of what was asked.
+_UNKNOWN = {
+    "data.fingerprint",
+    "model.architecture_sha256",
+    "threat.eps_written",
+    "key",
+    "digest",
+}
 _UNKNOWN_PARTS = ("fit_data", "certifier")
 
 
-Fields = dict[str, Any]
+class Asked(NamedTuple):
+    """A column of a board: what is asked of every row."""
+
+    column: str
+    attack: Attack
+    threat: ThreatModel
+    radius: str
+    """As the board writes it."""
+    samples: DataId
+    """Without the fingerprint, which only the data can tell."""
+    query_budget: int | None
 
 
 @dataclass(frozen=True)
@@ -46,64 +68,92 @@ class Slot:
 
     @property
     def n(self) -> int:
+        """Samples."""
         return len(self.expected.data.ids())
+
+    @property
+    def on_curve(self) -> bool:
+        """The cell stands beside the table: a point of the accuracy-against-eps picture."""
+        return self.column.startswith(f"{CURVE}/")
 
 
 def expand(board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> list[Slot]:
-    """Every cell of ``board``, attack by attack, so that every so-many-th of them is a fair share of the work.
+    """Every cell of ``board``, attack by attack.
 
-    A board is a file: attacks and defenses that it names and that are not registered are code, which needs ``trust``.
+    So every so-many-th of them is a fair share of the work. A board is a file: attacks and defenses
+    that it names and that are not registered are code, which needs ``trust``.
     """
-    rows = [named(entrant, board, root, trust) for entrant in board.rows]
-    return [slot for column in _columns(board) for slot in _column(board, rows, trust, *column)]
+    rows = [identify(entrant, board, root, trust) for entrant in board.rows]
+    slots: list[Slot] = []
+    for asked in _columns(board, trust):
+        inputs.check_fit(asked.attack, asked.threat)
+        slots += [_slot(board, asked, number, row) for number, row in enumerate(rows)]
+    return slots
 
 
-def _columns(board: Board) -> Iterator[tuple[str, str, str, str, str, int | None, int | None]]:
+def _columns(board: Board, trust: Trust) -> Iterator[Asked]:
     for threat in board.threats:
         for trial in threat.attacks:
-            column = f"{threat.id}/{trial.heading}"
-            yield column, threat.norm, threat.eps, threat.goal, trial.attack, trial.n, trial.query_budget
+            yield Asked(
+                column=f"{threat.id}/{trial.heading}",
+                attack=inputs.attack_from(trial.attack, trust),
+                threat=ThreatModel.parse(threat.norm, threat.eps, threat.goal),
+                radius=threat.eps,
+                samples=_samples(board.data, trial.n),
+                query_budget=trial.query_budget,
+            )
     for curve in board.curves:
         for eps in curve.eps:
-            yield f"{CURVE}/{curve.norm}/{eps}/{curve.attack}", curve.norm, eps, "untargeted", curve.attack, curve.n, None
+            yield Asked(
+                column=f"{CURVE}/{curve.norm}/{eps}/{curve.attack}",
+                attack=inputs.attack_from(curve.attack, trust),
+                threat=ThreatModel.parse(curve.norm, eps, "untargeted"),
+                radius=eps,
+                samples=_samples(board.data, curve.n),
+                query_budget=None,
+            )
 
 
-def _column(
-    board: Board,
-    rows: list[Named],
-    trust: Trust,
-    column: str,
-    norm: str,
-    eps: str,
-    goal: str,
-    spec: str,
-    n: int | None,
-    budget: int | None,
-) -> Iterator[Slot]:
-    attack, threat = inputs.attack_from(spec, trust), ThreatModel.parse(norm, eps, goal)
-    inputs.check_fit(attack, threat)
-    data = board.data
+def _samples(data: Data, n: int | None) -> DataId:
+    """The first ``n`` samples of a board, or all."""
     split = f"{data.split}[:1000]" if data.bundled else data.split
-    samples = DataId(name=data.name, split=split, fingerprint="", id_ranges=ranges(data.sample_ids(n)))
-    for number, row in enumerate(rows):
-        expected = Identity(
-            model=row.model, defense=row.defense, attack=inputs.plugin_id("attack", attack),
-            threat=inputs.threat_id(threat), data=samples, seed=board.seed, query_budget=budget,
-        )  # fmt: skip
-        label = f"{row.model.name} ({row.label}) x {inputs.short_label('attack', attack)}, {threat.norm.name} {eps}"
-        yield Slot(number, column, label, attack, threat, row.missing, expected)
+    return DataId(name=data.name, split=split, fingerprint="", id_ranges=ranges(data.sample_ids(n)))
+
+
+def _slot(board: Board, asked: Asked, number: int, row: Named) -> Slot:
+    attack, threat = asked.attack, asked.threat
+    expected = Identity(
+        model=row.model,
+        defense=row.defense,
+        attack=inputs.plugin_id("attack", attack),
+        threat=inputs.threat_id(threat),
+        data=asked.samples,
+        seed=board.seed,
+        query_budget=asked.query_budget,
+    )
+    entrant = words.entrant(row.model.name, words.defense(expected))
+    label = f"{entrant} x {words.attack(expected)}, {threat.norm.name} {asked.radius}"
+    return Slot(number, asked.column, label, attack, threat, row.missing, expected)
 
 
 def differences(expected: Identity, found: Identity) -> list[str]:
-    """Where ``found`` is not what was called for: ``attack.parameters.steps: the board asks for 50, the record has 40``."""
+    """Where ``found`` is not what was called for, a line for each field.
+
+    As in ``attack.parameters.steps: the board asks for 50, the record has 40``.
+    """
     return flat_differences(flat(expected), flat(found))
 
 
 def flat_differences(asked: Fields, there: Fields) -> list[str]:
-    """:func:`differences` of what :func:`flat` gave: comparing many with many, each is flattened once."""
+    """:func:`differences` of what :func:`flat` gave.
+
+    Where many are compared with many, each is flattened once.
+    """
     asked = dict(asked)
-    if str(asked["threat.goal"]).startswith("class:") and _within(there["data.id_ranges"], asked["data.id_ranges"]):
-        asked["data.id_ranges"] = there["data.id_ranges"]  # samples of the target class itself are no part of the cell
+    one_class = str(asked["threat.goal"]).startswith("class:")
+    if one_class and _is_within(there["data.id_ranges"], asked["data.id_ranges"]):
+        # Samples of the target class itself are no part of the cell.
+        asked["data.id_ranges"] = there["data.id_ranges"]
     if not asked["model.weights_sha256"]:
         asked["model.weights_sha256"] = there["model.weights_sha256"]
     for field, value in asked.items():
@@ -111,16 +161,21 @@ def flat_differences(asked: Fields, there: Fields) -> list[str]:
             asked[field] = there[field]  # a defense may set it on training images
     if asked == there:
         return []
-    return [
-        f"{field}: the board asks for {_shown(asked.get(field))}, the record has {_shown(there.get(field))}"
-        for field in sorted(asked.keys() | there.keys())
-        if asked.get(field) != there.get(field)
-    ]
+    lines = []
+    for field in sorted(asked.keys() | there.keys()):
+        wanted, found = asked.get(field), there.get(field)
+        if wanted != found:
+            shown = f"the board asks for {_shown(wanted)}, the record has {_shown(found)}"
+            lines.append(f"{field}: {shown}")
+    return lines
 
 
-def _within(inner: list[list[int]], outer: list[list[int]]) -> bool:
-    samples, among = ({i for low, high in ranges for i in range(low, high)} for ranges in (inner, outer))
-    return samples <= among
+def _is_within(inner: Ranges, outer: Ranges) -> bool:
+    return _members(inner) <= _members(outer)
+
+
+def _members(ranges: Ranges) -> set[int]:
+    return {sample for low, high in ranges for sample in range(low, high)}
 
 
 def flat(identity: Identity) -> Fields:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.arrays import pack_numbers, unpack_floats
 from robustbench_lite.records.files import REPLACED
-from robustbench_lite.records.outcomes import Strict
+from robustbench_lite.records.schema import Strict
 
 TOLERANCE = 3e-5
 """Largest difference of two answers, relative to the largest of them (or to 1), that is rounding. Kernels of other machines and

@@ -8,9 +8,8 @@ covers all of a file: what a reader is shown is what was written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,16 @@ from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, RECORD_BYTES,
 from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Sparse, Strict, Summary
-from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
+from robustbench_lite.records.outcomes import CellArrays, Margins, Outcomes, Summary
+from robustbench_lite.records.schema import Sparse, Strict
+from robustbench_lite.records.seal import (
+    PROTOCOL_VERSION,
+    SCHEMA_VERSION,
+    check_versions,
+    refuse_false,
+    seal_of,
+    sha256_of,
+)
 from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number
 
@@ -60,6 +67,11 @@ class ThreatId(Strict):
     eps: float | None = Field(allow_inf_nan=False)
     eps_written: str | None
     goal: str
+
+    @property
+    def radius(self) -> str | None:
+        """``eps`` as it was written, or as a number is; None where any distance counts."""
+        return None if self.eps is None else self.eps_written or f"{self.eps:g}"
 
     @property
     def is_as_written(self) -> bool:
@@ -200,14 +212,24 @@ def write_record(record: Record, path: Path) -> None:
     write_text(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
-def read_record(path: Path) -> tuple[Record, CellArrays]:
-    """Read and check a record: versions, seal, key, digest, summary, eps. What does not agree is a RecordError."""
+class ReadRecord(NamedTuple):
+    """A record that agrees with itself, and its outcomes as arrays."""
+
+    record: Record
+    arrays: CellArrays
+
+
+def read_record(path: Path) -> ReadRecord:
+    """Read and check a record.
+
+    Raises:
+        RecordError: its versions, seal, key, digest, summary, flags or eps do not agree.
+    """
     return parse_record(read_bytes(path, RECORD), str(path))
 
 
-def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
+def parse_record(content: bytes | str, where: str) -> ReadRecord:
     """:func:`read_record` for a record that is no file of its own; ``where`` names it in errors."""
-    advice = RECORD.fix
     check_versions(content, f"The record {where}")
     record = parse_model(content, where, RECORD, Record)
     try:
@@ -215,21 +237,26 @@ def parse_record(content: bytes | str, where: str) -> tuple[Record, CellArrays]:
         if record.behaviour is not None:
             record.behaviour.array()
     except RecordError as error:
-        raise RecordError(f"The record {where} is damaged: {error} {advice}") from error
-    claims: Mapping[str, tuple[object, object]] = {
-        "key": (record.key, record.identity.key()),
-        "digest": (record.digest, _digest(record.identity, record.outcomes)),
-        "summary": (agree(record.summary.model_dump(), arrays.summary().model_dump()), True),
-        "broken samples": (bool((arrays.broken & ~arrays.clean_correct).any()), False),
-        "eps as written": (record.identity.threat.is_as_written, True),
-        "flags": (set(derived_flags(record.identity, arrays.unconfirmed)) <= set(record.provenance.flags), True),
-        "seal": (record.seal, record.sealed().seal),
-        "certified samples": (arrays.certified is not None and bool((arrays.certified & ~arrays.robust).any()), False),
+        raise RecordError(f"The record {where} is damaged: {error} {RECORD.fix}") from error
+    refuse_false(_claims(record, arrays), f"The record {where}", RECORD.fix)
+    return ReadRecord(record, arrays)
+
+
+def _claims(record: Record, arrays: CellArrays) -> dict[str, bool]:
+    """What a record says of itself -> whether it holds."""
+    identity = record.identity
+    flags = derived_flags(identity, arrays.unconfirmed)
+    certified = arrays.certified
+    return {
+        "key": record.key == identity.key(),
+        "digest": record.digest == _digest(identity, record.outcomes),
+        "summary": agree(record.summary.model_dump(), arrays.summary().model_dump()),
+        "broken samples": not (arrays.broken & ~arrays.clean_correct).any(),
+        "eps as written": identity.threat.is_as_written,
+        "flags": set(flags) <= set(record.provenance.flags),
+        "seal": record.seal == record.sealed().seal,
+        "certified samples": certified is None or not (certified & ~arrays.robust).any(),
     }
-    for what, (stated, derived) in claims.items():
-        if stated != derived:
-            raise RecordError(f"The record {where} was changed: its {what} does not agree with its contents. {advice}")
-    return record, arrays
 
 
 def _digest(identity: Identity, outcomes: Outcomes) -> str:

@@ -16,8 +16,15 @@ from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
 from robustbench_lite.records.files import write_text
-from robustbench_lite.records.outcomes import Strict
-from robustbench_lite.records.seal import PROTOCOL_VERSION, SCHEMA_VERSION, check_versions, seal_of, sha256_of
+from robustbench_lite.records.schema import Strict
+from robustbench_lite.records.seal import (
+    PROTOCOL_VERSION,
+    SCHEMA_VERSION,
+    check_versions,
+    refuse_false,
+    seal_of,
+    sha256_of,
+)
 from robustbench_lite.records.statistics import Interval, agree, wilson
 
 CERTIFICATE = Form(
@@ -125,23 +132,41 @@ def write_certificate(record: CertificateRecord, path: Path) -> None:
     write_text(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
-def read_certificate(path: Path) -> tuple[CertificateRecord, CertificateArrays]:
-    """Read and check: versions, seal, key, digest, summary, eps, and that what is certified is classified correctly."""
+class ReadCertificate(NamedTuple):
+    """A certificate that agrees with itself, and its outcomes as arrays."""
+
+    record: CertificateRecord
+    arrays: CertificateArrays
+
+
+def read_certificate(path: Path) -> ReadCertificate:
+    """Read and check a certificate.
+
+    Raises:
+        RecordError: its versions, seal, key, digest, summary or eps do not agree, or it certifies
+            what is not classified correctly.
+    """
     return parse_certificate(read_bytes(path, CERTIFICATE), str(path))
 
 
-def parse_certificate(content: bytes | str, path: str) -> tuple[CertificateRecord, CertificateArrays]:
+def parse_certificate(content: bytes | str, path: str) -> ReadCertificate:
     """:func:`read_certificate` for the content of a file; ``path`` names it in errors."""
     advice = CERTIFICATE.fix
     check_versions(content, f"The certificate {path}")
     record = parse_model(content, path, CERTIFICATE, CertificateRecord)
     try:
-        arrays = _unpacked(record)
+        arrays = _unpack(record)
         if record.behaviour is not None:
             record.behaviour.array()
     except (RecordError, IndexError) as error:
         raise RecordError(f"The certificate {path} is damaged: {error} {advice}") from error
-    claims = {
+    refuse_false(_claims(record, arrays), f"The certificate {path}", advice)
+    return ReadCertificate(record, arrays)
+
+
+def _claims(record: CertificateRecord, arrays: CertificateArrays) -> dict[str, bool]:
+    """What a certificate says of itself -> whether it holds."""
+    return {
         "key": record.key == record.identity.key(),
         "digest": record.digest == _digest(record.identity, record.outcomes),
         "summary": agree(record.summary.model_dump(), arrays.summary().model_dump()),
@@ -150,13 +175,9 @@ def parse_certificate(content: bytes | str, path: str) -> tuple[CertificateRecor
         "certified samples": not (arrays.certified & ~arrays.clean_correct).any(),
         "margins": bool((arrays.margins[arrays.certified] > 0).all()),
     }
-    for what, holds in claims.items():
-        if not holds:
-            raise RecordError(f"The certificate {path} was changed: its {what} does not agree with its contents. {advice}")
-    return record, arrays
 
 
-def _unpacked(record: CertificateRecord) -> CertificateArrays:
+def _unpack(record: CertificateRecord) -> CertificateArrays:
     n, outcomes = record.identity.data.count, record.outcomes
     stage = unpack_ints(outcomes.stage, n).tolist()
     return CertificateArrays(

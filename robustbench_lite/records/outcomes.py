@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.schema import Sparse
 from robustbench_lite.records.statistics import Interval, wilson
-
-
-class Strict(BaseModel):
-    """Base of everything in a record: no unknown field, no change after construction."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
-
-
-class Sparse(Strict):
-    """Fields that default to ``None`` are left out while they are: what a record does not have is in no key and no digest."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {k: v for k, v in values.items() if v is not None or fields[k].is_required()}
 
 
 class Outcomes(Sparse):
@@ -76,6 +61,13 @@ class Summary(Sparse):
     certified_interval: tuple[float, float] | None = None
 
 
+class Queries(NamedTuple):
+    """Passes through the network a sample, on average."""
+
+    forward: float
+    backward: float
+
+
 class CellArrays:
     """The outcomes of a cell as arrays of N samples, with the figures derived from them."""
 
@@ -89,8 +81,12 @@ class CellArrays:
         unconfirmed: int = 0,
         certified: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.clean_correct, self.broken, self.distance = clean_correct, broken, distance
-        self.forward_queries, self.backward_queries, self.unconfirmed = forward_queries, backward_queries, unconfirmed
+        self.clean_correct = clean_correct
+        self.broken = broken
+        self.distance = distance
+        self.forward_queries = forward_queries
+        self.backward_queries = backward_queries
+        self.unconfirmed = unconfirmed
         self.certified = certified
 
     @property
@@ -134,12 +130,15 @@ class CellArrays:
         median = float(np.median(np.where(np.isnan(attacked), np.inf, attacked)))
         return median if math.isfinite(median) else None
 
-    def mean_queries(self) -> tuple[float, float]:
-        """Forward and backward queries a sample that was attacked."""
+    def mean_queries(self) -> Queries:
+        """Queries a sample that was attacked; 0 where none was."""
         attacked = self.clean_correct
         if not attacked.any():
-            return 0.0, 0.0
-        return float(self.forward_queries[attacked].mean()), float(self.backward_queries[attacked].mean())
+            return Queries(0.0, 0.0)
+        return Queries(
+            forward=float(self.forward_queries[attacked].mean()),
+            backward=float(self.backward_queries[attacked].mean()),
+        )
 
     def pack(self) -> Outcomes:
         return Outcomes(

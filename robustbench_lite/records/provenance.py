@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from robustbench_lite.records.cell import Provenance
 
@@ -51,10 +52,17 @@ def torch_version() -> str:
     return _version("torch")
 
 
-def other_torch(made: Provenance) -> tuple[str, str] | None:
+class Torches(NamedTuple):
+    """Two versions of torch."""
+
+    then: str
+    now: str
+
+
+def other_torch(made: Provenance) -> Torches | None:
     """The versions of torch that something was made under and that is here, if they differ."""
     then, now = made.versions.get("torch", "unknown"), torch_version()
-    return None if then == now else (then, now)
+    return None if then == now else Torches(then, now)
 
 
 def _version(name: str) -> str:

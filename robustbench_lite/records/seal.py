@@ -61,6 +61,23 @@ def check_versions(content: bytes | str, what: str) -> None:
         )
 
 
+def refuse_false(claims: Mapping[str, bool], what: str, advice: str) -> None:
+    """Refuse a record that does not agree with itself; ``what`` names it in the message.
+
+    Args:
+        claims: what it says of itself -> whether it holds.
+        what: its kind and its file.
+        advice: what to do.
+
+    Raises:
+        RecordError: names the first claim that does not hold.
+    """
+    for claim, holds in claims.items():
+        if not holds:
+            disagrees = f"its {claim} does not agree with its contents"
+            raise RecordError(f"{what} was changed: {disagrees}. {advice}")
+
+
 def _is(found: object, version: int) -> bool:
     return type(found) is int and found == version  # True and 2.0 are no versions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from robustbench_lite.leaderboard.bench import Bench, Means
-from robustbench_lite.leaderboard.build import load
-from robustbench_lite.leaderboard.rerun import _differences
+from robustbench_lite.leaderboard.load import load
+from robustbench_lite.leaderboard.repeat import Repeat, Verdict
+from robustbench_lite.leaderboard.rerun import compare
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.registry import Trust
@@ -123,13 +124,13 @@ def test_a_record_says_how_near_to_a_tie_its_verdicts_came(rbl, board, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def evolution() -> tuple[Bench, Slot, Found]:
+def evolution() -> Repeat:
     """The cell of the MNIST board where differential evolution meets the adversarially trained network, three pixels."""
     one = load(BOARDS, ["mnist"], Trust.REGISTERED)[0]
     bench = Bench(one.board, BOARDS, Means(device="cpu"))
     name = "b8e1a0646fd3eedcc5ed822bb701f66e.json"
-    pairs = zip(one.filled.slots, one.filled.found, strict=True)
-    return next((bench, slot, found) for slot, found in pairs if found is not None and found.path.name == name)
+    repeats = (Repeat(bench, slot, found) for slot, found in one.filled.pairs() if found)
+    return next(repeat for repeat in repeats if repeat.found.path.name == name)
 
 
 HANGS, STANDS = 24, 0
@@ -137,29 +138,29 @@ HANGS, STANDS = 24, 0
 
 
 def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(evolution) -> None:
-    bench, slot, found = evolution
-    assert bench.roundings_to(slot, found, HANGS, (True, False)) is not None
-    assert bench.roundings_to(slot, found, HANGS, (True, True)) is not None
-    assert bench.roundings_to(slot, found, STANDS, (True, False)) == 1
-    assert bench.roundings_to(slot, found, STANDS, (True, True)) is None
+    robust, broken = Verdict(correct=True, broken=False), Verdict(correct=True, broken=True)
+    assert evolution.roundings_to(HANGS, robust) is not None
+    assert evolution.roundings_to(HANGS, broken) is not None
+    assert evolution.roundings_to(STANDS, robust) == 1
+    assert evolution.roundings_to(STANDS, broken) is None
 
 
 @pytest.mark.parametrize("torch_then", [OTHER, torch_version()])
 @pytest.mark.parametrize("sample", [HANGS, STANDS])
 def test_only_such_a_search_under_another_torch_is_excused(evolution, sample: int, torch_then: str) -> None:
-    bench, slot, found = evolution
-    now = bench.again(slot, found, np.array([sample]))[sample]
+    found = evolution.found
+    now = evolution.verdicts(np.array([sample]))[sample]
     assert found.record.identity.data.ids()[sample] == sample
     arrays = copy.copy(found.arrays)
     arrays.broken = arrays.broken.copy()
-    arrays.broken[sample] = not now[1]
+    arrays.broken[sample] = not now.broken
     made = found.record.provenance.model_copy(update={"versions": {"torch": torch_then}})
     record = found.record.model_copy(update={"provenance": made})
-    notes: list[str] = []
-    said = _differences(bench, slot, Found(found.path, record, arrays), [sample], notes)
+    cell = dataclasses.replace(evolution, found=Found(found.path, record, arrays))
+    problems, notes = compare(cell, np.array([sample]))
     if sample == HANGS and torch_then == OTHER:
-        assert said == []
+        assert problems == []
         assert "the way of this search hangs on the last bits of the logits" in notes[0]
     else:
-        assert len(said) == 1
+        assert len(problems) == 1
         assert notes == []
