@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robustbench_lite.search.defended import Pointwise
+from robustbench_lite.search.layers import Pointwise
 
 
 class BitDepth(Pointwise):

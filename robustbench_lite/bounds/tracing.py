@@ -28,7 +28,7 @@ from robustbench_lite.bounds.operations import (
 )
 from robustbench_lite.errors import ModelError, UnsupportedLayerError, as_model_error, told
 from robustbench_lite.numerics import exactly
-from robustbench_lite.sources.networks import ConvexAggregation
+from robustbench_lite.search.layers import ConvexAggregation
 
 SUPPORTED = (
     "Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, BatchNorm and Dropout (eval mode), ReLU, LeakyReLU, Flatten, Identity, "

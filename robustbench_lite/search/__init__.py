@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from robustbench_lite.search.attack import UniversalAttack as UniversalAttack
     from robustbench_lite.search.defended import DefendedModel as DefendedModel
     from robustbench_lite.search.defended import FastPath as FastPath
-    from robustbench_lite.search.defended import Pointwise as Pointwise
     from robustbench_lite.search.defended import Traits as Traits
     from robustbench_lite.search.defended import Wrapper as Wrapper
+    from robustbench_lite.search.layers import Pointwise as Pointwise
     from robustbench_lite.search.looks import free_to_look as free_to_look
     from robustbench_lite.search.looks import surely_all as surely_all
     from robustbench_lite.search.looks import surely_none as surely_none
@@ -44,7 +44,7 @@ _HOMES = {
     "Fit": "search.attack",
     "FittedAttack": "search.attack",
     "Neighbours": "search.attack",
-    "Pointwise": "search.defended",
+    "Pointwise": "search.layers",
     "Query": "search.attack",
     "Rows": "search.rows",
     "SampleRng": "search.rng",

@@ -67,10 +67,6 @@ def takes_rng(module: nn.Module) -> bool:
     return bool(getattr(module, "takes_rng", False))
 
 
-class Pointwise(nn.Module):
-    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel alone, wherever it is."""
-
-
 class Wrapper(nn.Module):
     """Base of modules that stand around another: whatever that one needs to draw from is handed on."""
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.generators import kept_generators
 from robustbench_lite.search.copies import frozen_twin
-from robustbench_lite.search.lanes import kept_generators
 from robustbench_lite.search.neighbour_graph import program_of
 from robustbench_lite.search.neighbour_program import Program
 

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+
+class Pointwise(nn.Module):
+    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel alone, wherever it is."""
+
+
+class Normalize(Pointwise):
+    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps keeps its meaning."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
 
 
 class ConvexAggregation(nn.Module):

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from robustbench_lite.search.defended import Pointwise
-from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.search.layers import ConvexAggregation, Pointwise
 
 Pair = tuple[int, int]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from robustbench_lite.search.defended import Pointwise
-from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.search.layers import ConvexAggregation, Pointwise
 from robustbench_lite.search.neighbour_layers import hooked
 
 

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.files.reading import MAX_CLASSES
-from robustbench_lite.search.defended import Pointwise
-from robustbench_lite.search.layers import ConvexAggregation as ConvexAggregation
-
-
-class Normalize(Pointwise):
-    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps keeps its meaning."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+from robustbench_lite.search.layers import ConvexAggregation
 
 
 class ResidualBlock(nn.Module):

@@ -5,11 +5,11 @@ import torch
 
 from rbl_attacks.foolbox_catalogue import load
 from rbl_attacks.pgd import PGD
+from robustbench_lite.generators import kept_generators, seed_generators
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.driven import DrivenEngine
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
-from robustbench_lite.search.lanes import kept_generators, seed_generators
 from robustbench_lite.threat import ThreatModel
 from tests.known_answer.test_linear_models import linear
 from tests.parity.test_foolbox import EPS, case, peer

@@ -9,7 +9,8 @@ from robustbench_lite.bounds.certify import METHODS, certify
 from robustbench_lite.bounds.layers import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.bounds.tracing import graph_of
-from robustbench_lite.sources.networks import Normalize, ResidualBlock
+from robustbench_lite.search.layers import Normalize
+from robustbench_lite.sources.networks import ResidualBlock
 from robustbench_lite.threat import NORMS, ThreatModel
 
 SIDE = 7

@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
-    {"errors", "memory", "numerics"}, {"files", "numerals"}, {"registry"},
+    {"errors", "generators", "memory", "numerics"}, {"files", "numerals"}, {"registry"},
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
     {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},

@@ -12,9 +12,10 @@ from robustbench_lite.bounds.layers import CHORDS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.errors import ModelError, UnknownNameError, UnsupportedLayerError, UsageError
+from robustbench_lite.search.layers import Normalize
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import reference_model
-from robustbench_lite.sources.networks import Normalize, residual
+from robustbench_lite.sources.networks import residual
 from robustbench_lite.threat import NORMS
 
 METHODS = ["ibp", "crown-ibp", "dual", "crown", "alpha", "auto"]

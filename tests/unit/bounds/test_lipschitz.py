@@ -7,7 +7,8 @@ from torch import nn
 from robustbench_lite.bounds import lipschitz
 from robustbench_lite.bounds.lipschitz import lipschitz_constant, operator_norm
 from robustbench_lite.bounds.tracing import graph_of
-from robustbench_lite.sources.networks import ConvexAggregation, residual
+from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.sources.networks import residual
 
 
 @pytest.mark.parametrize("exact", [True, False])

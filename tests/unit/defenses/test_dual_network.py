@@ -16,8 +16,9 @@ from robustbench_lite.bounds.training import TRAINING_BOUNDS, margin_bounds
 from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.registry import create
+from robustbench_lite.search.layers import ConvexAggregation
 from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.sources.networks import ConvexAggregation, convolutional, residual
+from robustbench_lite.sources.networks import convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name

@@ -14,8 +14,9 @@ from robustbench_lite.diagnosis import prepare
 from robustbench_lite.registry import load
 from robustbench_lite.search import neighbour_program
 from robustbench_lite.search.incremental import Incremental, attempt, why_not
+from robustbench_lite.search.layers import ConvexAggregation, Normalize
 from robustbench_lite.search.window_slides import MaxPool, SlidConvolution
-from robustbench_lite.sources.networks import ConvexAggregation, Normalize, convolutional, residual
+from robustbench_lite.sources.networks import convolutional, residual
 
 
 def chain(shape, layers, hidden=(), classes=4, front=()):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.sources.networks import NETWORKS, ConvexAggregation, Normalize
+from robustbench_lite.search.layers import ConvexAggregation, Normalize
+from robustbench_lite.sources.networks import NETWORKS
 
 
 @pytest.mark.parametrize("name", NETWORKS)
