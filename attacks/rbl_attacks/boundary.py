@@ -140,9 +140,8 @@ class Boundary(FittedAttack[BoundaryState]):
     def _propose(self, state: BoundaryState) -> BoundaryState:
         """The next points of a walk, in every row."""
         half, grain = (self.proposals + 1) // 2, state.asked % self.grains
-        noise = waves(state.rng, state.asked, half, grain, state.x.shape[1:])
-        points, reach = propose(state, noise)
-        return state.replace(points=points, reach=reach)
+        ways = waves(state.rng, state.asked, half, grain, state.x.shape[1:])
+        return state.replace(**propose(state, ways)._asdict())
 
     def _starts(self, state: BoundaryState) -> Tensor:
         """Places to start from, (B, P + 1, C, H, W)."""

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 from robustbench_lite._facade import face
 
 if TYPE_CHECKING:
+    from robustbench_lite.search.adam import Moments as Moments
+    from robustbench_lite.search.adam import as_printed as as_printed
     from robustbench_lite.search.attack import Access as Access
     from robustbench_lite.search.attack import Answer as Answer
     from robustbench_lite.search.attack import Attack as Attack
     from robustbench_lite.search.attack import Fit as Fit
     from robustbench_lite.search.attack import FittedAttack as FittedAttack
+    from robustbench_lite.search.attack import Kind as Kind
     from robustbench_lite.search.attack import Neighbours as Neighbours
     from robustbench_lite.search.attack import Query as Query
     from robustbench_lite.search.attack import State as State
     from robustbench_lite.search.attack import UniversalAttack as UniversalAttack
+    from robustbench_lite.search.bracket import Bracket as Bracket
     from robustbench_lite.search.defended import DefendedModel as DefendedModel
     from robustbench_lite.search.defended import FastPath as FastPath
     from robustbench_lite.search.defended import Traits as Traits
@@ -39,10 +43,13 @@ _HOMES = {
     "Access": "search.attack",
     "Answer": "search.attack",
     "Attack": "search.attack",
+    "Bracket": "search.bracket",
     "DefendedModel": "search.defended",
     "FastPath": "search.defended",
     "Fit": "search.attack",
     "FittedAttack": "search.attack",
+    "Kind": "search.attack",
+    "Moments": "search.adam",
     "Neighbours": "search.attack",
     "Pointwise": "search.layers",
     "Query": "search.attack",
@@ -52,6 +59,7 @@ _HOMES = {
     "Traits": "search.defended",
     "UniversalAttack": "search.attack",
     "Wrapper": "search.defended",
+    "as_printed": "search.adam",
     "cross_entropy": "search.losses",
     "difference_of_logits_ratio": "search.losses",
     "free_to_look": "search.looks",

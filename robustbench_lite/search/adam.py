@@ -1,14 +1,14 @@
 """Steps of Adam: Kingma and Ba 2015, "Adam: a method for stochastic optimization", arXiv:1412.6980.
 
-An init/update pair: ``Moments.fresh`` before the first step, one of the updates at each. There are three of these because
-one algorithm can be written in several orders of operations, which end at different last bits: the attacks that use them
-have published verdicts, and these are kept.
+An init/update pair: ``Moments.fresh`` before the first step, one of the updates at each. There are
+three of these because one algorithm can be written in several orders of operations, which end at
+different last bits: the attacks that use them have published verdicts, and these are kept.
 
     as_printed      algorithm 1
-    folded          the order at the end of section 2: the corrections of both moments are folded into the rate
+    folded          the order at the end of section 2: both corrections are part of the rate
     step_in_place   folded too, without asking for memory
 
-All work on values (B, ...) of any shape, each row at a step of its own, and give what is to be taken away from the values.
+All work on values (B, ...) of any shape, each row at a step of its own.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ def step_in_place(
 ) -> None:
     """Take one step, writing ``values`` and ``moments`` over.
 
-    On a CPU memory that is asked for anew costs more than the arithmetic, and so does a pass over memory that only
-    multiplies the gradient by a constant: Adam does not care for the scale of a gradient, apart from ``TINY``.
+    On a CPU memory that is asked for anew costs more than the arithmetic. Nor is it worth a pass
+    over memory to multiply a gradient by a constant: Adam does not care for its scale, apart from
+    ``TINY``.
 
     Args:
         values: to be moved, (B, ...).

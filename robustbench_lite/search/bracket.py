@@ -1,7 +1,7 @@
 """The search of each row for the smallest constant with which something succeeds.
 
-It grows until the first success, and is bisected from there on: section VI.A of Carlini and Wagner 2017,
-"Towards evaluating the robustness of neural networks", arXiv:1608.04644.
+It grows until the first success, and is bisected from there on: section VI.A of Carlini and Wagner
+2017, "Towards evaluating the robustness of neural networks", arXiv:1608.04644.
 """
 
 from __future__ import annotations
@@ -32,11 +32,19 @@ class Bracket(Rows):
         return cls(torch.zeros_like(rows), torch.full_like(rows, float("inf")))
 
     def narrow(self, tried: Tensor, failed: Tensor, succeeded: Tensor) -> Bracket:
-        """What is known after the constants ``tried`` (B,); rows that are in neither mask (B,) learn nothing."""
-        return Bracket(torch.where(failed, tried, self.low), torch.where(succeeded, tried, self.high))
+        """What is known after the constants ``tried`` (B,).
+
+        Rows that are in neither mask (B,) learn nothing.
+        """
+        low = torch.where(failed, tried, self.low)
+        high = torch.where(succeeded, tried, self.high)
+        return Bracket(low, high)
 
     def next_after(self, tried: Tensor) -> Tensor:
-        """The constant to try after ``tried``, (B,): half way, or ``GROWTH`` times as much before any success."""
+        """The constant to try after ``tried``, (B,).
+
+        Half way, or ``GROWTH`` times as much before any success.
+        """
         return torch.where(self.high.isfinite(), self.middle, GROWTH * tried)
 
     @property

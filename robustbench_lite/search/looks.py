@@ -1,7 +1,8 @@
 """Looks at the values of a tensor, from within an algorithm.
 
-On a CPU a look is free, and branching on what it shows saves work. An accelerator would have to finish all that it was
-given before it could answer, so there the work is done for every row instead, and masks sort out the results.
+On a CPU a look is free, and branching on what it shows saves work. An accelerator would have to
+finish all that it was given before it could answer, so there the work is done for every row
+instead, and masks sort out the results.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ def free_to_look(tensor: Tensor) -> bool:
 
 
 def surely_all(claims: Tensor) -> bool:
-    """Whether a free look shows that all ``claims`` (bool, of any shape) are true; no claims at all are all true."""
+    """Whether a free look shows that all ``claims`` (bool, of any shape) are true."""
     return free_to_look(claims) and bool(claims.all())
 
 

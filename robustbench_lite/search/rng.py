@@ -60,10 +60,11 @@ DOWN = range(-1, -(2**31) - 1, -1)
 
 
 class Pinned(NamedTuple):
-    """A stream that is older than the names of streams: its numbers are kept, and its name is for the reader alone.
+    """A stream that is older than the names of streams: its numbers are kept.
 
-    Draw n of the stream is the draw ``numbers[n]`` of the generator that the stream belongs to, so the pinned streams of
-    one generator must have no number in common. A stream without a past is named by a text instead, and cannot collide.
+    Draw n of the stream is the draw ``numbers[n]`` of the generator that the stream belongs to, so
+    the pinned streams of one generator must have no number in common. The name is for the reader
+    alone. A stream without a past is named by a text instead, and cannot collide.
     """
 
     name: str
@@ -75,9 +76,10 @@ _MIRRORED = Pinned("mirrored", DOWN)
 
 @dataclass(frozen=True)
 class SampleRng(Rows):
-    """One stream a row. ``draw`` numbers the draws of a row; no number is used twice for different things.
+    """One stream a row. ``draw`` numbers its draws; no number is used for two things.
 
-    Draws for different things come from different streams: ``rng.stream("colours").uniform(step, shape)``.
+    Draws for different things come from different streams:
+    ``rng.stream("colours").uniform(step, shape)``.
     """
 
     key: Key
@@ -101,19 +103,21 @@ class SampleRng(Rows):
         """The stream ``which`` of this generator, whose draws count from 0.
 
         Args:
-            which: a name, which goes into the key: no two names share a draw. Or a stream that is pinned to numbers.
+            which: a name, which goes into the key: no two names share a draw. Or a stream that is
+                pinned to numbers.
 
         Raises:
             TypeError: this is a pinned stream itself, and its numbers are all that it has.
         """
         if self.numbers is not None:
-            raise TypeError("A pinned stream has no streams of its own: take both from the generator.")
+            alone = "A pinned stream has no streams of its own: "
+            raise TypeError(alone + "take both from the generator.")
         if isinstance(which, Pinned):
             return self.replace(numbers=which.numbers)
         return self.replace(key=_key_of(f"{self.key[0]}/{self.key[1]}/stream/{which}"))
 
     def mirrored(self) -> SampleRng:
-        """The draws with the numbers below 0: what goes with a draw of this stream without being correlated to it."""
+        """The draws with the numbers below 0, which have nothing to do with those from 0 up."""
         return self.stream(_MIRRORED)
 
     def bits(self, draw: int | Tensor, count: int) -> Tensor:

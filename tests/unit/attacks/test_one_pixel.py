@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from rbl_attacks.one_pixel import OnePixel, painted, places
+from rbl_attacks.one_pixel import OnePixel
+from rbl_attacks.one_pixel_candidates import locate, paint
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
@@ -122,7 +123,7 @@ def test_a_parent_is_only_replaced_by_a_child_that_is_no_worse():
         )
         assert best is None or (state.fitness >= best).all()
         best = state.fitness
-    survivors = model(painted(x, places(state.parents, x.shape[2:]), state.parents).flatten(0, 1))
+    survivors = model(paint(x, locate(state.parents, x.shape[2:]), state.parents).flatten(0, 1))
     again = query.loss(survivors, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
     assert torch.allclose(again, state.fitness, atol=1e-6)
 
@@ -134,7 +135,7 @@ def test_a_mutant_comes_from_three_others():
     # Powers of two tell who took part: a + (b - c) / 2 of three others, before clipping.
     marks = torch.tensor([0.1, 0.2, 0.4, 0.7])
     parents = marks.reshape(1, 4, 1, 1).expand(5, 4, 1, 4).contiguous()
-    child = attack._mutants(state.replace(parents=parents))[..., 2]  # (B, P, 1) a colour
+    child = attack._next(state.replace(parents=parents))[..., 2]  # (B, P, 1) a colour
     for own in range(4):
         others = [float(m) for k, m in enumerate(marks) if k != own]
         allowed = {round(min(max(a + (b - c) / 2, 0), 1), 4) for a, b, c in product(others, repeat=3) if len({a, b, c}) == 3}
