@@ -195,7 +195,7 @@ def _over_eps(ranked: Ranked) -> Drawing | None:
 
 def _over_queries(ranked: Ranked) -> Drawing | None:
     sheet = ranked.sheet
-    columns = [(group, column) for group in sheet.groups for column in group.columns]
+    columns = [(group, column) for group in sheet.groups for column in group.attacks]
     shown = [(group, column) for group, column in columns if has_curve(sheet, column)]
     if not shown:
         return None

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard import words
+from robustbench_lite.leaderboard.document import AttackColumn
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import Column, Sheet
+from robustbench_lite.leaderboard.sheet import Sheet
 
 _MOST_POINTS = 31
 """Of a line."""
@@ -53,7 +54,7 @@ def _points(found: Found) -> dict[float, float]:
     return {float(radius): float((right & (distance > radius)).mean()) for radius in radii}
 
 
-def has_curve(sheet: Sheet, column: Column) -> bool:
+def has_curve(sheet: Sheet, column: AttackColumn) -> bool:
     """There is more to see of an attack than one step."""
     most = [_most_queries(found) for (_, name), found in sheet.cells.items() if name == column.id]
     return bool(most) and float(np.median(most)) > _FEW

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite import registry
+from robustbench_lite.leaderboard.document import ThreatTable
 from robustbench_lite.leaderboard.ranking import mcnemar
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import ColumnRecord, Group, Sheet
+from robustbench_lite.leaderboard.sheet import ColumnRecord, Sheet
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.leaderboard.worst import Worst, WorstCases
 from robustbench_lite.records.statistics import wilson
@@ -83,7 +84,12 @@ def _fewer_samples(worst: Worst | str) -> list[str]:
     return [f"the worst case is {seen}, {share:.1%} on all"]
 
 
-def _contradictions(sheet: Sheet, row: int, group: Group, cells: list[ColumnRecord]) -> list[str]:
+def _contradictions(
+    sheet: Sheet,
+    row: int,
+    group: ThreatTable,
+    cells: list[ColumnRecord],
+) -> list[str]:
     """What is certified and broken."""
     proof = sheet.proofs.get((row, group.id))
     if proof is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from robustbench_lite.leaderboard import words
+from robustbench_lite.leaderboard.document import AttackColumn, ThreatTable
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.sheet import (
     ANY_SIZE,
-    Column,
-    Group,
     Row,
     Sheet,
     describe,
@@ -62,6 +62,9 @@ class ColumnKey(NamedTuple):
         return cls(words.attack(identity), len(identity.data.ids()), identity.query_budget)
 
 
+Columns = dict[ThreatKey, dict[ColumnKey, AttackColumn]]
+
+
 def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
     """The sheet of any records, of one data set.
 
@@ -70,15 +73,15 @@ def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
     found = sorted(found, key=lambda f: f.record.key)
     identities = [f.record.identity for f in found]
     rows = sorted({RowKey.of(identity) for identity in identities})
-    columns: dict[ThreatKey, dict[ColumnKey, Column]] = {}
+    columns: Columns = {}
     cells: dict[tuple[int, str], Found] = {}
     for item, identity in zip(found, identities, strict=True):
         column = _column_of(columns, identity)
         cells.setdefault((rows.index(RowKey.of(identity)), column.id), item)
-    groups = [_group(threat, columns[threat].values()) for threat in sorted(columns)]
-    names = [column.id for group in groups for column in group.columns]
+    groups = [_table(threat, columns[threat].values()) for threat in sorted(columns)]
+    names = [column.id for group in groups for column in group.attacks]
     places = [(row, name) for row in range(len(rows)) for name in names]
-    fullest = max(groups, key=lambda group: len(group.columns)) if groups else None
+    fullest = max(groups, key=lambda group: len(group.attacks)) if groups else None
     return Sheet(
         name=name,
         title=title,
@@ -95,24 +98,35 @@ def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
     )
 
 
-def _column_of(columns: dict[ThreatKey, dict[ColumnKey, Column]], identity: Identity) -> Column:
+def _column_of(columns: Columns, identity: Identity) -> AttackColumn:
     """The column of a cell, which is added to ``columns`` where it is not there yet."""
     threat, key = ThreatKey.of(identity), ColumnKey.of(identity)
     known = columns.setdefault(threat, {})
     heading = key.attack.partition(" ")[0]
-    fresh = Column(f"{'/'.join(threat)}/{len(known)}", heading, *key)
+    fresh = AttackColumn(id=f"{'/'.join(threat)}/{len(known)}", heading=heading, **key._asdict())
     return known.setdefault(key, fresh)
 
 
-def _group(threat: ThreatKey, columns: Iterable[Column]) -> Group:
+def _table(threat: ThreatKey, columns: Iterable[AttackColumn]) -> ThreatTable:
     norm, eps, goal = threat
     radius = None if eps == ANY_SIZE else eps
     title = words.threat_title(norm, radius, goal)
-    return Group("/".join(threat), title, norm, radius, goal, tuple(_tell_apart(columns)))
+    return ThreatTable(
+        id="/".join(threat),
+        title=title,
+        norm=norm,
+        eps=radius,
+        goal=goal,
+        attacks=_tell_apart(columns),
+    )
 
 
-def _tell_apart(columns: Iterable[Column]) -> list[Column]:
+def _tell_apart(columns: Iterable[AttackColumn]) -> list[AttackColumn]:
     """Columns by attack; the heading of those that share a name is the whole attack."""
     ordered = sorted(columns, key=lambda column: (column.attack, column.n))
-    names = [column.heading for column in ordered]
-    return [c._replace(heading=c.attack) if names.count(c.heading) > 1 else c for c in ordered]
+    times = Counter(column.heading for column in ordered)
+    return [_in_full(column) if times[column.heading] > 1 else column for column in ordered]
+
+
+def _in_full(column: AttackColumn) -> AttackColumn:
+    return column.model_copy(update={"heading": column.attack})

@@ -11,34 +11,13 @@ from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Threat
+from robustbench_lite.leaderboard.document import AttackColumn, ThreatTable
 from robustbench_lite.leaderboard.results import Filled, Found
 from robustbench_lite.records.cell import DataId
 from robustbench_lite.sources.datasets import NOTES
 
 ANY_SIZE = "none"
 """How a radius is written where any distance counts."""
-
-
-class Column(NamedTuple):
-    """An attack of a threat model."""
-
-    id: str
-    heading: str
-    attack: str
-    """With the hyper-parameters that are not at their default."""
-    n: int
-    query_budget: int | None
-
-
-class Group(NamedTuple):
-    """A threat model with its columns."""
-
-    id: str
-    title: str
-    norm: str
-    eps: str | None
-    goal: str
-    columns: tuple[Column, ...]
 
 
 class Row(NamedTuple):
@@ -63,7 +42,7 @@ class RowRecord(NamedTuple):
 class ColumnRecord(NamedTuple):
     """A record with its column."""
 
-    column: Column
+    column: AttackColumn
     found: Found
 
 
@@ -88,7 +67,8 @@ class Sheet:
     """Id of the group that rows are ranked by."""
     alpha: float
     rows: list[Row]
-    groups: list[Group]
+    groups: list[ThreatTable]
+    """Threat models, each with its columns."""
     cells: Mapping[tuple[int, str], Found]
     """By row and column id."""
     missing: Mapping[tuple[int, str], str]
@@ -108,9 +88,9 @@ class Sheet:
                 seen.add(key)
                 yield record
 
-    def column_cells(self, row: int, group: Group) -> list[ColumnRecord]:
+    def column_cells(self, row: int, group: ThreatTable) -> list[ColumnRecord]:
         """The measured cells of a row under one threat model."""
-        cells = ((column, self.cells.get((row, column.id))) for column in group.columns)
+        cells = ((column, self.cells.get((row, column.id))) for column in group.attacks)
         return [ColumnRecord(column, found) for column, found in cells if found is not None]
 
     def row_number(self, row: Row) -> int:
@@ -137,7 +117,7 @@ def of_board(board: Board, filled: Filled) -> Sheet:
         else:
             cells[slot.row, slot.column] = found
     samples = {slot.column: slot.n for slot in filled.slots}
-    groups = [_group_of(threat, samples) for threat in board.threats]
+    groups = [_table(threat, samples) for threat in board.threats]
     first = {slot.row: slot.expected for slot in reversed(filled.slots)}
     return Sheet(
         name=board.name,
@@ -156,20 +136,34 @@ def of_board(board: Board, filled: Filled) -> Sheet:
     )
 
 
-def _group_of(threat: Threat, samples: Mapping[str, int]) -> Group:
+def _table(threat: Threat, samples: Mapping[str, int]) -> ThreatTable:
     """The columns of a threat model of a board; ``samples`` says of each how many there are."""
     columns = []
     for trial in threat.attacks:
         name = f"{threat.id}/{trial.heading}"
-        n = samples[name]
-        columns.append(Column(name, trial.heading, trial.attack, n, trial.query_budget))
+        columns.append(
+            AttackColumn(
+                id=name,
+                heading=trial.heading,
+                attack=trial.attack,
+                n=samples[name],
+                query_budget=trial.query_budget,
+            )
+        )
     radius = None if threat.eps == ANY_SIZE else threat.eps
     title = threat.title or words.threat_title(threat.norm, radius, threat.goal)
-    return Group(threat.id, title, threat.norm, radius, threat.goal, tuple(columns))
+    return ThreatTable(
+        id=threat.id,
+        title=title,
+        norm=threat.norm,
+        eps=radius,
+        goal=threat.goal,
+        attacks=columns,
+    )
 
 
 def join_proofs(
-    groups: Sequence[Group],
+    groups: Sequence[ThreatTable],
     cells: Mapping[tuple[int, str], Found],
 ) -> dict[tuple[int, str], Proof]:
     """What the records of a row prove under a threat model, together.
@@ -178,7 +172,7 @@ def join_proofs(
     """
     proofs: dict[tuple[int, str], Proof] = {}
     for group in groups:
-        names = {column.id for column in group.columns}
+        names = {column.id for column in group.attacks}
         for row in sorted({row for row, column in cells if column in names}):
             found = [cells[row, name] for name in names if (row, name) in cells]
             verdicts = _proved(found)

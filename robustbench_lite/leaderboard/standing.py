@@ -6,7 +6,6 @@ import numpy as np
 
 from robustbench_lite.leaderboard.command import command_of
 from robustbench_lite.leaderboard.document import (
-    AttackColumn,
     Document,
     MeanQueries,
     MeasuredCell,
@@ -23,7 +22,7 @@ from robustbench_lite.leaderboard.document import (
 from robustbench_lite.leaderboard.flags import flags_of
 from robustbench_lite.leaderboard.ranking import RankRange, rank_ranges
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.sheet import Group, Proof, Sheet
+from robustbench_lite.leaderboard.sheet import Proof, Sheet
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.leaderboard.worst import Worst, WorstCases, worst_cases
 
@@ -40,10 +39,10 @@ def document(sheet: Sheet) -> Document:
         title=sheet.title,
         about=sheet.about,
         data=sheet.data,
-        n=max(column.n for group in sheet.groups for column in group.columns),
+        n=max(column.n for group in sheet.groups for column in group.attacks),
         seed=sheet.seed,
         ranking=RankingRule(threat=sheet.ranking, alpha=sheet.alpha),
-        threats=[_table(group) for group in sheet.groups],
+        threats=sheet.groups,
         rows=sorted(rows, key=lambda row: (-_left(row, sheet.ranking), row.model, row.defense)),
     )
 
@@ -54,23 +53,13 @@ def _left(row: RankedRow, threat: str) -> float:
     return worst.accuracy if isinstance(worst, WorstShare) else -1.0
 
 
-def _table(group: Group) -> ThreatTable:
-    return ThreatTable(
-        id=group.id,
-        title=group.title,
-        norm=group.norm,
-        eps=group.eps,
-        goal=group.goal,
-        attacks=[AttackColumn(**column._asdict()) for column in group.columns],
-    )
-
-
 def _rank(sheet: Sheet, worst: WorstCases) -> list[RankRange | None]:
     """Rows that were measured on the same samples are ranked against each other.
 
     Those that lack a cell have no rank.
     """
-    complete = {row: found for row in range(len(sheet.rows)) if isinstance(found := worst[row, sheet.ranking], Worst)}
+    cases = {row: worst[row, sheet.ranking] for row in range(len(sheet.rows))}
+    complete = {row: case for row, case in cases.items() if isinstance(case, Worst)}
     samples = {found.ids.tobytes() for found in complete.values()}
     ranks: list[RankRange | None] = [None] * len(sheet.rows)
     if len(samples) == 1:
@@ -103,7 +92,7 @@ def _clean(sheet: Sheet, row: int) -> Share | Missing:
     return Share.of(int(found.arrays.clean_correct.sum()), found.arrays.n)
 
 
-def _standing(sheet: Sheet, row: int, group: Group, worst: Worst | str) -> Standing:
+def _standing(sheet: Sheet, row: int, group: ThreatTable, worst: Worst | str) -> Standing:
     proof = sheet.proofs.get((row, group.id))
     attacks = _attacks(sheet, row, group)
     return Standing(
@@ -142,9 +131,9 @@ def _open(proof: Proof | None, worst: Worst | str) -> OpenRange | Missing:
     )
 
 
-def _attacks(sheet: Sheet, row: int, group: Group) -> dict[str, MeasuredCell | Missing]:
+def _attacks(sheet: Sheet, row: int, group: ThreatTable) -> dict[str, MeasuredCell | Missing]:
     cells: dict[str, MeasuredCell | Missing] = {}
-    for column in group.columns:
+    for column in group.attacks:
         found = sheet.cells.get((row, column.id))
         if found is None:
             reason = sheet.missing.get((row, column.id), "not measured")

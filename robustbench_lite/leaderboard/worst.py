@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.leaderboard.sheet import Group, Sheet
+from robustbench_lite.leaderboard.document import ThreatTable
+from robustbench_lite.leaderboard.sheet import Sheet
 from robustbench_lite.leaderboard.slots import positions
 
 
@@ -32,12 +33,12 @@ def worst_cases(sheet: Sheet) -> WorstCases:
     return {(row, group.id): worst_case(sheet, row, group) for row in range(len(sheet.rows)) for group in sheet.groups}
 
 
-def worst_case(sheet: Sheet, row: int, group: Group) -> Worst | str:
+def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
     """A sample is robust if no attack that was run on it broke it; text says why nothing can be said.
 
     Attacks with fewer samples say nothing of the others, in every row alike.
     """
-    for column in group.columns:
+    for column in group.attacks:
         if (row, column.id) not in sheet.cells:
             return f"{column.heading}: {sheet.missing.get((row, column.id), 'not measured')}"
     cells = sheet.column_cells(row, group)
