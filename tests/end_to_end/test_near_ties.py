@@ -18,6 +18,7 @@ from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.registry import Trust
 from tests.end_to_end.boards import BOARD, declare
+from tests.end_to_end.conftest import Rbl
 
 NETWORK = """
 import torch
@@ -47,7 +48,7 @@ BOARDS = Path(__file__).parents[2] / "leaderboards"
 
 
 @pytest.fixture
-def board(rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
+def board(rbl: Rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
     def measured(gap: str, torch: str) -> tuple[str, ...]:
         """Options of a board that was measured on a network with this gap, under a torch of this name."""
         row = '[[rows]]\nname = "near"\nmodel = "mine.py:net"\n'
@@ -79,7 +80,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_another_verdict_within_rounding_under_another_torch_is_a_note(rbl, board, tmp_path: Path, kind: str, turned) -> None:
+def test_another_verdict_within_rounding_under_another_torch_is_a_note(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path, kind: str, turned: bool
+) -> None:
     gap, *words = KINDS[kind]
     before, after = (TRAILS, LEADS) if turned else (LEADS, TRAILS)
     common = board(gap.format(before), OTHER)
@@ -96,7 +99,7 @@ def test_another_verdict_within_rounding_under_another_torch_is_a_note(rbl, boar
     )
 
 
-def test_the_same_torch_excuses_nothing(rbl, board, tmp_path: Path) -> None:
+def test_the_same_torch_excuses_nothing(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
     common = board(ATTACKED.format(LEADS), torch_version())
     edit(ATTACKED.format(TRAILS), tmp_path)
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
@@ -105,7 +108,7 @@ def test_the_same_torch_excuses_nothing(rbl, board, tmp_path: Path) -> None:
     assert "rounding" not in checked.out
 
 
-def test_another_torch_excuses_no_clear_margin(rbl, board, tmp_path: Path) -> None:
+def test_another_torch_excuses_no_clear_margin(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
     common = board(ATTACKED.format("0.002"), OTHER)
     edit(ATTACKED.format("(0.002 - 0.0064 * ((p - 0.1).abs() < 1e-3))"), tmp_path)  # no probe image is near
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
@@ -114,7 +117,9 @@ def test_another_torch_excuses_no_clear_margin(rbl, board, tmp_path: Path) -> No
     assert "network at hand" not in checked.out
 
 
-def test_a_record_says_how_near_to_a_tie_its_verdicts_came(rbl, board, tmp_path: Path) -> None:
+def test_a_record_says_how_near_to_a_tie_its_verdicts_came(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
+) -> None:
     board(ATTACKED.format(TRAILS), OTHER)
     margins = [read_record(path)[0].margins for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
     assert len(margins) == 2
@@ -136,7 +141,7 @@ HANGS, STANDS = 24, 0
 """Samples: the first was recorded as robust under torch 2.15.0, and is broken under 2.14.1 and 2.4.0."""
 
 
-def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(evolution) -> None:
+def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(evolution: tuple[Bench, Slot, Found]) -> None:
     bench, slot, found = evolution
     assert bench.roundings_to(slot, found, HANGS, (True, False)) is not None
     assert bench.roundings_to(slot, found, HANGS, (True, True)) is not None
@@ -146,7 +151,9 @@ def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(e
 
 @pytest.mark.parametrize("torch_then", [OTHER, torch_version()])
 @pytest.mark.parametrize("sample", [HANGS, STANDS])
-def test_only_such_a_search_under_another_torch_is_excused(evolution, sample: int, torch_then: str) -> None:
+def test_only_such_a_search_under_another_torch_is_excused(
+    evolution: tuple[Bench, Slot, Found], sample: int, torch_then: str
+) -> None:
     bench, slot, found = evolution
     now = bench.again(slot, found, np.array([sample]))[sample]
     assert found.record.identity.data.ids()[sample] == sample

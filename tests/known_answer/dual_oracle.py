@@ -6,10 +6,10 @@ Every layer becomes a dense float64 matrix, every unit of every layer gets its o
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def layers_of(model: nn.Sequential, shape: tuple[int, ...]):
+def layers_of(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
     """(W, b) of each stretch of affine layers between two ReLUs, and the leaky slope of each activation."""
     matrices, slopes = [], []
     stretch: list[nn.Module] = []
@@ -28,7 +28,16 @@ def layers_of(model: nn.Sequential, shape: tuple[int, ...]):
     return matrices, slopes[:-1]
 
 
-def objective(matrices, slopes, bounds, x, eps, c, norm, box):
+def objective(
+    matrices: list[tuple[Tensor, Tensor]],
+    slopes: list[float],
+    bounds: list[tuple[Tensor, Tensor]],
+    x: Tensor,
+    eps: float,
+    c: Tensor,
+    norm: str,
+    box: bool,
+) -> Tensor:
     """J(c), a lower bound of c . z over the region, from the bounds of all hidden units before z."""
     total, nu = 0.0, c
     for i in reversed(range(len(matrices))):
@@ -47,7 +56,7 @@ def objective(matrices, slopes, bounds, x, eps, c, norm, box):
     return total + low @ hat.clamp_min(0) + high @ hat.clamp_max(0)
 
 
-def dual_margins(model: nn.Sequential, x, y, eps: float, norm: str = "linf", box: bool = False):
+def dual_margins(model: nn.Sequential, x: Tensor, y: Tensor, eps: float, norm: str = "linf", box: bool = False) -> Tensor:
     """The smallest J(e_y - e_j) over the other classes j of each row of ``x`` (N, C, H, W), (N,)."""
     matrices, slopes = layers_of(model, tuple(x.shape[1:]))
     found = []

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from rbl_attacks.foolbox_catalogue import load
 from rbl_attacks.pgd import PGD
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.driven import DrivenEngine
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.lanes import kept_generators, seed_generators
 from robustbench_lite.threat import ThreatModel
@@ -20,7 +22,7 @@ NAMES = ["L2DeepFoolAttack", "DDNAttack", "L2CarliniWagnerAttack", "L2FMNAttack"
 OPTIONS = {"L2CarliniWagnerAttack": {"steps": 20, "binary_search_steps": 4, "initial_const": 0.1, "stepsize": 0.05}}
 
 
-def search(attack, model, x, y, norm, eps):
+def search(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> Outcome:
     passes, threat = Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps)
     engine = Engine(attack, passes, threat) if isinstance(attack, PGD) else DrivenEngine(attack, passes, threat)
     first, *rest = engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y))))
@@ -30,7 +32,7 @@ def search(attack, model, x, y, norm, eps):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case, norm):
+def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case: tuple[nn.Module, Tensor, Tensor], norm: str) -> None:
     model, x, y = case
     name = {"linf": "LinfPGD", "l2": "L2PGD"}[norm]
     theirs = search(load(name)(steps=10, abs_stepsize=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
@@ -42,7 +44,7 @@ def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case, norm):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case, name):
+def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
     model, x, y = case
     options = OPTIONS.get(name, {"steps": 30})
     ours = search(load(name)(**options), model, x, y, "l2", None)
@@ -64,7 +66,7 @@ def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case, name):
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize(("name", "norm"), [("L2DeepFoolAttack", "l2"), ("LinfDeepFoolAttack", "linf")])
-def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(name, norm, classes):
+def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(name: str, norm: str, classes: int) -> None:
     model, x, y, _, distance = linear(classes, norm)
     found = search(load(name)(overshoot=0.01), model, x, y, norm, None)
     assert found.found.all()

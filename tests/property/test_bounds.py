@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite.bounds.certify import METHODS, certify
 from robustbench_lite.bounds.layers import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
@@ -15,7 +15,7 @@ from robustbench_lite.threat import NORMS, ThreatModel
 SIDE = 7
 
 
-def network(generator, kind, slope):
+def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
     """A small random network of every supported layer."""
     activation = nn.ReLU() if slope == 0 else nn.LeakyReLU(slope)
     bodies = {
@@ -45,7 +45,7 @@ def network(generator, kind, slope):
     return model.eval()
 
 
-def points(model, x, y, threat, box, generator):
+def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: bool, generator: torch.Generator) -> Tensor:
     """Images in the region, (P, N, C, H, W): random ones, corners, and those of a few steps of PGD on the margin."""
     found = []
     for _ in range(6):
@@ -74,7 +74,9 @@ draws = {
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(method=st.sampled_from(METHODS), **draws)
-def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(method, seed, kind, slope, norm, box, eps):
+def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(
+    method: str, seed: int, kind: str, slope: float, norm: str, box: bool, eps: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = network(generator, kind, slope)
     x = torch.rand(4, 2, SIDE, SIDE, generator=generator)
@@ -90,7 +92,7 @@ def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(method, seed
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(**draws)
-def test_every_hidden_unit_stays_in_its_interval(seed, kind, slope, norm, box, eps):
+def test_every_hidden_unit_stays_in_its_interval(seed: int, kind: str, slope: float, norm: str, box: bool, eps: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = network(generator, kind, slope)
     x = torch.rand(3, 2, SIDE, SIDE, generator=generator)

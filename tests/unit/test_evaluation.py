@@ -234,12 +234,12 @@ def test_a_targeted_run_counts_only_the_target_as_success(network: nn.Module, ba
 
 
 class Rounded(nn.Sequential):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.round())
 
 
 class Blind(nn.Sequential):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return super().forward(x)
 
@@ -273,7 +273,7 @@ def test_logits_are_not_taken_for_probabilities() -> None:
 
 
 class Broken(nn.Sequential):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * float("nan")
 
 

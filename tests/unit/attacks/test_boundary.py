@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
@@ -22,11 +22,11 @@ from tests.conftest import images, small_network
 SHAPE = (1, 6, 6)
 
 
-def points(x, y):
+def points(x: Tensor, y: Tensor) -> Points:
     return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)), torch.zeros_like(y))
 
 
-def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
+def test_images_to_start_from_are_of_the_other_classes_and_each_is_used() -> None:
     x, y = images(90), torch.arange(90) % 3
     x[y == 2] = x[y == 2][:1]  # a class of one image, many times
     stored = bank(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
@@ -41,7 +41,7 @@ def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
     assert of_class[2] > 300
 
 
-def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out():
+def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out() -> None:
     x, y, passes = images(80), torch.arange(80) % 2, Passes(DefendedModel(small_network()), 32)
     stored, order = bank(passes, points(x, y), seed=0), torch.arange(80).flip(0)
     again = bank(passes, points(x, y).take(order), seed=0)
@@ -52,7 +52,7 @@ def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_clas
     assert starts.min() >= 0
 
 
-def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch):
+def test_starting_from_images_finds_an_adversarial_for_every_row(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     other = images(60, seed=5)
     cell = rbl.evaluate(
         network, batch, "boundary start=images steps=200", norm="l2", fit_data=(other, network(other).argmax(1))
@@ -65,7 +65,7 @@ def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch)
     assert cell.median_distance < 2 * noise.median_distance
 
 
-def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network):
+def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network: nn.Module) -> None:
     x, other = images(60), images(60, seed=5)
     with torch.no_grad():
         network[-1].bias -= network(other).mean(0)  # no class has most of the images
@@ -81,19 +81,19 @@ def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network):
     assert nearest.median_distance < cell.median_distance < 2 * nearest.median_distance
 
 
-def test_noise_is_no_start_for_a_targeted_walk(network, batch):
+def test_noise_is_no_start_for_a_targeted_walk(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UsageError, match="boundary start=images"):
         rbl.evaluate(network, batch, "boundary", norm="l2", targeted="least_likely")
 
 
-def test_without_images_it_says_what_to_do(network, batch):
+def test_without_images_it_says_what_to_do(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UsageError, match="fit_data"):
         rbl.evaluate(network, batch, "boundary start=images", norm="l2")
     with pytest.raises(UsageError, match="start=noise"):
         dataclasses.replace(Boundary(), start="nowhere")
 
 
-def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw():
+def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw() -> None:
     rng, draw, grain = SampleRng.create(0, "test", torch.arange(60)), torch.arange(60), torch.arange(60) % 3
     noise = waves(rng, draw, 4, grain, torch.Size((2, 9, 7)))  # edges that no grain divides
     assert noise.shape == (60, 4, 2, 9, 7)
@@ -104,14 +104,14 @@ def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw():
     assert abs(neighbours[0]) < 0.05 < 0.3 < neighbours[1] < neighbours[2]
 
 
-def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries():
+def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries() -> None:
     data, model = load_dataset("fashion_mnist", limit=24), reference_model("fashion_mnist", "none").module
     turns, white = rbl.evaluate(model, data, ["boundary steps=600", "boundary steps=600 grains=1"], norm="l2").cells
     assert turns.median_distance < 0.9 * white.median_distance
     assert turns.forward_queries.sum() < 1.01 * white.forward_queries.sum()
 
 
-def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more():
+def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more() -> None:
     deaf = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
     with torch.no_grad():
         deaf[1].weight.zero_()
@@ -123,7 +123,9 @@ def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more():
     assert cell.forward_queries.tolist() == [4 * 7] * 5
 
 
-def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(network, batch):
+def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(
+    network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
     cell = rbl.evaluate(network, batch, "boundary steps=60 proposals=6 bisections=3", norm="l2").cells[0]
     # Ten places of six proposals; the orthogonal move is due at 0, 12, 24, 30, 42 and 54 of them.
     beside = cell.forward_queries[cell.clean_correct] - (3 * 7 + 10 * 6 + 6)
@@ -132,7 +134,7 @@ def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(network
     assert beside.max() <= 20 * 7
 
 
-def test_a_walk_never_leads_away_even_to_a_success():
+def test_a_walk_never_leads_away_even_to_a_success() -> None:
     attack, x = Boundary(proposals=2), images(2) * 0.4 + 0.3
     zeros = torch.zeros(2, dtype=torch.int64)
     state = attack.init(x, zeros, ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(2)))
@@ -150,7 +152,7 @@ def test_a_walk_never_leads_away_even_to_a_success():
     assert (nearer.distance < distance).all()
 
 
-def test_proposals_lie_where_the_figure_has_them():
+def test_proposals_lie_where_the_figure_has_them() -> None:
     x, far = images(5) * 0.4 + 0.3, (images(5, seed=9) - 0.5) * 0.2  # nothing is clipped
     state = Boundary(proposals=5).init(
         x, torch.zeros(5, dtype=torch.int64), ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(5))
@@ -177,7 +179,7 @@ def test_proposals_lie_where_the_figure_has_them():
     assert (reach[:, :-1] <= 0.95 * distance.unsqueeze(1) * (1 + 1e-6)).all()
 
 
-def _adapted(counts):
+def _adapted(counts: list[float]) -> tuple[float, float]:
     """The orthogonal and the whole step, in shares of what they were, after these trials and successes of both."""
     attack, still = Boundary(start="noise", proposals=2), torch.zeros(1, dtype=torch.bool)
     rng = SampleRng.create(0, "test", torch.tensor([0]))
@@ -188,10 +190,10 @@ def _adapted(counts):
 
 
 @pytest.mark.parametrize(("held", "factor"), [(2, 1 / 1.5), (3, 1), (7, 1), (8, 1.5)])
-def test_of_20_orthogonal_moves_3_and_7_change_no_step(held, factor):
+def test_of_20_orthogonal_moves_3_and_7_change_no_step(held: int, factor: float) -> None:
     assert _adapted([20.0, held, 0.0, 0.0]) == pytest.approx((factor, factor))
 
 
 @pytest.mark.parametrize(("held", "factor"), [(1, 1 / 1.5), (2, 1), (6, 1), (7, 1.5)])
-def test_of_40_proposals_2_and_6_change_no_step(held, factor):
+def test_of_40_proposals_2_and_6_change_no_step(held: int, factor: float) -> None:
     assert _adapted([0.0, 0.0, 40.0, held]) == pytest.approx((1, factor))

@@ -209,7 +209,9 @@ def test_each_kind_of_bad_data_is_told_the_likely_fix(x: torch.Tensor, y: torch.
         check_data(x, y, 2)
 
 
-def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(tmp_path, monkeypatch) -> None:
+def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"No file is at .*--data-dir"):
         load_dataset("cifar10-jpeg", data_dir=tmp_path)
