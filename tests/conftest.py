@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: as many processes as cores leave each of them one thread
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -19,6 +20,8 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.judge import Judge
 from robustbench_lite.threat import ThreatModel
 
+T = TypeVar("T")
+
 settings.register_profile("whole", deadline=None)  # no test is about time
 settings.load_profile("whole")
 
@@ -28,7 +31,7 @@ def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Te
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Module:
+def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Sequential:
     """A convolution and a linear layer with fixed random weights, in eval mode; it gives ``images`` all classes alike."""
     channels, height, width = shape
     last = nn.Linear(4 * height * width, classes)
@@ -43,6 +46,12 @@ def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, see
         last.weight.mul_((spread.mean() / spread).unsqueeze(1))
         last.bias.sub_(logits.mean(0)).mul_(spread.mean() / spread)
     return network.eval()
+
+
+def present(value: T | None) -> T:
+    """``value``, which must be there."""
+    assert value is not None
+    return value
 
 
 def judged(attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, batch_size: int = 64) -> tuple[Tensor, Tensor]:

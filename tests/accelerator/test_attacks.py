@@ -34,7 +34,7 @@ def search(name: str, norm: str, model: DefendedModel, what: Task, device: Prete
         waits.append(0 if device is None else device.waits.count - before)
         return stepped
 
-    engine._step = counted
+    engine._step = counted  # type: ignore[method-assign]
     whole, *rest = engine.search(what)
     for part in rest:
         whole = whole.append(part)

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import registry
-from robustbench_lite.search.attack import Access, Answer, Query
+from robustbench_lite.search.attack import Access, Query
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes, Points
-from robustbench_lite.search.oracle import Cost, Oracle
+from robustbench_lite.search.oracle import Cost, Oracle, Reply
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import present
 
 #: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
-PARAMS = {
+PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
@@ -174,8 +175,8 @@ class TestNeighbours:
     ) -> None:
         answer, seen = Oracle.answer, []
 
-        def checked(oracle: Oracle, query: Query, rows: Points, cost: Cost) -> Answer:
-            base, place = query.beside
+        def checked(oracle: Oracle, query: Query, rows: Points, cost: Cost) -> Reply:
+            base, place = present(query.beside)
             differs = (query.points != base.unsqueeze(1)).any(2).flatten(2)  # (B, P, H W)
             assert not differs.scatter(2, place.unsqueeze(2), False).any()
             seen.append(differs.any())

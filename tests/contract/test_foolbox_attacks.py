@@ -13,9 +13,9 @@ from torch import nn
 
 from rbl_attacks.foolbox_catalogue import ENTRIES, catalogue, load
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.search.attack import Access
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.driven import DrivenEngine
+from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "i
 ROWS = 6
 SHAPE = (3, 6, 9)
 #: Hyper-parameters that keep the suite quick; the others run with 5 steps, or their defaults where they have none.
-PARAMS = {
+PARAMS: dict[str, dict[str, Any]] = {
     "EADAttack": {"steps": 5, "binary_search_steps": 2, "initial_const": 0.1},
     "HopSkipJumpAttack": {"steps": 1, "initial_gradient_eval_steps": 10},
     "L2CarliniWagnerAttack": {"steps": 8, "binary_search_steps": 2, "initial_const": 1.0, "stepsize": 0.05},
@@ -45,11 +45,12 @@ CASES = [
 ]
 
 
-def built(name: str) -> Attack:
-    attack = load(name)
+def built(name: str) -> DrivenAttack:
+    attack: type[Any] = load(name)
     fields = {field.name for field in dataclasses.fields(attack)}
     quick = {"steps": 5} if "steps" in fields else {"repeats": 4} if "repeats" in fields else {}
-    return attack(**PARAMS.get(name, quick))
+    made: DrivenAttack = attack(**PARAMS.get(name, quick))
+    return made
 
 
 def search(
@@ -75,7 +76,7 @@ class TestEveryFoolboxAttack:
     def test_what_it_finds_is_adversarial_in_the_ball_and_counted(self, name: str, norm: str, goal: str) -> None:
         model, threat = network(SHAPE), ThreatModel.parse(norm, EPS[norm])
         what = task(model, goal, SHAPE, rows=ROWS)
-        generators = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+        generators = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
         result = search(name, norm, what, model)
         assert (threat.excess(result.x_adv, what.x) <= 0).all()
         assert torch.equal(result.x_adv[~result.found], what.x[~result.found])
@@ -83,7 +84,7 @@ class TestEveryFoolboxAttack:
         assert torch.where(what.target >= 0, label == what.target, label != what.y)[result.found].all()
         assert (result.forward >= 1).all()
         assert built(name).access == Access.GRADIENT or not result.backward.any()
-        assert generators == (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        assert generators == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
 
     def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name: str, norm: str, goal: str) -> None:
         model = network()
@@ -121,7 +122,7 @@ def test_other_seeds_draw_other_numbers(name: str, norm: str, eps: float | None)
 @pytest.mark.filterwarnings("ignore:LinearSearch.* failed to draw:UserWarning")
 @pytest.mark.parametrize("name", ["BoundaryAttack", "HopSkipJumpAttack", "PointwiseAttack"])
 def test_a_start_that_is_not_found_is_no_success_and_no_error(name: str) -> None:
-    model = network()
+    model: Any = network()
     model[-1].weight.data.zero_()
     model[-1].bias.data = torch.eye(10)[3]
     handlers = list(logging.getLogger().handlers)
@@ -133,7 +134,8 @@ def test_a_start_that_is_not_found_is_no_success_and_no_error(name: str) -> None
 
 def test_a_mistake_inside_of_foolbox_is_an_error_that_names_the_sample() -> None:
     model = network(classes=2)
-    attack = load("L2DeepFoolAttack")(candidates=1)
+    found: type[Any] = load("L2DeepFoolAttack")
+    attack = found(candidates=1)
     threat = ThreatModel.parse("l2", None)
     with pytest.raises(AttackError, match="foolbox:L2DeepFoolAttack failed on sample 0: ValueError: expected"):
         next(DrivenEngine(attack, Passes(DefendedModel(model), 8), threat).search(task(model, "untargeted", rows=2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,12 +216,13 @@ def test_an_interrupted_attack_continues(rbl: Rbl, own_network: tuple[str, ...],
 
     options = ("attack", *own_network, "-a", "pgd steps=10", "--limit", "64", "--batch-size", "16")
     assert rbl(*options, "--output", "whole", "--save", "whole").code == 0
-    add, calls = Journal.add, []
+    add: Any = Journal.add
+    calls: list[int] = []
 
     def once(self: Journal, *arguments: object) -> None:
         if calls:
             raise KeyboardInterrupt
-        calls.append(add(self, *arguments))  # type: ignore[arg-type]
+        calls.append(add(self, *arguments))
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "add", once)

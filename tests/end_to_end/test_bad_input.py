@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from tests.end_to_end.conftest import Rbl, Result
 IMAGES = np.zeros((6, 1, 28, 28), dtype=np.float32)
 LABELS = np.arange(6)
 #: Arrays of an npz file -> what the message says.
-DATA = {
+DATA: dict[str, tuple[dict[str, Any], str]] = {
     "above 1": ({"x": IMAGES + 255, "y": LABELS}, "divide by 255"),
     "below 0": ({"x": IMAGES - 1, "y": LABELS}, "[0, 1]"),
     "nan": ({"x": IMAGES * np.nan, "y": LABELS}, "nan"),
@@ -195,9 +197,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(rbl
 def test_a_full_disk_is_found_before_work_starts(
     rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustbench_lite.records import files
-
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     check(rbl("evaluate", *own_network, "--limit", "20"), "MB free")
 
 

@@ -106,7 +106,9 @@ def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl: Rbl) -> Non
 def test_a_trained_network_is_found_by_its_name(rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RBL_NETWORKS", "")  # --networks writes it, and pytest puts it back
     data = load_dataset("fashion_mnist", limit=60)
-    images = {f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))}
+    images: dict[str, Any] = {
+        f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))
+    }
     np.savez("own.npz", **images)
     where = ("--dataset", "npz:own.npz", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
     assert rbl("train", "--epochs", "1", "--defense", "parseval", *where).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -65,19 +66,19 @@ def test_a_wrong_foolbox_spec_is_a_usage_error(rbl: Rbl, own_network: tuple[str,
 def test_an_interrupted_run_ends_with_the_record_of_a_whole_one(
     network: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path, attack: str
 ) -> None:
-    settings = {"norm": "linf", "eps": 0.05, "batch_size": 8}
-    whole = rbl_package.evaluate(network, batch, attack, **{**settings, "batch_size": 64}).cells[0].record  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"norm": "linf", "eps": 0.05, "batch_size": 8}
+    whole = rbl_package.evaluate(network, batch, attack, **{**settings, "batch_size": 64}).cells[0].record
 
     def stop(progress: object) -> None:
         if rows_in_journal(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rbl_package.evaluate(network, batch, attack, output=tmp_path, on_progress=stop, **settings)  # type: ignore[arg-type]
+        rbl_package.evaluate(network, batch, attack, output=tmp_path, on_progress=stop, **settings)
     known: list[float] = []
     resumed = rbl_package.evaluate(
         network, batch, attack, output=tmp_path, on_progress=lambda p: known.append(p.rows), **settings
-    ).cells[0].record  # type: ignore[arg-type]  # fmt: skip
+    ).cells[0].record  # fmt: skip
     assert 8 <= known[0] < 60, "nothing, or all, was taken over from the interrupted run"
     assert whole is not None
     assert resumed is not None

@@ -93,7 +93,7 @@ def test_an_npz_of_images(survives: Callable[..., None], own_network: tuple[str,
             np.savez_compressed("data.npz", x=x, y=y)
             Path("data.npz").write_bytes(mutations.bytes_of(Path("data.npz").read_bytes(), rng))
         else:
-            arrays = {"x": x, "y": y}
+            arrays: dict[str, Any] = {"x": x, "y": y}
             name = rng.choice(["x", "y"])
             other = arrays[name].astype(rng.choice([">f4", ">i8", "?", "f2", "M8[s]", "m8[s]"]))
             arrays[name] = rng.choice([*ODD_ARRAYS, other])

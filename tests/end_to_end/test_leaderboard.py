@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -115,7 +116,9 @@ def test_a_run_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "leaderboard", "run", "--jobs", "2", "--root", str(root)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        workers = eventually(lambda: len(pids := children(run.pid)) >= 3 and pids, 60)  # two, and what tracks their semaphores
+        workers = eventually(
+            lambda: pids if len(pids := children(run.pid)) >= 3 else [], 60
+        )  # two, and what tracks their semaphores
     finally:
         run.kill()
         run.wait()
@@ -127,7 +130,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def eventually(look: Callable[[], object], seconds: float) -> object:
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], seconds: float) -> T:
     """What ``look`` finds, once it finds something."""
     end = time.monotonic() + seconds
     while not (found := look()):
@@ -156,7 +162,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 # What is changed by hand
 
 
-def expect(rbl: Callable[..., object], root: Path, *words: str, options: tuple[str, ...] = ()) -> None:
+def expect(rbl: Rbl, root: Path, *words: str, options: tuple[str, ...] = ()) -> None:
     """The check fails, and says each of ``words``."""
     result = rbl("leaderboard", "check", "--root", str(root), *options)
     assert result.code == 1, result.out

@@ -17,6 +17,7 @@ from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.registry import Trust
+from tests.conftest import present
 from tests.end_to_end.boards import BOARD, declare
 from tests.end_to_end.conftest import Rbl
 
@@ -121,7 +122,7 @@ def test_a_record_says_how_near_to_a_tie_its_verdicts_came(
     rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
 ) -> None:
     board(ATTACKED.format(TRAILS), OTHER)
-    margins = [read_record(path)[0].margins for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
+    margins = [present(read_record(path)[0].margins) for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
     assert len(margins) == 2
     assert all(kept.judged == pytest.approx(1e-6, rel=0.2) for kept in margins)
     assert all(kept.clean == pytest.approx(0.01, rel=0.02) for kept in margins)

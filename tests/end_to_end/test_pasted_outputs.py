@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _marked() -> list[object]:
-    found = []
+    found: list[object] = []
     for page in PAGES:
         for number, (slow, command, shown) in enumerate(_MARK.findall(page.read_text(encoding="utf-8"))):
             marks = [pytest.mark.slow] if slow else []

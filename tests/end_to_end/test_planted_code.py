@@ -283,7 +283,8 @@ def test_names_in_what_holds_no_names(rbl: Rbl, own_network: tuple[str, ...], na
     assert rbl(*options, "--seed", "3").code == 0
     save_file(load_file(own_network[3]), "w.safetensors", {"format": name, name: name})
     assert rbl("evaluate", *own_network[:2], "--weights", "w.safetensors", "--allow-code", "--dry-run").code == 0
-    np.savez("d.npz", **{"x": np.zeros((8, 28, 28), "u1"), "y": np.zeros(8, int), name.replace("/", ""): np.zeros(1)})
+    arrays: dict[str, Any] = {"x": np.zeros((8, 28, 28), "u1"), "y": np.zeros(8, int), name.replace("/", ""): np.zeros(1)}
+    np.savez("d.npz", **arrays)
     assert rbl(*options, "--dataset", "npz:d.npz", "--eps", "0.1").code == 0
     Path("implementations.json").write_text(json.dumps({"attack": {name: {"version": 1, "sha256": name}}}))
     assert ("attack", name) in read_lock(Path())

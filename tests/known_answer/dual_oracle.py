@@ -39,7 +39,7 @@ def objective(
     box: bool,
 ) -> Tensor:
     """J(c), a lower bound of c . z over the region, from the bounds of all hidden units before z."""
-    total, nu = 0.0, c
+    total, nu = torch.zeros((), dtype=c.dtype), c
     for i in reversed(range(len(matrices))):
         weight, bias = matrices[i]
         total, hat = total + nu @ bias, weight.T @ nu
@@ -51,7 +51,7 @@ def objective(
         total += (hat.clamp_max(0) * high * (1 - d))[crosses].sum()
         nu = d * hat
     if norm == "l2":
-        return total + x @ hat - eps * hat.norm()
+        return total + x @ hat - eps * hat.norm()  # type: ignore[no-any-return]
     low, high = ((x - eps).clamp_min(0), (x + eps).clamp_max(1)) if box else (x - eps, x + eps)
     return total + low @ hat.clamp_min(0) + high @ hat.clamp_max(0)
 
@@ -61,7 +61,7 @@ def dual_margins(model: nn.Sequential, x: Tensor, y: Tensor, eps: float, norm: s
     matrices, slopes = layers_of(model, tuple(x.shape[1:]))
     found = []
     for row, label in zip(x.double().flatten(1), y.tolist(), strict=True):
-        bounds = []
+        bounds: list[tuple[Tensor, Tensor]] = []
         for depth in range(1, len(matrices)):
             units = torch.eye(len(matrices[depth - 1][1]), dtype=torch.float64)
             low = [objective(matrices[:depth], slopes, bounds, row, eps, c, norm, box) for c in units]

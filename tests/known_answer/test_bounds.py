@@ -2,26 +2,28 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from robustbench_lite.bounds.certify import certify
+from tests.conftest import present
 from tests.known_answer.dual_oracle import dual_margins
 
 METHODS = ["ibp", "crown-ibp", "dual", "crown", "alpha", "auto"]
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomised(model: nn.Sequential, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.4 if parameter.dim() > 1 else 0.2))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
+                present(module.running_mean).normal_(generator=generator)
+                present(module.running_var).uniform_(0.5, 2, generator=generator)
     return model.eval()
 
 
@@ -53,9 +55,9 @@ def test_dual_margins_are_those_of_the_published_method(name: str, norm: str, bo
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def two_layers() -> nn.Sequential:
+def two_layers() -> Any:
     """z = (a + b, a - b) with a, b in [0, 1] around (1/2, 1/2); logits (h1 + h2, 2 h2 - 1/2)."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
         model[1].bias.zero_()
@@ -114,7 +116,7 @@ def test_slopes_matter_below_a_unit_and_optimised_ones_are_best() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_linear_model_is_certified_exactly_up_to_its_distance(method: str, norm: str) -> None:
     generator = torch.Generator().manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.randn(3, 36, generator=generator))
     x = 0.5 + 0.1 * torch.rand(8, 1, 6, 6, generator=generator)
@@ -128,7 +130,7 @@ def test_a_linear_model_is_certified_exactly_up_to_its_distance(method: str, nor
 
 
 def test_the_lipschitz_radius_of_an_isometry_is_margin_over_root_two() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False)).eval()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False)).eval()
     with torch.no_grad():
         model[1].weight.copy_(3 * torch.eye(4))
     x = torch.tensor([[0.9, 0.1, 0.3, 0.2], [0.1, 0.5, 0.2, 0.9]]).reshape(2, 1, 2, 2)

@@ -43,7 +43,7 @@ def linear(classes: int, norm: str = "l2", push: float = 0.0) -> tuple[nn.Module
 
 
 def found(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str, eps: float, batch_size: int = 64
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str, eps: float | None, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
     return judged(attack, model, Task(x, y, target, torch.arange(len(y))), ThreatModel.parse(norm, eps), batch_size)
 
@@ -56,7 +56,7 @@ def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(class
     for row in range(ROWS):
         eps = float(distance[row])
         attack = PGD(steps=100, step_size=eps / 5, loss="margin")
-        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        one = (model, x[row : row + 1], y[row : row + 1], nearest[row : row + 1], norm)
         assert found(attack, *one, eps * 1.02)[0].all()
         assert not found(attack, *one, eps * 0.98)[0].any()
 
@@ -65,7 +65,7 @@ def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(class
 def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(norm: str) -> None:
     model, x, y, nearest, distance = linear(2, norm)
     for row in range(ROWS):
-        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        one = (model, x[row : row + 1], y[row : row + 1], nearest[row : row + 1], norm)
         for sweep in (True, False):
             assert found(FGSM(sweep=sweep), *one, float(distance[row]) * 1.02)[0].all()
             assert not found(FGSM(sweep=sweep), *one, float(distance[row]) * 0.98)[0].any()

@@ -34,7 +34,7 @@ def case() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def peer(name: str, model: nn.Module, **options: Any) -> tuple[Any, Any]:
-    return getattr(foolbox.attacks, name)(**options), foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    return getattr(foolbox.attacks, name)(**options), foolbox.models.pytorch.PyTorchModel(model, bounds=(0, 1), device="cpu")
 
 
 def wins(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:

@@ -1,5 +1,7 @@
 """No point of the region beats a bound: random small networks, norms, boxes, methods, with random and attacked points."""
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from robustbench_lite.bounds.region import region_of
 from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.sources.networks import Normalize, ResidualBlock
 from robustbench_lite.threat import NORMS, ThreatModel
+from tests.conftest import present
 
 SIDE = 7
 
@@ -18,7 +21,7 @@ SIDE = 7
 def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
     """A small random network of every supported layer."""
     activation = nn.ReLU() if slope == 0 else nn.LeakyReLU(slope)
-    bodies = {
+    bodies: dict[str, Callable[[], list[nn.Module]]] = {
         "plain": lambda: [
             nn.Conv2d(2, 3, 3, stride=2), activation, nn.Conv2d(3, 2, 2), activation, nn.Flatten(), nn.Linear(8, 3),
         ],
@@ -40,17 +43,17 @@ def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 0.2)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
+                present(module.running_mean).normal_(generator=generator)
+                present(module.running_var).uniform_(0.5, 2, generator=generator)
     return model.eval()
 
 
 def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: bool, generator: torch.Generator) -> Tensor:
     """Images in the region, (P, N, C, H, W): random ones, corners, and those of a few steps of PGD on the margin."""
-    found = []
+    found, eps = [], present(threat.eps)
     for _ in range(6):
         noise = torch.randn(x.shape, generator=generator)
-        found += [threat.norm.project(threat.eps * s * noise, threat.eps) for s in (0.3, 10.0)]
+        found += [threat.norm.project(eps * s * noise, eps) for s in (0.3, 10.0)]
     delta = torch.zeros_like(x)
     for _ in range(12):
         x_adv = (x + delta).clamp(0, 1) if box else x + delta
@@ -59,7 +62,7 @@ def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: boo
         own = logits.gather(1, y[:, None]).squeeze(1)
         margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
         (gradient,) = torch.autograd.grad(margin.sum(), x_adv)
-        delta = threat.norm.project(x_adv.detach() - x - threat.eps / 2 * threat.norm.steepest(gradient), threat.eps)
+        delta = threat.norm.project(x_adv.detach() - x - eps / 2 * threat.norm.steepest(gradient), eps)
         found.append(delta)
     stacked = x + torch.stack(found)
     return stacked.clamp(0, 1) if box else stacked

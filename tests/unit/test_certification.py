@@ -22,6 +22,7 @@ from robustbench_lite.inputs import Subject, subject_from
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import present
 
 EPS = 0.1
 #: What no digest covers, and a reader is shown all the same: as it is written, and changed.
@@ -63,14 +64,14 @@ def network() -> nn.Module:
 
 
 def test_a_cell_with_a_certificate_says_certified_is_at_most_robust_and_asks_less(network: nn.Module, data: Dataset) -> None:
-    options = {"norm": "linf", "eps": EPS}
+    options: dict[str, Any] = {"norm": "linf", "eps": EPS}
     attacked = rbl.evaluate(network, data, "pgd", **options).cells[0]
     both = rbl.evaluate(network, data, "pgd", **options, certify="dual").cells[0]
     assert attacked.certified is None
     assert attacked.certified_accuracy is None
     assert (both.robust == attacked.robust).all()
-    assert (both.certified <= both.robust).all()
-    assert 0.2 < both.certified_accuracy < both.robust_accuracy
+    assert (present(both.certified) <= both.robust).all()
+    assert 0.2 < present(both.certified_accuracy) < present(both.robust_accuracy)
     skipped = both.certified & (np.arange(48) % measure.AUDIT != 0)
     assert skipped.any()
     assert not both.forward_queries[skipped].any()
@@ -106,7 +107,7 @@ def test_a_lying_attack_is_found_out_by_a_sound_bound(
 
 
 def subjects(network: nn.Module) -> list[Subject]:
-    defense = subject_from("none", network, "net", None).defense
+    defense = subject_from("none", network, "net", None).defense  # type: ignore[arg-type]
     return [Subject("net", network, defense, "none")]
 
 
@@ -128,8 +129,8 @@ def test_an_interrupted_certificate_continues_and_ends_the_same(network: nn.Modu
     )[0]
     assert heard[0] >= 16  # what the first run has proved is there
     whole = certify_all(subjects(network), data, threat, certifier)[0]
-    assert found.record.digest == whole.record.digest
-    assert found.path.exists()
+    assert present(found.record).digest == present(whole.record).digest
+    assert present(found.path).exists()
     again = certify_all(subjects(network), data, threat, certifier, output=tmp_path)[0]
     assert again.cached
     assert again.arrays.stage == whole.arrays.stage
@@ -145,7 +146,7 @@ def test_a_misclassified_sample_is_not_certified_whatever_the_certifier_says(
     assert 0 < correct.sum() < 48
     assert found.certified.tolist() == correct.tolist()
     assert found.of == correct.sum()
-    assert (read_certificate(found.path)[1].certified == found.arrays.certified).all()
+    assert (read_certificate(present(found.path))[1].certified == found.arrays.certified).all()
 
 
 def test_a_margin_of_exactly_0_proves_nothing(network: nn.Module, data: Dataset) -> None:
@@ -161,7 +162,8 @@ def test_a_margin_of_exactly_0_proves_nothing(network: nn.Module, data: Dataset)
 @pytest.mark.parametrize("what", ["certified", "margins", "clean_correct", "eps", *SEALED])
 def test_a_changed_certificate_is_refused(network: nn.Module, data: Dataset, tmp_path: Path, what: str) -> None:
     threat = ThreatModel.parse("linf", EPS)
-    path = certify_all(subjects(network), data, threat, BoundCertifier(method="ibp"), output=tmp_path)[0].path
+    found = certify_all(subjects(network), data, threat, BoundCertifier(method="ibp"), output=tmp_path)[0]
+    path = present(found.path)
     text = path.read_text(encoding="utf-8")
     record, arrays = read_certificate(path)
     if what in SEALED:
@@ -181,14 +183,14 @@ def test_a_changed_certificate_is_refused(network: nn.Module, data: Dataset, tmp
 
 def test_time_that_runs_out_is_flagged_and_what_was_not_tried_is_not_certified(network: nn.Module, data: Dataset) -> None:
     cell = rbl.evaluate(network, data, "fgsm", norm="linf", eps=EPS, certify="dual", certify_seconds=1e-9).cells[0]
-    assert any("ran out of time" in flag for flag in cell.record.provenance.flags)
-    assert not cell.certified[24:].any()
+    assert any("ran out of time" in flag for flag in present(cell.record).provenance.flags)
+    assert not present(cell.certified)[24:].any()
 
 
 def test_the_certificate_that_a_defense_brings_is_taken_where_it_applies(data: Dataset) -> None:
     cells = rbl.evaluate(data=data, attacks="fgsm", defenses="parseval", norm="l2", eps=0.01).cells
-    assert cells[0].identity.certifier.name == "lipschitz"
-    assert cells[0].certified_accuracy > 0.5
+    assert present(cells[0].identity.certifier).name == "lipschitz"
+    assert present(cells[0].certified_accuracy) > 0.5
     assert rbl.evaluate(data=data, attacks="fgsm", defenses="parseval", eps=EPS).cells[0].identity.certifier is None
 
 
@@ -217,23 +219,23 @@ def test_a_later_network_that_has_no_bound_is_refused_before_the_first_is_measur
 
 def test_a_network_of_the_dual_training_is_certified_before_it_is_attacked() -> None:
     cell = rbl.evaluate(data=load_dataset("mnist", limit=40), attacks="pgd steps=5", defenses="dual_network", eps=0.1).cells[0]
-    assert cell.identity.certifier.name == "auto"
-    assert 0.8 < cell.certified_accuracy <= cell.robust_accuracy
+    assert present(cell.identity.certifier).name == "auto"
+    assert 0.8 < present(cell.certified_accuracy) <= present(cell.robust_accuracy)
     assert cell.forward_queries[cell.certified].mean() < 2
 
 
 def test_a_cell_is_measured_again_once_its_certificate_went_on(network: nn.Module, data: Dataset, tmp_path: Path) -> None:
-    options = {"norm": "linf", "eps": EPS, "certify": "ibp", "output": tmp_path}
+    options: dict[str, Any] = {"norm": "linf", "eps": EPS, "certify": "ibp", "output": tmp_path}
     small = load_dataset("mnist", limit=200)
     dual = rbl.reference_model("mnist", "dual_network").module
     first = rbl.evaluate(dual, small, "fgsm", **options, certify_seconds=1e-9).cells[0]
-    assert "ran out of time" in first.record.provenance.flags[0]
+    assert "ran out of time" in present(first.record).provenance.flags[0]
     whole = rbl.evaluate(dual, small, "fgsm", **options).cells[0]
     assert whole.key == first.key
-    assert whole.certified.sum() > first.certified.sum()
+    assert present(whole.certified).sum() > present(first.certified).sum()
     again = rbl.evaluate(dual, small, "fgsm", **options, certify_seconds=1e-9).cells[0]
     assert again.cached
-    assert again.record.digest == whole.record.digest
+    assert present(again.record).digest == present(whole.record).digest
 
 
 def test_a_random_defense_has_no_certificate(network: nn.Module, data: Dataset) -> None:

@@ -33,7 +33,7 @@ class Contrast(nn.Module):
         return logits
 
 
-def cell(contrast: float, folder: Path | None, **options: object) -> Cell:
+def cell(contrast: float, folder: Path | None, **options: Any) -> Cell:
     network = small_network(SHAPE)
     x, train = images(60, SHAPE), images(100, SHAPE, seed=2)
     data, fit_data = (x, network(x).argmax(1)), (train, network(train).argmax(1))

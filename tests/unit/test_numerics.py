@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training import Recipe, train
-from tests.conftest import images, small_network
+from tests.conftest import images, present, small_network
 
 EVERY = (*numerics._KERNELS, *numerics._OLD, *numerics._PRECISION)
 NEW = pytest.mark.skipif(not numerics._HAS_NEW, reason="torch before 2.9 has one name for each setting")
@@ -125,23 +125,25 @@ class TestExact:
 
     @NEW
     def test_a_setting_that_stood_at_that_of_its_parent_goes_on_following_it(self) -> None:
-        torch.backends.cudnn.allow_tf32 = False
+        backends: Any = torch.backends
+        backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "none"
-        torch.backends.fp32_precision = "tf32"
+        backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = "none"
+        backends.fp32_precision = "tf32"
         try:
             with exact():
-                assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
-            assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+                assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "ieee"
+            assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "tf32"
         finally:
-            torch.backends.fp32_precision = "none"
-        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "none"
+            backends.fp32_precision = "none"
+        assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "none"
 
     @NEW
     def test_settings_under_new_names_alone_are_taken_and_put_back(self) -> None:
+        backends: Any = torch.backends
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cuda.matmul.fp32_precision = "tf32"  # from now on torch refuses to read the old name
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        backends.cuda.matmul.fp32_precision = "tf32"  # from now on torch refuses to read the old name
+        backends.mkldnn.matmul.fp32_precision = "bf16"
         before = state()
         with exact():
             assert is_exact()
@@ -259,8 +261,8 @@ class TestRoundedConvolutions:
         loose = rbl.evaluate(network, samples, "fgsm", eps="0.1").cells[0]
         torch.backends.cudnn.allow_tf32 = False
         strict = rbl.evaluate(network, samples, "fgsm", eps="0.1").cells[0]
-        assert loose.record.digest == strict.record.digest
-        assert loose.record.behaviour == strict.record.behaviour
+        assert present(loose.record).digest == present(strict.record).digest
+        assert present(loose.record).behaviour == present(strict.record).behaviour
 
 
 class TestGenerators:
@@ -273,10 +275,18 @@ class TestGenerators:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_those_of_other_devices_are_not_touched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        called = []
+        called: list[tuple[str, Any]] = []
+
+        def noted(name: str, answer: object) -> Callable[..., object]:
+            def call(*args: object) -> object:
+                called.append((name, args[-1]))
+                return answer
+
+            return call
+
         for name in ("get_rng_state", "set_rng_state"):
-            monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: called.append((name, args[-1])) or torch.zeros(1))
-        monkeypatch.setattr(torch.cuda, "device", lambda device: called.append(("device", device)) or threading.Lock())
+            monkeypatch.setattr(torch.cuda, name, noted(name, torch.zeros(1)))
+        monkeypatch.setattr(torch.cuda, "device", noted("device", threading.Lock()))
         monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: called.append(("seed", seed)))
         monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("seeds every device"))
         here = torch.device("cuda", 1)
@@ -311,7 +321,7 @@ class TestRecords:
             said = numerics.settings_of(card)
         made = provenance(seconds=1, device=numerics.name_of(card), batch_size=1, partial=False, numerics=said)
         assert made.device == "cuda: NVIDIA H100 80GB HBM3"
-        assert made.numerics["cudnn.deterministic"] == "True"
-        assert {"cuda", "cudnn"} <= set(made.numerics)
-        assert "tf32" not in made.numerics.values()
+        assert present(made.numerics)["cudnn.deterministic"] == "True"
+        assert {"cuda", "cudnn"} <= set(present(made.numerics))
+        assert "tf32" not in present(made.numerics).values()
         assert Provenance.model_validate_json(made.model_dump_json()) == made

@@ -17,11 +17,12 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import present
 
-QUICK = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
+QUICK: dict[str, Any] = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
 
 
-def linear(classes: int = 4) -> nn.Module:
+def linear(classes: int = 4) -> Any:
     generator = torch.Generator().manual_seed(classes)
     layer = nn.Linear(36, classes)
     with torch.no_grad():
@@ -53,7 +54,7 @@ def follow(
         query = attack.ask(state)
         points = query.points.detach().requires_grad_()
         logits = model(points)
-        loss = query.loss(logits, y, none)
+        loss = present(query.loss)(logits, y, none)
         (gradient,) = torch.autograd.grad(loss.sum(), points)
         logits = logits.detach()
         gap = margin(logits, y, none)
@@ -66,7 +67,7 @@ def follow(
 
 def constants(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor) -> list[list[Any]]:
     """The values of c that the first row tries, in order, with its success at each."""
-    tried = []
+    tried: list[list[Any]] = []
     for state, _ in follow(attack, model, x, y):
         if state.finished[0]:
             return tried
@@ -210,7 +211,7 @@ def test_a_targeted_search_reaches_its_class(norm: str) -> None:
 
 
 def test_a_row_that_finds_nothing_returns_its_clean_image() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
     model[1].weight.zero_()
     model[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
     x, y = images(model, rows=3)

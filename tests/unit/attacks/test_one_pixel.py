@@ -17,6 +17,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import present
 
 SHAPE = (2, 4, 5)
 
@@ -29,7 +30,7 @@ class Watched(nn.Module):
         generator = torch.Generator().manual_seed(classes)
         size = shape[0] * shape[1] * shape[2]
         self.weight = torch.randn(classes, size, generator=generator) * scale
-        self.shown = []
+        self.shown: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.shown.append(x)
@@ -67,7 +68,7 @@ def brute_force(model: nn.Module, x: Tensor, y: Tensor, target: Tensor) -> Tenso
     """Whether any pixel in any corner colour is a success: on a linear model a corner is the optimum at each position."""
     channels, height, width = x.shape[1:]
     hit = torch.zeros(len(y), dtype=torch.bool)
-    for row, column, *colour in product(range(height), range(width), *[(0.0, 1.0)] * channels):
+    for row, column, colour in product(range(height), range(width), product((0.0, 1.0), repeat=channels)):
         changed = x.clone()
         changed[:, :, row, column] = torch.tensor(colour)
         hit |= margin(model(changed), y, target) < 0
@@ -125,14 +126,14 @@ def test_a_parent_is_only_replaced_by_a_child_that_is_no_worse() -> None:
     for _ in range(20):
         query = attack.ask(state)
         logits = model(query.points.flatten(0, 1))
-        loss = query.loss(logits, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
+        loss = present(query.loss)(logits, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
         state = attack.tell(
             state, Answer(loss < float("-inf"), logits.argmax(1).reshape(4, 12), loss_of=partial(torch.clone, loss))
         )
         assert best is None or (state.fitness >= best).all()
         best = state.fitness
     survivors = model(painted(x, places(state.parents, x.shape[2:]), state.parents).flatten(0, 1))
-    again = query.loss(survivors, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
+    again = present(query.loss)(survivors, y.repeat_interleave(12), target.repeat_interleave(12)).reshape(4, 12)
     assert torch.allclose(again, state.fitness, atol=1e-6)
 
 
@@ -155,7 +156,7 @@ def test_a_mutant_comes_from_three_others() -> None:
     [
         lambda: OnePixel(population=3),
         lambda: OnePixel(generations=0),
-        lambda: OnePixel(search="random"),
+        lambda: OnePixel(search="random"),  # type: ignore[arg-type]
         lambda: search(OnePixel(pixels=3), Watched(), *images(Watched(), rows=1), eps=2),
         lambda: search(OnePixel(search="exhaustive"), Watched(), *images(Watched(), rows=1), eps=2),
     ],

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,11 +27,12 @@ from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
+Shape = Literal["circle", "square"]
 ROWS = 200
 
 
 def placements(
-    shape: tuple[int, int, int], rotation: float, pixels: int = 30, size: tuple[int, int] = (17, 14), scale_min: float = 1.0
+    shape: Shape, rotation: float, pixels: int = 30, size: tuple[int, int] = (17, 14), scale_min: float = 1.0
 ) -> tuple[Geometry, Placement, Tensor]:
     """Places of a black patch on white images, and where its middle lies."""
     geometry = Geometry(shape, pixels, *size, rotation, scale_min, 1.0)
@@ -46,31 +47,31 @@ def placements(
 @pytest.mark.parametrize("rotation", [0.0, 22.5, 180.0])
 @pytest.mark.parametrize("shape", ["circle", "square"])
 class TestPlacement:
-    def test_it_covers_exactly_its_pixels(self, shape: str, rotation: float) -> None:
+    def test_it_covers_exactly_its_pixels(self, shape: Shape, rotation: float) -> None:
         for pixels in (1, 2, 30):
             _, _, covered = placements(shape, rotation, pixels)
             assert (covered.flatten(1).sum(1) == pixels).all()
 
-    def test_smaller_scales_cover_their_share(self, shape: str, rotation: float) -> None:
+    def test_smaller_scales_cover_their_share(self, shape: Shape, rotation: float) -> None:
         _, placement, covered = placements(shape, rotation, scale_min=0.25)
         count = covered.flatten(1).sum(1)
         assert torch.equal(count, placement.pixels)
         assert count.min() < 12
         assert count.max() <= 30
 
-    def test_it_is_turned_to_both_sides_as_far_as_it_may(self, shape: str, rotation: float) -> None:
+    def test_it_is_turned_to_both_sides_as_far_as_it_may(self, shape: Shape, rotation: float) -> None:
         _, placement, _ = placements(shape, rotation)
         turned = torch.atan2(-placement.affine[:, 1, 0], placement.affine[:, 0, 0]) * 180 / math.pi
         assert (turned.abs() <= rotation + 1e-3).all()
         assert turned.max() >= 0.95 * rotation
         assert turned.min() <= -0.95 * rotation
 
-    def test_every_pixel_of_it_lies_within_its_outline_and_the_image(self, shape: str, rotation: float) -> None:
+    def test_every_pixel_of_it_lies_within_its_outline_and_the_image(self, shape: Shape, rotation: float) -> None:
         geometry, placement, covered = placements(shape, rotation)
         height, width = 17, 14
         down = (torch.arange(height) + 0.5) * 2 / height - 1
         across = (torch.arange(width) + 0.5) * 2 / width - 1
-        place = torch.stack(torch.broadcast_tensors(across, down.unsqueeze(1), torch.tensor(1.0)), 2)  # (H, W, 3)
+        place = torch.stack(torch.broadcast_tensors(across, down.unsqueeze(1), torch.tensor(1.0)), 2)  # type: ignore[no-untyped-call]  # (H, W, 3)
         where = torch.einsum("bij,hwj->bhwi", placement.affine, place) * 1.25  # in half widths of the patch
         reach = where.norm(dim=3) if shape == "circle" else where.abs().amax(3)
         # As many as the area says: those of the raster within the outline, give or take what the raster cannot hit.
@@ -81,7 +82,7 @@ class TestPlacement:
         for line in (rows, columns):  # one stretch without a gap: nothing sticks out of the image and comes back elsewhere
             assert (line.int().diff(dim=1).abs().sum(1) <= 2).all()
 
-    def test_it_gets_everywhere(self, shape: str, rotation: float) -> None:
+    def test_it_gets_everywhere(self, shape: Shape, rotation: float) -> None:
         _, _, covered = placements(shape, rotation, pixels=16)
         assert covered.any(0)[0, 2:-2, 2:-2].all()
 
@@ -140,7 +141,7 @@ def test_an_images_own_patch_of_one_pixel_finds_what_brute_force_finds(target: i
     keep = y != target
     x, y = x[keep], y[keep]
     hit = torch.zeros(len(y), dtype=torch.bool)
-    for row, column, *colour in product(range(3), range(4), *[(0.0, 1.0)] * 2):  # on a linear model a corner is best
+    for row, column, colour in product(range(3), range(4), product((0.0, 1.0), repeat=2)):  # on a linear model a corner is best
         changed = x.clone()
         changed[:, :, row, column] = torch.tensor(colour)
         label = model(changed).argmax(1)
@@ -226,7 +227,7 @@ def test_more_draws_break_more_images_and_cost_one_query_each(net: nn.Module) ->
 def evaluate(net: nn.Module, fit_rows: int = 100, **options: Any) -> Any:
     x, y = images(net, SHAPE, 60, seed=3)
     train = images(net, SHAPE, fit_rows, seed=2)
-    return rbl.evaluate(net, (x, y), **({"attacks": ATTACK, "norm": "l0", "eps": PIXELS, "fit_data": train} | options)).cells[0]
+    return rbl.evaluate(net, (x, y), **{"attacks": ATTACK, "norm": "l0", "eps": PIXELS, "fit_data": train, **options}).cells[0]
 
 
 def test_an_evaluation_fits_once_and_says_on_what(net: nn.Module, tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(net: nn.Modul
 
 def test_progress_tells_of_the_fit_before_the_search(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "_TELL_SECONDS", 0.0)
-    heard = []
+    heard: list[Any] = []
     evaluate(net, on_progress=heard.append)
     kinds = [progress.before for progress in heard]
     assert kinds == sorted(kinds, reverse=True)
@@ -346,7 +347,7 @@ def test_a_model_that_returns_nan_is_named(net: nn.Module) -> None:
         """Finite at uniform noise, NaN at what has a grey spot."""
 
         def forward(self, x: Tensor) -> Tensor:
-            return net(x) / (x == 0.5).flatten(1).any(1, keepdim=True).logical_not()
+            return net(x) / (x == 0.5).flatten(1).any(1, keepdim=True).logical_not()  # type: ignore[no-any-return]
 
     with pytest.raises(ModelError, match="NaN or inf while patch"):
         evaluate(Breaks().eval())

@@ -1,5 +1,7 @@
 """PGD with momentum."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,7 +66,8 @@ def test_its_steps_can_cross_the_ball_and_end_at_the_corner_that_a_linear_model_
 
 def test_it_begins_anywhere_in_the_ball_or_at_the_image() -> None:
     model, x, y = curved()
-    threat, still = ThreatModel.parse("linf", 0.2), {"steps": 1, "step_size": 1e-9}
+    threat = ThreatModel.parse("linf", 0.2)
+    still: dict[str, Any] = {"steps": 1, "step_size": 1e-9}
     anywhere = craft(model, PGD(**still), x * 0 + 0.5, y, threat, index=torch.arange(6), seed=0) - 0.5
     assert anywhere.min() < -0.15
     assert anywhere.max() > 0.15
@@ -74,7 +77,7 @@ def test_it_begins_anywhere_in_the_ball_or_at_the_image() -> None:
 
 @pytest.mark.parametrize(("steps", "restarts"), [(1, 1), (3, 1), (3, 4)])
 def test_it_costs_a_gradient_a_step_and_one_forward_more_for_the_last_point_of_a_run(steps: int, restarts: int) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
     model[1].weight.zero_()
     model[1].bias.copy_(torch.tensor([1.0, 0.0]))
     x, y = torch.full((5, 1, 3, 4), 0.5), torch.zeros(5, dtype=torch.int64)

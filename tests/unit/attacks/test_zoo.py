@@ -1,6 +1,6 @@
 """ZOO: where its noise may go, what a step costs, and that a row is its own."""
 
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import present
 
 SHAPE = (1, 6, 6)
 L2 = ThreatModel.parse("l2", None)
@@ -24,7 +25,7 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-def linear(classes: int = 3) -> nn.Module:
+def linear(classes: int = 3) -> Any:
     generator = torch.Generator().manual_seed(classes)
     layer = nn.Linear(36, classes)
     with torch.no_grad():
@@ -53,7 +54,7 @@ def answer_of(query: Query, model: nn.Module, y: Tensor) -> Answer:
     """What the oracle would say."""
     logits, shape = model(query.points.flatten(0, 1)), query.points.shape[:2]
     spread = y.repeat_interleave(shape[1])
-    loss = query.loss(logits, spread, torch.full_like(spread, -1)).reshape(shape)
+    loss = present(query.loss)(logits, spread, torch.full_like(spread, -1)).reshape(shape)
     return Answer(loss > 0, logits.argmax(1).reshape(shape), loss_of=lambda: loss)
 
 
@@ -84,7 +85,7 @@ def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates: int, a_step
 def test_every_constant_costs_as_much_as_the_first_where_none_succeeds() -> None:
     model = linear()
     x, y = images(model, rows=3)
-    options = {"steps": 7, "coordinates": 36, "initial_const": 1.0, "learning_rate": 1e-5}
+    options: dict[str, Any] = {"steps": 7, "coordinates": 36, "initial_const": 1.0, "learning_rate": 1e-5}
     one, five = (search(ZOO(search_steps=count, **options), model, x, y) for count in (1, 5))
     assert not five.found.any()
     assert torch.equal(five.forward, 5 * one.forward)
@@ -134,7 +135,9 @@ def test_between_two_shuffles_no_coordinate_moves_twice() -> None:
 
 
 @pytest.mark.parametrize("update", ["adam", "newton"])
-def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes_straight_back(update: str) -> None:
+def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes_straight_back(
+    update: Literal["adam", "newton"],
+) -> None:
     attack, model = ZOO(coordinates=36, initial_const=1.0, learning_rate=0.01, update=update), linear()
     x, y = images(model, on_bounds=False)
     other = (y + 1) % 3
@@ -144,9 +147,9 @@ def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes
     across = attack.tell(state, answer_of(attack.ask(state), model, y))
     assert across.probing.all()
     query = attack.ask(across)
-    assert query.valid.sum(1).tolist() == [1] * len(y)
+    assert present(query.valid).sum(1).tolist() == [1] * len(y)
     answer = answer_of(query, model, y)
-    unknown = answer.need_loss().masked_fill(~query.valid, float("nan"))
+    unknown = answer.need_loss().masked_fill(~present(query.valid), float("nan"))
     after = attack.tell(across, Answer(answer.success, answer.labels, loss_of=lambda: unknown))
     assert (after.noise.abs() < across.noise.abs()).flatten().float().mean() > 0.99
     assert (after.step == 2).all()
@@ -205,6 +208,6 @@ def test_coordinates_of_equal_draws_come_in_their_order() -> None:
             return (torch.arange(shape[0]) % 3 / 4).expand(2, -1)
 
     space = NoiseSpace.create((1, 30, 30), None, grows=False, tanh=False)
-    order = space.shuffled(Even(), torch.zeros(2).long(), torch.zeros(2).long(), None)
+    order = space.shuffled(cast(SampleRng, Even()), torch.zeros(2).long(), torch.zeros(2).long(), None)
     expected = [i for third in (2, 1, 0) for i in range(900) if i % 3 == third]
     assert order.tolist() == [expected] * 2

@@ -58,7 +58,7 @@ def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted() -> None
 
         def forward(self, x: Tensor) -> Tensor:
             x = x.flatten(1)
-            return self.join(self.one(x), self.two(x))
+            return self.join(self.one(x), self.two(x))  # type: ignore[no-any-return]
 
     assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(0.25 * 2 + 0.75)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_lite.cli.progress import progress_bar
-from robustbench_lite.evaluation import Progress
+from robustbench_lite.progress import Progress
 
 STEPS = [Progress(0, 2, 0.0, 10, "none x pgd"), Progress(0, 2, 10.0, 10, "none x pgd"), Progress(1, 2, 4.0, 10, "none x fgsm")]
 

@@ -71,7 +71,7 @@ def test_the_loss_is_worse_than_on_clean_images_and_moves_the_weights_only() -> 
     batch = _batch(data)
     loss = AdversarialTraining(eps=0.1).loss(model, batch)
     assert float(loss.detach()) > float(NoDefense().loss(model, batch).detach())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert batch.x.grad is None
 

@@ -26,7 +26,7 @@ def test_the_noise_has_the_stated_size_and_is_another_one_for_each_sample_and_dr
     first, second = Passes(model, 64).ballots(points(x), 2)
     assert float(first.std()) == pytest.approx(0.3, rel=0.02)
     assert float(first.mean()) == pytest.approx(0, abs=0.01)
-    assert len(first[:, 0].unique()) == 200
+    assert len(first[:, 0].unique()) == 200  # type: ignore[no-untyped-call]
     assert not torch.equal(first, second)
 
 

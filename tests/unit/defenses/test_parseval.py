@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_a_prepared_network_is_orthonormal() -> None:
 
 
 def test_a_convolution_carries_the_patch_scaling_in_its_weights() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3))
+    model: Any = nn.Sequential(nn.Conv2d(2, 4, 3))
     with seeded("test"):
         Parseval().prepare(model)
     assert torch.linalg.svdvals(model[0].weight.detach().flatten(1)).tolist() == pytest.approx([1 / 3] * 4, abs=1e-5)
@@ -93,7 +94,7 @@ def test_random_rows_are_drawn_alike_in_every_run(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_rows_leaves_the_others_alone() -> None:
-    model = nn.Sequential(nn.Linear(6, 4))
+    model: Any = nn.Sequential(nn.Linear(6, 4))
     before = model[0].weight.detach().clone()
     with seeded("test"):
         Parseval(rows=0.5).after_step(model)

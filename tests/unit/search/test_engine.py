@@ -104,7 +104,7 @@ def test_slots_that_are_refilled_give_the_outcomes_of_one_row_at_a_time(batch_si
 
 def test_rows_for_several_batches_are_in_flight_and_the_model_is_shown_one_batch_at_a_time() -> None:
     class Watched(Brightness):
-        calls = ()
+        calls: tuple[int, ...] = ()
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += (len(x),)
@@ -144,7 +144,7 @@ def test_restarts_are_for_rows_that_are_not_broken_yet() -> None:
 
 def test_each_restart_draws_a_new_start() -> None:
     class Recorder(Brightness):
-        seen = ()
+        seen: tuple[Tensor, ...] = ()
 
         def forward(self, x: Tensor) -> Tensor:
             self.seen = (*self.seen, x[0].detach().clone())
@@ -270,7 +270,7 @@ def test_of_a_search_for_the_nearest_the_nearest_success_within_bounds_is_kept(f
     class Stepping(Probe):
         """Its nearest success has a value above 1; of the others the second is nearest."""
 
-        kind = "minimal_distance"
+        kind = "minimal_distance"  # type: ignore[assignment]
 
         def ask(self, state: Still) -> Query:
             points = state.x + torch.tensor([0.15, 0.4, 0.3, 0.35])[state.step.clamp(max=3)].reshape(-1, 1, 1, 1)
@@ -330,7 +330,7 @@ class Noisy(Brightness):
 
     takes_rng = True
 
-    def forward(self, x: Tensor, rng: SampleRng) -> Tensor:
+    def forward(self, x: Tensor, rng: SampleRng) -> Tensor:  # type: ignore[override]
         return super().forward(x) + torch.cat([torch.zeros(len(x), 1), 0.05 * rng.normal(0, (1,))], 1)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -18,6 +18,9 @@ from robustbench_lite.search import neighbour_program
 from robustbench_lite.search.incremental import Incremental, attempt, why_not
 from robustbench_lite.search.window_slides import MaxPool, SlidConvolution
 from robustbench_lite.sources.networks import ConvexAggregation, Normalize, convolutional, residual
+from tests.conftest import present
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def chain(
@@ -113,28 +116,29 @@ def test_the_base_itself_has_exactly_its_own_logits() -> None:
     model = convolutional().eval()
     base, *_ = neighbours((1, 28, 28), 2, 1)
     owner = torch.arange(2).repeat(8)
-    logits = Incremental.of(model, (1, 28, 28)).logits(base, owner, 50 * owner, base.flatten(1)[owner, 50 * owner, None])
+    incremental = present(Incremental.of(model, (1, 28, 28)))
+    logits = incremental.logits(base, owner, 50 * owner, base.flatten(1)[owner, 50 * owner, None])
     assert torch.equal(logits[:2], logits[2:4])
     torch.testing.assert_close(logits[:2], model(base))
 
 
 def test_a_points_logits_do_not_depend_on_its_company() -> None:
     model, (base, owner, place, pixel, _) = convolutional().eval(), neighbours((1, 28, 28), 4, 300)
-    incremental = Incremental.of(model, (1, 28, 28))
+    incremental = present(Incremental.of(model, (1, 28, 28)))
     together = incremental.logits(base, owner, place, pixel)
     for part in (slice(0, 1), slice(10, 13), slice(100, 190)):
         alone = incremental.logits(base, owner[part], place[part], pixel[part])
         torch.testing.assert_close(alone, together[part], rtol=1e-6, atol=1e-6)
 
 
-def hooked(at: int = 2) -> nn.Module:
-    model = convolutional().eval()
+def hooked(at: int = 2) -> Any:
+    model: Any = convolutional().eval()
     model[at].register_forward_hook(lambda *_: None)
     return model
 
 
-def replaced() -> nn.Module:
-    model = convolutional().eval()
+def replaced() -> Any:
+    model: Any = convolutional().eval()
     model[0].forward = lambda x: x[:, :, ::2, ::2].repeat(1, 16, 1, 1)
     return model
 
@@ -147,7 +151,7 @@ class Branching(nn.Module):
         self.inside = convolutional()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inside(x) if x.sum() > 0 else -self.inside(x)
+        return self.inside(x) if x.sum() > 0 else -self.inside(x)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ class Branching(nn.Module):
         (replaced(), "gain too little.*layer '0' has hooks"),
         (Branching().eval(), "gain too little.*the network .Branching. cannot be followed"),
         (nn.Sequential(nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)), "layer '0'"),
-        (nn.Sequential(nn.GroupNorm(1, 1), *convolutional()), "layer '0' .GroupNorm. has no rule"),
+        (nn.Sequential(nn.GroupNorm(1, 1), *convolutional().children()), "layer '0' .GroupNorm. has no rule"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(7, 10)), "cannot be followed"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "other logits"),
     ],
@@ -166,7 +170,7 @@ class Branching(nn.Module):
 def test_other_networks_are_left_to_whole_passes_and_it_is_known_why(model: nn.Module, reason: str) -> None:
     model = model.eval()
     assert Incremental.of(model, (1, 28, 28)) is None
-    assert re.search(reason, why_not(model, (1, 28, 28)))
+    assert re.search(reason, present(why_not(model, (1, 28, 28))))
 
 
 def test_a_network_with_a_short_way_has_no_reason_against_it() -> None:
@@ -188,14 +192,14 @@ def test_a_network_that_gains_nothing_is_left_to_whole_passes(monkeypatch: pytes
     assert Incremental.of(model, (1, 9, 9)) is None
 
 
-def shaken(model: nn.Module) -> nn.Module:
+def shaken(model: N) -> N:
     """Batch norms with statistics, scales and shifts as training leaves them; every parameter frozen."""
     generator = torch.Generator().manual_seed(7)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            for values in (layer.running_mean, layer.bias.data):
+            for values in (present(layer.running_mean), layer.bias.data):
                 values.copy_(torch.randn(values.shape, generator=generator) * 0.3)
-            for values in (layer.running_var, layer.weight.data):
+            for values in (present(layer.running_var), layer.weight.data):
                 values.copy_(torch.rand(values.shape, generator=generator) + 0.5)
     return model.eval().requires_grad_(False)
 
@@ -206,7 +210,7 @@ def vgg(
     inplace: bool = True,
     pool: Callable[[int], nn.Module] = nn.MaxPool2d,
     widths: Sequence[int] = (6, 8),
-) -> nn.Module:
+) -> nn.Sequential:
     torch.manual_seed(1)
     made, before = [], channels
     for width in widths:
@@ -226,7 +230,7 @@ def test_relu_in_place_gives_the_logits_of_relu() -> None:
             for layer in model.modules():
                 if isinstance(layer, nn.ReLU):
                     layer.inplace = inplace
-            found.append(Incremental.of(model, shape).logits(base, owner, place, pixel))
+            found.append(present(Incremental.of(model, shape)).logits(base, owner, place, pixel))
         assert torch.equal(*found)
         torch.testing.assert_close(found[1], model(whole), rtol=1e-4, atol=1e-4)
 
@@ -236,7 +240,7 @@ def test_the_bases_are_left_as_they_are() -> None:
     base, owner, place, pixel, _ = neighbours((3, 16, 16), 20, 100)
     base -= 0.5
     before = base.clone()
-    Incremental.of(model.eval(), (3, 16, 16)).logits(base, owner, place, pixel - 0.5)
+    present(Incremental.of(model.eval(), (3, 16, 16))).logits(base, owner, place, pixel - 0.5)
     assert torch.equal(base, before)
 
 
@@ -252,7 +256,7 @@ def test_networks_of_torchvision(name: str) -> None:
     base, owner, place, pixel, whole = neighbours((3, 32, 32), 2, 12)
     expected = model(whole)
     for module in (model, prepare(model, load("defense", "none")(), torch.device("cpu")).module):
-        found = Incremental.of(module, (3, 32, 32)).logits(base, owner, place, pixel)
+        found = present(Incremental.of(module, (3, 32, 32))).logits(base, owner, place, pixel)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -260,12 +264,14 @@ def test_networks_of_torchvision(name: str) -> None:
 def test_the_residual_network_of_the_package_gains(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     model = residual(*shape[:2]).eval().requires_grad_(False)
-    assert Incremental.of(model, shape).gain > 2
+    assert present(Incremental.of(model, shape)).gain > 2
     assert_same_logits(model, shape, count=60)
 
 
 class Functional(nn.Module):
     """As people write them: functions, methods, views by sizes, sums and writing in place."""
+
+    mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +288,7 @@ class Functional(nn.Module):
         y.relu_()
         y = F.max_pool2d(self.join(y, 2 * x), 2)
         y = F.dropout(torch.tanh(self.third(y)), training=self.training)
-        return self.head(y.view(batch, -1)) - 0.5
+        return self.head(y.view(batch, -1)) - 0.5  # type: ignore[no-any-return]
 
 
 def test_functions_methods_and_writing_in_place() -> None:
@@ -300,7 +306,7 @@ class Reused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         y = self.second(F.relu(x, inplace=True))
-        return self.head((y + x).mean((2, 3)))
+        return self.head((y + x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class WrittenByTheRest(Reused):
@@ -310,7 +316,7 @@ class WrittenByTheRest(Reused):
         x = self.first(x)
         y = self.second(x)
         x.mul_(y)
-        return self.head(torch.relu(x + y).mean((2, 3)))
+        return self.head(torch.relu(x + y).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class WrittenConstant(Reused):
@@ -321,7 +327,7 @@ class WrittenConstant(Reused):
         total = total + self.first(x)
         y = self.second(total)
         total += y
-        return self.head((total - y).mean((2, 3)))
+        return self.head((total - y).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("kind", [Reused, WrittenByTheRest, WrittenConstant])
@@ -342,7 +348,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
         tokens = self.norm(tokens + self.mix(tokens, tokens, tokens, need_weights=False)[0])
-        return self.head(tokens.mean(dim=1))
+        return self.head(tokens.mean(dim=1))  # type: ignore[no-any-return]
 
 
 class Measured(nn.Module):
@@ -355,7 +361,7 @@ class Measured(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, y = x.shape[0], torch.relu(self.first(x))
         tiles = y.reshape(batch, y.size(1), 4, 4, -1).sort(dim=-1).values
-        return self.head(tiles[..., -1].reshape(batch, -1))
+        return self.head(tiles[..., -1].reshape(batch, -1))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("kind", [Attention, Measured])
@@ -365,8 +371,14 @@ def test_what_no_window_follows_is_run_whole(kind: type[nn.Module]) -> None:
 
 
 def test_a_layer_with_hooks_is_run_as_it_is() -> None:
-    model, seen = vgg(), []
-    model[7].register_forward_hook(lambda layer, inputs, output: seen.append(len(output)) or 2 * output)
+    model = vgg()
+    seen: list[int] = []
+
+    def doubled(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        seen.append(len(output))
+        return 2 * output
+
+    model[7].register_forward_hook(doubled)
     assert_same_logits(model, (3, 16, 16))
     assert seen
 
@@ -460,13 +472,13 @@ def test_any_chain_with_batch_norms_and_pools(
 def test_no_neighbours_have_no_logits(model: nn.Module) -> None:
     base, owner, place, pixel, _ = neighbours((3, 16, 16), 2, 0)
     classes = model(base).shape[1]
-    assert Incremental.of(model, (3, 16, 16)).logits(base, owner, place, pixel).shape == (0, classes)
+    assert present(Incremental.of(model, (3, 16, 16))).logits(base, owner, place, pixel).shape == (0, classes)
 
 
 @pytest.mark.parametrize("model", [vgg(widths=(6,)), Attention().eval()], ids=["windows", "rest"])
 def test_parts_that_memory_is_for_give_the_same_logits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     base, owner, place, pixel, _ = neighbours((3, 16, 16), 40, 300)
-    incremental = Incremental.of(model, (3, 16, 16))
+    incremental = present(Incremental.of(model, (3, 16, 16)))
     at_once = incremental.logits(base, owner, place, pixel)
     monkeypatch.setattr(neighbour_program, "MOST_VALUES", 50_000)
     torch.testing.assert_close(incremental.logits(base, owner, place, pixel), at_once, rtol=1e-6, atol=1e-6)
@@ -474,7 +486,7 @@ def test_parts_that_memory_is_for_give_the_same_logits(model: nn.Module, monkeyp
 
 def test_a_points_logits_do_not_depend_on_its_company_where_windows_slide() -> None:
     model, (base, owner, place, pixel, _) = vgg(widths=(32, 64)), neighbours((3, 16, 16), 4, 300)
-    incremental = Incremental.of(model, (3, 16, 16))
+    incremental = present(Incremental.of(model, (3, 16, 16)))
     together = incremental.logits(base, owner, place, pixel)
     for part in (slice(0, 1), slice(10, 13), slice(100, 190)):
         alone = incremental.logits(base, owner[part], place[part], pixel[part])
@@ -493,15 +505,19 @@ def test_a_rule_that_is_wrong_is_caught(rule: type[Any], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(rule, "__call__", wrong)
     assert Incremental.of(model, (3, 16, 16)) is None
-    assert "other logits" in why_not(model, (3, 16, 16))
+    assert "other logits" in present(why_not(model, (3, 16, 16)))
 
 
 class Counting(nn.Module):
     """Remembers things, and draws a number nobody needs."""
 
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.inside, self.calls, self.last, self.shown = vgg(), 0, None, []
+        self.inside, self.calls = vgg(), 0
+        self.last: Tensor | None = None
+        self.shown: list[Any] = []
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -509,7 +525,7 @@ class Counting(nn.Module):
         self.last = x
         self.shown.append(x)
         self.seen += 1
-        return self.inside(x) + 0 * torch.rand(()) + torch.tensor([[0.5]])
+        return self.inside(x) + 0 * torch.rand(()) + torch.tensor([[0.5]])  # type: ignore[no-any-return]
 
 
 def test_the_trial_leaves_the_network_and_the_global_generator_as_they_were() -> None:

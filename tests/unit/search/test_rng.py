@@ -25,11 +25,14 @@ INDEX = torch.tensor([3, 0, 999, 41])
 def test_philox_gives_the_words_of_its_authors(
     counter: tuple[int, int, int, int], key: tuple[int, int], words: tuple[int, int, int, int]
 ) -> None:
-    assert tuple(int(word) for word in philox(tuple(torch.tensor(c) for c in counter), key)) == words
+    a, b, c, d = counter
+    assert (
+        tuple(int(word) for word in philox((torch.tensor(a), torch.tensor(b), torch.tensor(c), torch.tensor(d)), key)) == words
+    )
 
 
 def test_philox_leaves_its_counter_as_it_was() -> None:
-    counter = tuple(torch.full((5,), value) for value in (1, 2, 3, 4))
+    counter = torch.full((5,), 1), torch.full((5,), 2), torch.full((5,), 3), torch.full((5,), 4)
     philox(counter, (5, 6))
     assert [int(c[0]) for c in counter] == [1, 2, 3, 4]
 

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from robustbench_lite.errors import UnknownNameError, UsageError, WeightsError
 from robustbench_lite.sources import zoo
 from robustbench_lite.sources.models import named_network, reference_model
+from tests.conftest import present
 
 BUNDLED = zoo.bundled_networks()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -70,7 +71,7 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
 def test_networks_come_from_a_repository_of_the_hub(hub: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     monkeypatch.setenv(zoo.ENVIRONMENT, f"hf:somebody/networks{revision}")
-    assert named_network("fashion_mnist-none-wide").card.name == "fashion_mnist-none-wide"
+    assert present(named_network("fashion_mnist-none-wide").card).name == "fashion_mnist-none-wide"
 
 
 @pytest.mark.parametrize("source", ["hf:somebody/nothing", "hf:not a name", "hf:somebody/networks@other"])

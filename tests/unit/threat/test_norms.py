@@ -85,7 +85,8 @@ def test_names_are_read_in_any_case() -> None:
 def test_of_equal_values_the_first_are_the_largest(seed: int) -> None:
     """As many ties as there are places: a sort that is not stable gets them wrong."""
     values = torch.randint(0, 3, (20, 500), generator=torch.Generator().manual_seed(seed)).float()
-    expected = [sorted(range(500), key=lambda i, row=row: (-row[i], i))[:60] for row in values.tolist()]
+    rows: list[list[float]] = values.tolist()
+    expected = [sorted(range(500), key=lambda i, row=row: (-row[i], i))[:60] for row in rows]  # type: ignore[misc]
     assert largest(values, 60).tolist() == expected
 
 
@@ -98,6 +99,8 @@ def test_random_pixels_of_equal_draws_are_the_first() -> None:
     class Even:
         def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
             return torch.full((2, *shape), 0.25)
+
+        normal = uniform
 
     points = NORMS["l0"].random(torch.zeros(2, 1, 30, 30), 5, Even(), 0)
     assert points.flatten(1).nonzero()[:, 1].reshape(2, 5).tolist() == [[0, 1, 2, 3, 4]] * 2
