@@ -14,6 +14,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 from tests.accelerator.pretend import DEVICE, Pretend
+from tests.conftest import joined
 from tests.contract.test_attacks import CASES, EPS, PARAMS, network, task
 
 #: How often a step of an attack may wait for the device, by looks and by copies of numbers. To be lowered, never raised.
@@ -35,10 +36,7 @@ def search(name: str, norm: str, model: DefendedModel, what: Task, device: Prete
         return stepped
 
     engine._step = counted  # type: ignore[method-assign]
-    whole, *rest = engine.search(what)
-    for part in rest:
-        whole = whole.append(part)
-    whole = whole.select(whole.position.argsort())
+    whole = joined(engine.search(what))
     return [column.cpu() for column in (whole.claimed, whole.forward, whole.backward)], max(waits)
 
 

@@ -20,7 +20,7 @@ from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.training import Recipe, initialised, train
 from tests.accelerator.pretend import DEVICE, NAME, Pretend
-from tests.conftest import images, present, small_network
+from tests.conftest import images, present, small_network, toy
 
 TRAINED = (
     "adversarial_training attack='pgd steps=2' warmup=0",
@@ -35,7 +35,7 @@ TRAINED = (
 
 def data(n: int, classes: int = 3) -> Dataset:
     x = images(n)
-    return Dataset("toy", "given", x, small_network(classes=classes)(x).argmax(1), torch.arange(n), classes, n)
+    return toy(x, small_network(classes=classes)(x).argmax(1), classes, "given")
 
 
 @pytest.mark.usefixtures("device")

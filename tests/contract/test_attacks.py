@@ -13,7 +13,7 @@ from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.oracle import Cost, Oracle, Reply
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import present
+from tests.conftest import joined, present
 
 #: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
 PARAMS: dict[str, dict[str, Any]] = {
@@ -70,13 +70,8 @@ def search(
 ) -> Outcome:
     attack = registry.load("attack", name)(**PARAMS.get(name, {}))
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
-    outcomes = list(
-        Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options).search(what)
-    )
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options)
+    return joined(engine.search(what))
 
 
 def assert_same(first: Outcome, second: Outcome) -> None:

@@ -16,7 +16,7 @@ from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.fast import with_fast_path
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import cross_entropy
-from tests.conftest import small_network
+from tests.conftest import points_of, small_network
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 8, 8), (3, 6, 9), (1, 9, 5)]
@@ -49,8 +49,7 @@ def defended(spec: str, shape: tuple[int, int, int]) -> DefendedModel:
 
 
 def points(x: torch.Tensor) -> Points:
-    index = torch.arange(len(x))
-    return Points(x, index % CLASSES, torch.full_like(index, -1), index, torch.zeros_like(index))
+    return points_of(x, torch.arange(len(x)) % CLASSES)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

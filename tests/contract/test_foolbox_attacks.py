@@ -19,6 +19,7 @@ from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined
 from tests.contract.test_attacks import EPS, network, take, task
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
@@ -65,10 +66,7 @@ def search(
 ) -> Outcome:
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
     engine = DrivenEngine(built(name), Passes(DefendedModel(model), batch_size), threat, seed=seed, **options)
-    first, *rest = engine.search(what)
-    for other in rest:
-        first = first.append(other)
-    return first.select(first.position.argsort())
+    return joined(engine.search(what))
 
 
 @pytest.mark.parametrize(("name", "norm", "goal"), CASES)

@@ -11,9 +11,8 @@ from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.craft import craft
-from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import judged
+from tests.conftest import judged, untargeted
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # foolbox 3.3.4 imports a SciPy module by its old name
@@ -38,7 +37,7 @@ def peer(name: str, model: nn.Module, **options: Any) -> tuple[Any, Any]:
 
 
 def wins(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    return judged(attack, model, Task(x, y, torch.full_like(y, -1), torch.arange(len(y))), threat, batch_size=32)[0]
+    return judged(attack, model, untargeted(x, y), threat, batch_size=32)[0]
 
 
 @pytest.mark.parametrize(("norm", "name"), [("linf", "LinfPGD"), ("l2", "L2PGD")])

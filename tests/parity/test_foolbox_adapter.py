@@ -10,10 +10,11 @@ from rbl_attacks import foolbox_catalogue
 from rbl_attacks.pgd import PGD
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.engine import Engine, Outcome
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.lanes import kept_generators, seed_generators
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, untargeted
 from tests.known_answer.test_linear_models import linear
 from tests.parity.test_foolbox import EPS, case, peer
 
@@ -34,10 +35,7 @@ def built(name: str, **options: Any) -> DrivenAttack:
 def search(attack: PGD | DrivenAttack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None) -> Outcome:
     passes, threat = Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps)
     engine = Engine(attack, passes, threat) if isinstance(attack, PGD) else DrivenEngine(attack, passes, threat)
-    first, *rest = engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y))))
-    for other in rest:
-        first = first.append(other)
-    return first.select(first.position.argsort())
+    return joined(engine.search(untargeted(x, y)))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -30,7 +30,7 @@ from robustbench_lite.search.losses import margin
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training import Recipe, train
-from tests.conftest import images, present, small_network
+from tests.conftest import images, present, small_network, toy
 
 EVERY = (*numerics._KERNELS, *numerics._OLD, *numerics._PRECISION)
 NEW = pytest.mark.skipif(not numerics._HAS_NEW, reason="torch before 2.9 has one name for each setting")
@@ -161,7 +161,7 @@ class TestExact:
 
 def data(n: int = 8) -> Dataset:
     x = images(n)
-    return Dataset("toy", "given", x, small_network()(x).argmax(1), torch.arange(n), 3, n)
+    return toy(x, small_network()(x).argmax(1), 3, "given")
 
 
 @pytest.fixture

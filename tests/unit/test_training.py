@@ -24,6 +24,7 @@ from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training import Progress, Recipe, _sizes, describe, evaluating, initialised, train
+from tests.conftest import toy
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
 
@@ -31,7 +32,7 @@ RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
 def _data(count: int = 70) -> Dataset:
     x = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0, 0, 0] > 0.5).long()
-    return Dataset("toy", "train", x, y, torch.arange(count), 2, count)
+    return toy(x, y, 2)
 
 
 def _network(seed: int = 0) -> nn.Module:

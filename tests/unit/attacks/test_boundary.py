@@ -13,24 +13,20 @@ from rbl_attacks.boundary_moves import ABSENT, PER_CLASS, bank, moves, other_ima
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.threat import NORMS, ThreatModel
-from tests.conftest import images, present, small_network
+from tests.conftest import images, points_of, present, small_network
 
 SHAPE = (1, 6, 6)
-
-
-def points(x: Tensor, y: Tensor) -> Points:
-    return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)), torch.zeros_like(y))
 
 
 def test_images_to_start_from_are_of_the_other_classes_and_each_is_used() -> None:
     x, y = images(90), torch.arange(90) % 3
     x[y == 2] = x[y == 2][:1]  # a class of one image, many times
-    stored = bank(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
+    stored = bank(Passes(DefendedModel(small_network()), 32), points_of(x, y), seed=0)
     assert stored.shape == (3, PER_CLASS, *SHAPE)
     rng = SampleRng.create(0, "test", torch.arange(200))
     wanted = torch.zeros(200, dtype=torch.int64)
@@ -44,10 +40,10 @@ def test_images_to_start_from_are_of_the_other_classes_and_each_is_used() -> Non
 
 def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out() -> None:
     x, y, passes = images(80), torch.arange(80) % 2, Passes(DefendedModel(small_network()), 32)
-    stored, order = bank(passes, points(x, y), seed=0), torch.arange(80).flip(0)
-    again = bank(passes, points(x, y).take(order), seed=0)
+    stored, order = bank(passes, points_of(x, y), seed=0), torch.arange(80).flip(0)
+    again = bank(passes, points_of(x, y).take(order), seed=0)
     assert torch.equal(stored, again)
-    assert not torch.equal(stored, bank(passes, points(x, y), seed=1))
+    assert not torch.equal(stored, bank(passes, points_of(x, y), seed=1))
     assert (stored[2] == ABSENT).all()
     starts = other_images(SampleRng.create(0, "test", torch.arange(50)), torch.zeros(50, dtype=torch.int64), 4, y[:50], stored)
     assert starts.min() >= 0

@@ -17,7 +17,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import present
+from tests.conftest import joined, present
 
 QUICK: dict[str, Any] = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
 
@@ -78,13 +78,8 @@ def constants(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor) -> 
 
 
 def found(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str = "l2") -> Outcome:
-    outcomes = list(Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None)).search(
-        Task(x, y, target, torch.arange(len(y)))
-    ))  # fmt: skip
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None))
+    return joined(engine.search(Task(x, y, target, torch.arange(len(y)))))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -17,7 +17,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import present
+from tests.conftest import joined, present
 
 SHAPE = (2, 4, 5)
 
@@ -53,15 +53,8 @@ def search(
 ) -> Outcome:
     target = torch.full_like(y, -1) if target is None else target
     threat = ThreatModel.parse("l0", eps)
-    outcomes = list(
-        Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat).search(
-            Task(x, y, target, torch.arange(len(y)))
-        )
-    )
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat)
+    return joined(engine.search(Task(x, y, target, torch.arange(len(y)))))
 
 
 def brute_force(model: nn.Module, x: Tensor, y: Tensor, target: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from rbl_attacks.zoo_space import NoiseSpace
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer, Query
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.engine import Engine, Outcome
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import present
+from tests.conftest import joined, present, untargeted
 
 SHAPE = (1, 6, 6)
 L2 = ThreatModel.parse("l2", None)
@@ -43,11 +43,7 @@ def images(model: nn.Module, rows: int = 6, on_bounds: bool = True) -> tuple[Ten
 
 def search(attack: ZOO, model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 1024) -> Outcome:
     engine = Engine(attack, Passes(DefendedModel(model), batch_size), L2)
-    outcomes = list(engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y)))))
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    return joined(engine.search(untargeted(x, y)))
 
 
 def answer_of(query: Query, model: nn.Module, y: Tensor) -> Answer:

@@ -16,6 +16,7 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.training import Recipe, initialised, train
+from tests.conftest import toy
 
 
 def _data(count: int = 200) -> Dataset:
@@ -25,7 +26,7 @@ def _data(count: int = 200) -> Dataset:
     sign = y.float() * 2 - 1
     liar = torch.where(torch.rand(count, generator=generator) < 0.1, -1.0, 1.0)
     x = torch.stack([0.5 + 0.1 * sign, 0.5 + 0.4 * sign * liar], dim=1).reshape(count, 1, 1, 2)
-    return Dataset("toy", "train", x, y, torch.arange(count), 2, count)
+    return toy(x, y, 2)
 
 
 def _batch(data: Dataset, progress: float = 1.0) -> TrainingBatch:

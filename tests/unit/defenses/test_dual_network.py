@@ -23,6 +23,7 @@ from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
 from robustbench_lite.training import Progress, Recipe, initialised, train
+from tests.conftest import toy
 
 NETWORKS = {
     "convolutional": lambda: convolutional(channels=1, size=8, classes=3),
@@ -53,7 +54,7 @@ def _data() -> Dataset:
     x, y = 0.5 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)), torch.arange(64) % 3
     for row, label in enumerate(y.tolist()):
         x[row, :, :, 2 * label : 2 * label + 2] += 0.4
-    return Dataset("toy", "train", x, y, torch.arange(64), 3, 64)
+    return toy(x, y, 3)
 
 
 def _smallest(margins: Tensor, y: Tensor) -> Tensor:

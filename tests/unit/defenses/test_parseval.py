@@ -18,6 +18,7 @@ from robustbench_lite.sources.networks import ConvexAggregation, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.training import Recipe, initialised, seeded, train
+from tests.conftest import toy
 
 
 def _spread(model: nn.Module, defense: Parseval | None = None) -> tuple[float, float]:
@@ -34,7 +35,7 @@ def _small() -> nn.Module:
 def _data() -> Dataset:
     x = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     y = (x.mean((1, 2, 3)) * 30).long() % 3
-    return Dataset("toy", "train", x, y, torch.arange(64), 3, 64)
+    return toy(x, y, 3)
 
 
 def test_a_prepared_network_is_orthonormal() -> None:

@@ -20,7 +20,7 @@ from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import images
+from tests.conftest import images, joined, untargeted
 
 LINF = ThreatModel.parse("linf", 0.2)
 NEAREST = ThreatModel.parse("linf", None)
@@ -72,7 +72,7 @@ class Blind(Probe):
 def task(network: nn.Module, rows: int = 20) -> Task:
     x = images(rows)
     y = network(x).argmax(1)
-    return Task(x, y, torch.full_like(y, -1), torch.arange(rows) + 100)
+    return untargeted(x, y, first=100)
 
 
 def search(
@@ -82,10 +82,7 @@ def search(
     model = model if isinstance(model, DefendedModel) else DefendedModel(model)
     engine = DrivenEngine(attack, Passes(model, batch), threat, seed=seed, query_budget=budget)
     engine.LANES = lanes
-    first, *rest = engine.search(what)
-    for other in rest:
-        first = first.append(other)
-    return first.select(first.position.argsort())
+    return joined(engine.search(what))
 
 
 def same(a: Outcome, b: Outcome) -> bool:

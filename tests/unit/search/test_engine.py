@@ -17,6 +17,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin_loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, untargeted
 
 LINF = ThreatModel.parse("linf", 0.1)
 
@@ -35,7 +36,7 @@ class Brightness(nn.Module):
 def task(means: Sequence[float]) -> Task:
     x = torch.tensor(means).reshape(-1, 1, 1, 1).expand(-1, 1, 3, 4).contiguous()
     y = (x.flatten(1).mean(1) > 0.5).long()
-    return Task(x, y, torch.full_like(y, -1), torch.arange(len(y)) + 100)
+    return untargeted(x, y, first=100)
 
 
 def search(
@@ -47,12 +48,9 @@ def search(
     **options: Any,
 ) -> Outcome:
     defended = model if isinstance(model, DefendedModel) else DefendedModel(model or Brightness())
-    outcomes = list(Engine(attack, Passes(defended, batch_size), threat, **options).search(what))
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    assert sorted(whole.position.tolist()) == list(range(len(what.y)))
-    return whole.select(whole.position.argsort())
+    whole = joined(Engine(attack, Passes(defended, batch_size), threat, **options).search(what))
+    assert whole.position.tolist() == list(range(len(what.y)))
+    return whole
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.judge import Judge
 from robustbench_lite.search.losses import margin
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import images
+from tests.conftest import images, points_of
 
 SHAPE = (3, 16, 16)
 X = images(12, SHAPE)
@@ -148,8 +148,7 @@ def prepared(network: nn.Module) -> DefendedModel:
 
 
 def points(x: Tensor, y: int = 1) -> Points:
-    label = torch.full((len(x),), y)
-    return Points(x, label, label * 0 - 1, torch.arange(len(x)), label * 0)
+    return points_of(x, torch.full((len(x),), y))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
