@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from architectures import ARCHITECTURES, with_random_weights
-from peers import PEERS, Counter, Runner, as_evaluated, broken, training_images
+from peers import PEERS, Counter, as_evaluated, broken, training_images
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ Prepare = Callable[[nn.Module, Tensor], Any]
 @dataclass
 class Contestant:
     name: str
-    run: Runner
+    run: Callable[[Any, Tensor, Tensor], Tensor]  # the model is what `prepare` makes
     prepare: Prepare = lambda model, x: model
     seconds: list[float] = field(default_factory=list)
     evaluations: float = float("nan")

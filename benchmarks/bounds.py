@@ -82,7 +82,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
             low, high = low + offset, high + offset
             flat = rows.flatten(0, 1)
             if isinstance(layer, nn.Conv2d):
-                flat = F.conv_transpose2d(flat, layer.weight, None, layer.stride, layer.padding)
+                flat = F.conv_transpose2d(flat, layer.weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
             else:
                 flat = flat @ layer.weight
             rows = flat.reshape(*rows.shape[:2], *shape)
@@ -174,7 +174,7 @@ def main() -> None:
     data = load_dataset(options.dataset, limit=options.samples, data_dir=options.data_dir)
     rows = [row for name in options.networks for row in measure(name, network_of(name, options.dataset), data, options)]
     print(f"{options.dataset}, {len(data)} images, Linf eps {options.eps}, whole ball, {options.threads} thread(s)")
-    print(tabulate(rows, headers="keys", floatfmt=(None, None, ".2f", ".3f", ".3f", ".1e")))
+    print(tabulate(rows, headers="keys", floatfmt=("", "", ".2f", ".3f", ".3f", ".1e")))
     if options.json:
         options.json.write_text(json.dumps({"options": vars(options), "rows": rows}, indent=2, default=str), encoding="utf-8")
 

@@ -19,6 +19,7 @@ from architectures import ARCHITECTURES
 from peers import as_evaluated
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from robustbench_lite.search.convolution import InputGradient
 from robustbench_lite.sources.models import reference_model
@@ -53,7 +54,7 @@ def of_layer(sizes: tuple[int, ...], rows: int, repeats: int) -> dict[str, float
     weight, last = layer.weight.contiguous(memory_format=LAST), grad.contiguous(memory_format=LAST)
 
     def general(grad: Tensor, weight: Tensor) -> Tensor:
-        return torch.nn.grad.conv2d_input(list(x.shape), weight, grad, stride, padding)
+        return conv2d_input(list(x.shape), weight, grad, stride, padding)  # type: ignore[no-untyped-call,no-any-return]
 
     found = shares(
         {

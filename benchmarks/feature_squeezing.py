@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         found |= {"clean accuracy, undefended": plain.clean_accuracy, "clean accuracy, defended": joint.clean_accuracy}
         for how, cell in (("plain", plain), ("joint", joint)):
             broken = torch.from_numpy(cell.clean_correct & ~cell.robust)
-            own = scores(cell.x_adv[broken]) if bool(broken.any()) else torch.zeros(0)
+            own = scores(cell.x_adv[broken]) if bool(broken.any()) else torch.zeros(0)  # type: ignore[index]  # kept
             met = cell.robust_accuracy if how == "joint" else left(cell, broken, own > threshold, clean > threshold)
             found["attacks"].append({
                 "attack": f"{attack}, {norm} {eps or 'any size'}", "made": how, "examples": int(broken.sum()),

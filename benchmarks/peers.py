@@ -39,7 +39,7 @@ class Counter(nn.Module):
 @torch.no_grad()
 def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
     return torch.cat(
-        [margin(model(a), b, torch.full_like(b, -1)) < 0 for a, b in zip(x_adv.split(256), y.split(256), strict=True)]
+        [margin(model(a), b, torch.full_like(b, -1)) < 0 for a, b in zip(x_adv.split(256), y.split(256), strict=True)]  # type: ignore[no-untyped-call]
     )
 
 
@@ -94,14 +94,14 @@ def foolbox(options: argparse.Namespace) -> Runner:
     elif options.attack == "fgsm":
         attack = getattr(peer.attacks, f"{name}FastGradientAttack")()
     elif options.attack == "carlini_wagner":
-        attack = peer.attacks.L2CarliniWagnerAttack(
+        attack = peer.attacks.carlini_wagner.L2CarliniWagnerAttack(
             steps=options.steps, binary_search_steps=options.search_steps, stepsize=options.step_size, initial_const=1e-3
         )
     else:
-        attack = peer.attacks.BoundaryAttack(steps=options.steps)
+        attack = peer.attacks.boundary_attack.BoundaryAttack(steps=options.steps)
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        wrapped = peer.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        wrapped = peer.models.pytorch.PyTorchModel(model, bounds=(0, 1), device=x.device)
         extra = {} if options.eps is None else {"epsilon": options.eps}
         return attack.run(wrapped, x, peer.criteria.Misclassification(y), **extra)  # type: ignore[no-any-return]
 

@@ -49,11 +49,11 @@ def candidates() -> list[Candidate]:
     """Every squeezer with every stand-in that was considered."""
     found = []
     for bits in (1, 3):
-        squeezer = BitDepth(bits)
+        rounding = BitDepth(bits)
         label = f"rounding, bits={bits}"
-        found.append(Candidate(label=f"{label}: identity", squeezer=squeezer, stand_in=StraightThrough(squeezer)))
+        found.append(Candidate(label=f"{label}: identity", squeezer=rounding, stand_in=StraightThrough(rounding)))
         found += [
-            Candidate(label=f"{label}: ramps, {steepness:g}", squeezer=squeezer, stand_in=Steep(squeezer, steepness))
+            Candidate(label=f"{label}: ramps, {steepness:g}", squeezer=rounding, stand_in=Steep(rounding, steepness))
             for steepness in (3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
         ]
     smooth = {"median 2x2": Median(2), "median 3x3": Median(3), "non-local means": NonLocalMeans(13, 3, 2 / 255)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import TypeVar
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: as many processes as cores leave each of them one thread
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,10 +16,13 @@ from torch import Tensor, nn
 
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.judge import Judge
+from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
+
+T = TypeVar("T")
 
 settings.register_profile("whole", deadline=None)  # no test is about time
 settings.load_profile("whole")
@@ -28,7 +33,7 @@ def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Te
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Module:
+def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Sequential:
     """A convolution and a linear layer with fixed random weights, in eval mode; it gives ``images`` all classes alike."""
     channels, height, width = shape
     last = nn.Linear(4 * height * width, classes)
@@ -45,6 +50,12 @@ def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, see
     return network.eval()
 
 
+def present(value: T | None) -> T:
+    """``value``, which must be there."""
+    assert value is not None
+    return value
+
+
 def judged(attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, batch_size: int = 64) -> tuple[Tensor, Tensor]:
     """Which rows of ``task`` are broken before the judge, (N,), and the distances that the search claims."""
     passes = Passes(DefendedModel(model), batch_size)
@@ -56,6 +67,29 @@ def judged(attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, ba
         hits[at] = judge.confirm(claims, task.x[at], task.y[at], task.target[at], task.index[at]).confirmed
         size[rows.position] = rows.size
     return hits, size
+
+
+def joined(outcomes: Iterable[Outcome]) -> Outcome:
+    """All rows of a search as one outcome, in the order of its task."""
+    whole, *rest = outcomes
+    for part in rest:
+        whole = whole.append(part)
+    return whole.select(whole.position.argsort())
+
+
+def untargeted(x: Tensor, y: Tensor, first: int = 0) -> Task:
+    """Any other class than ``y`` will do; the images are numbered from ``first``."""
+    return Task(x, y, torch.full_like(y, -1), torch.arange(len(y)) + first)
+
+
+def points_of(x: Tensor, y: Tensor, first: int = 0, draw: int = 0) -> Points:
+    """Points to ask a model about, of the images of ``untargeted``, with the same draw for all."""
+    return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)) + first, torch.full_like(y, draw))
+
+
+def toy(x: Tensor, y: Tensor, classes: int, split: str = "train") -> Dataset:
+    """A data set of these images."""
+    return Dataset("toy", split, x, y, torch.arange(len(y)), classes, len(y))
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class _Pretended(Tensor):
     def __repr__(self, **options: Any) -> str:  # type: ignore[override]
         return f"pretended({self.value!r})"
 
-    def numpy(self, **options: Any) -> NoReturn:  # type: ignore[override]
+    def numpy(self, **options: Any) -> NoReturn:
         raise TypeError("can't convert pretend:0 device type tensor to numpy")
 
     def tolist(self) -> Any:
@@ -107,23 +107,23 @@ class _Pretended(Tensor):
         made = _Pretended(self.value.detach().clone())
         made.requires_grad_(self.requires_grad)
         if isinstance(self, nn.Parameter):
-            made._is_param = True  # type: ignore[attr-defined] -- how torch knows a parameter of another class
+            made._is_param = True  # how torch knows a parameter of another class
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _active().run(func, args, kwargs or {})
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
-class Pretend(TorchDispatchMode):
+class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, the device is there."""
 
     _stack: list[Pretend] = []  # noqa: RUF012 -- those that are entered, the innermost last
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.waits = Waits()
 
     def __enter__(self) -> Pretend:
@@ -131,11 +131,11 @@ class Pretend(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(values, device=...) is made on the CPU, and copied
         torch._C._set_multithreading_enabled(False)  # a mode is of its thread, and so must be the backward
         Pretend._stack.append(self)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         Pretend._stack.pop()
         torch._C._set_only_lift_cpu_tensors(self._before[0])
         torch._C._set_multithreading_enabled(self._before[1])

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from robustbench_lite import registry
 from robustbench_lite.diagnosis import copied
+from robustbench_lite.search.attack import Query
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 from tests.accelerator.pretend import DEVICE, Pretend
+from tests.conftest import joined
 from tests.contract.test_attacks import CASES, EPS, PARAMS, network, task
 
 #: How often a step of an attack may wait for the device, by looks and by copies of numbers. To be lowered, never raised.
@@ -26,17 +29,14 @@ def search(name: str, norm: str, model: DefendedModel, what: Task, device: Prete
     engine = Engine(attack, Passes(model, 64, fast=True), threat, device="cpu" if device is None else DEVICE)
     step, waits = engine._step, [0]
 
-    def counted(slots):
+    def counted(slots: Slots) -> tuple[Slots, Query]:
         before = 0 if device is None else device.waits.count
         stepped = step(slots)
         waits.append(0 if device is None else device.waits.count - before)
         return stepped
 
-    engine._step = counted
-    whole, *rest = engine.search(what)
-    for part in rest:
-        whole = whole.append(part)
-    whole = whole.select(whole.position.argsort())
+    engine._step = counted  # type: ignore[method-assign]
+    whole = joined(engine.search(what))
     return [column.cpu() for column in (whole.claimed, whole.forward, whole.backward)], max(waits)
 
 
@@ -45,7 +45,9 @@ def moved(model: nn.Module) -> DefendedModel:
 
 
 @pytest.mark.parametrize(("name", "norm", "goal"), CASES)
-def test_an_attack_finds_and_counts_what_it_does_on_a_cpu_and_waits_no_more_than_allowed(name, norm, goal, device):
+def test_an_attack_finds_and_counts_what_it_does_on_a_cpu_and_waits_no_more_than_allowed(
+    name: str, norm: str, goal: str, device: Pretend
+) -> None:
     model = network()
     what = task(model, goal, rows=ROWS.get(name, 40))
     expected, _ = search(name, norm, DefendedModel(model), what, None)
@@ -54,7 +56,7 @@ def test_an_attack_finds_and_counts_what_it_does_on_a_cpu_and_waits_no_more_than
     assert waits <= WAITS[name], (device.waits.looks.most_common(8), device.waits.copies.most_common(8))
 
 
-def test_a_defense_that_draws_at_every_call_waits_for_nothing(device):
+def test_a_defense_that_draws_at_every_call_waits_for_nothing(device: Pretend) -> None:
     model = network()
     what, defense = task(model, "untargeted", rows=12), registry.create("defense", "gaussian_noise")
     expected, _ = search("pgd", "linf", defense.wrap(model), what, None)

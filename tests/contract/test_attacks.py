@@ -1,19 +1,22 @@
 """What every registered attack promises, whatever its paper."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite import registry
-from robustbench_lite.search.attack import Access
+from robustbench_lite.search.attack import Access, Query
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
-from robustbench_lite.search.oracle import Oracle
+from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.oracle import Cost, Oracle, Reply
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, present
 
 #: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
-PARAMS = {
+PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
@@ -32,7 +35,7 @@ CASES = [
 SHAPES = [(1, 8, 8), (3, 6, 9), (1, 9, 5)]
 
 
-def network(shape=(1, 8, 8), classes=10):
+def network(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10) -> nn.Module:
     generator = torch.Generator().manual_seed(classes)
     model = nn.Sequential(
         nn.Conv2d(shape[0], 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes)
@@ -42,7 +45,7 @@ def network(shape=(1, 8, 8), classes=10):
     return model.eval().requires_grad_(False)
 
 
-def task(model, goal, shape=(1, 8, 8), rows=40):
+def task(model: nn.Module, goal: str, shape: tuple[int, int, int] = (1, 8, 8), rows: int = 40) -> Task:
     x = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(5))
     logits = model(x)
     y = logits.argmax(1)
@@ -51,29 +54,33 @@ def task(model, goal, shape=(1, 8, 8), rows=40):
     return Task(x, y, target, torch.arange(rows))
 
 
-def take(whole, rows):
+def take(whole: Task, rows: slice | Tensor) -> Task:
     return Task(*(field[rows] for field in (whole.x, whole.y, whole.target, whole.index)))
 
 
-def search(name, norm, model, what, batch_size=64, eps="of the norm", seed=0, **options):
+def search(
+    name: str,
+    norm: str,
+    model: nn.Module,
+    what: Task,
+    batch_size: int = 64,
+    eps: float | str | None = "of the norm",
+    seed: int = 0,
+    **options: Any,
+) -> Outcome:
     attack = registry.load("attack", name)(**PARAMS.get(name, {}))
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
-    outcomes = list(
-        Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options).search(what)
-    )
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options)
+    return joined(engine.search(what))
 
 
-def assert_same(first, second):
+def assert_same(first: Outcome, second: Outcome) -> None:
     assert torch.equal(first.found, second.found)
     assert torch.equal(first.forward, second.forward)
     assert torch.equal(first.backward, second.backward)
 
 
-def check(name, norm, model, what, **options):
+def check(name: str, norm: str, model: nn.Module, what: Task, **options: Any) -> Outcome:
     """The outcome, after holding it against what any outcome must be."""
     result, threat = search(name, norm, model, what, **options), ThreatModel.parse(norm, EPS[norm])
     assert result.position.tolist() == list(range(len(what.y)))
@@ -92,16 +99,18 @@ def check(name, norm, model, what, **options):
 @pytest.mark.parametrize(("name", "norm", "goal"), CASES)
 class TestEveryAttack:
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
-    def test_what_it_finds_is_adversarial_in_the_ball_and_in_bounds(self, name, norm, goal, shape):
+    def test_what_it_finds_is_adversarial_in_the_ball_and_in_bounds(
+        self, name: str, norm: str, goal: str, shape: tuple[int, int, int]
+    ) -> None:
         model = network(shape)
         check(name, norm, model, task(model, goal, shape, rows=12))
 
     @pytest.mark.parametrize("classes", [2, 3])
-    def test_few_classes_are_enough(self, name, norm, goal, classes):
+    def test_few_classes_are_enough(self, name: str, norm: str, goal: str, classes: int) -> None:
         model = network(classes=classes)
         check(name, norm, model, task(model, goal, rows=12))
 
-    def test_it_breaks_what_a_large_ball_contains(self, name, norm, goal):
+    def test_it_breaks_what_a_large_ball_contains(self, name: str, norm: str, goal: str) -> None:
         model = network()
         eps = None if registry.load("attack", name).kind == "minimal_distance" else EPS[norm] * 4
         least = 0.5 if goal == "untargeted" else 0.1
@@ -109,16 +118,16 @@ class TestEveryAttack:
             least = 0.0  # one sparse step moves one of 64 pixels by at most 1, however large the ball
         assert search(name, norm, model, task(model, goal), eps=eps).found.float().mean() > least
 
-    def test_an_accelerator_that_never_looks_at_values_finds_the_same(self, name, norm, goal):
+    def test_an_accelerator_that_never_looks_at_values_finds_the_same(self, name: str, norm: str, goal: str) -> None:
         model = network()
         what = task(model, goal)
         assert_same(search(name, norm, model, what, free_looks=False), search(name, norm, model, what))
 
-    def test_one_sample_is_enough(self, name, norm, goal):
+    def test_one_sample_is_enough(self, name: str, norm: str, goal: str) -> None:
         model = network()
         check(name, norm, model, task(model, goal, rows=1))
 
-    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name, norm, goal):
+    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name: str, norm: str, goal: str) -> None:
         model = network()
         what = task(model, goal, rows=20)
         expected = search(name, norm, model, what, batch_size=64)
@@ -130,14 +139,14 @@ class TestEveryAttack:
         for start, shard in enumerate(shards):
             assert_same(expected.select(torch.arange(start, len(what.y), 2)), shard)
 
-    def test_the_same_seed_gives_the_same_points(self, name, norm, goal):
+    def test_the_same_seed_gives_the_same_points(self, name: str, norm: str, goal: str) -> None:
         model = network()
         what = task(model, goal)
         first, second = (search(name, norm, model, what) for _ in range(2))
         assert torch.equal(first.x_adv, second.x_adv)
         assert_same(first, second)
 
-    def test_model_images_and_global_generator_are_left_alone(self, name, norm, goal):
+    def test_model_images_and_global_generator_are_left_alone(self, name: str, norm: str, goal: str) -> None:
         model = network()
         what = task(model, goal)
         before, images, state = [p.clone() for p in model.parameters()], what.x.clone(), torch.get_rng_state()
@@ -147,7 +156,7 @@ class TestEveryAttack:
         assert torch.equal(torch.get_rng_state(), state)
 
     @pytest.mark.parametrize("budget", [1, 5, 20])
-    def test_a_query_budget_is_never_exceeded(self, name, norm, goal, budget):
+    def test_a_query_budget_is_never_exceeded(self, name: str, norm: str, goal: str, budget: int) -> None:
         model = network()
         result = search(name, norm, model, task(model, goal), query_budget=budget)
         assert (result.forward + result.backward <= budget).all()
@@ -156,11 +165,13 @@ class TestEveryAttack:
 @pytest.mark.parametrize(("name", "norm", "eps"), [("zoo", "l2", "of the norm"), ("one_pixel", "l0", 1.0)])
 @pytest.mark.parametrize("shape", SHAPES)
 class TestNeighbours:
-    def test_points_are_where_the_query_says(self, name, norm, eps, shape, monkeypatch):
+    def test_points_are_where_the_query_says(
+        self, name: str, norm: str, eps: float | str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         answer, seen = Oracle.answer, []
 
-        def checked(oracle, query, rows, cost):
-            base, place = query.beside
+        def checked(oracle: Oracle, query: Query, rows: Points, cost: Cost) -> Reply:
+            base, place = present(query.beside)
             differs = (query.points != base.unsqueeze(1)).any(2).flatten(2)  # (B, P, H W)
             assert not differs.scatter(2, place.unsqueeze(2), False).any()
             seen.append(differs.any())
@@ -171,7 +182,9 @@ class TestNeighbours:
         search(name, norm, model, task(model, "untargeted", shape), eps=eps)
         assert any(seen)
 
-    def test_the_short_way_and_whole_passes_find_the_same(self, name, norm, eps, shape, monkeypatch):
+    def test_the_short_way_and_whole_passes_find_the_same(
+        self, name: str, norm: str, eps: float | str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         model = network(shape)
         what = task(model, "untargeted", shape)
         assert Passes(DefendedModel(model), 64, fast=True).incremental(shape, torch.device("cpu")) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ SIZES = {"inception_v3": 96, "vit_h_14": 28, "googlenet": 64}
 
 def torchvision_network(name: str) -> tuple[nn.Module, int]:
     size = SIZES.get(name, 32 if name.startswith(("vit", "vgg", "wide", "resne")) else 64)
-    settings: dict[str, object] = {"num_classes": CLASSES}
+    settings: dict[str, Any] = {"num_classes": CLASSES}
     if name.startswith("vit"):
         settings["image_size"] = size
     if name.startswith("maxvit"):
@@ -54,7 +55,9 @@ def timm_network(name: str) -> tuple[nn.Module, int]:
     import timm
 
     size = 96 if "inception" in name else 64
-    sized = {"img_size": size} if name.startswith(("vit", "deit", "mixer", "swin", "gmlp", "resmlp", "levit")) else {}
+    sized: dict[str, Any] = (
+        {"img_size": size} if name.startswith(("vit", "deit", "mixer", "swin", "gmlp", "resmlp", "levit")) else {}
+    )
     return timm.create_model(name, pretrained=False, num_classes=CLASSES, **sized), size
 
 
@@ -106,7 +109,7 @@ def with_differing_logits(make: Callable[[], tuple[nn.Module, int]], channels: i
             head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0)))
         logits = network(x)
         scale = 3 / logits.std(0).mean().clamp_min(1e-6)
-        if len(head.bias) == CLASSES and torch.isfinite(scale):
+        if head.bias is not None and len(head.bias) == CLASSES and torch.isfinite(scale):
             head.weight *= scale
             head.bias.copy_(scale * (head.bias - logits.mean(0)))
     return network, x

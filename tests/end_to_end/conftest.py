@@ -64,8 +64,12 @@ class Result(NamedTuple):
     err: str
 
 
+Rbl = Callable[..., Result]
+"""What the fixture ``rbl`` gives: words of a command line to what came of it."""
+
+
 @pytest.fixture
-def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rbl]:
     """``rbl("evaluate", "-a", "pgd")`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RBL_DATA_DIR", raising=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from tests.end_to_end.conftest import Rbl
 
 FILE = "rbl-adversarials/adversarials.npz"
 SHEET = Path("rbl-adversarials/examples.png")
@@ -23,7 +26,7 @@ def rewrite(path: str, **change: np.ndarray) -> None:
 
 
 @pytest.fixture
-def crafted(rbl, own_network) -> dict[str, np.ndarray]:
+def crafted(rbl: Rbl, own_network: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays that ``rbl attack`` saved of a linear network of the user's own."""
     result = rbl("attack", *own_network, "-a", "pgd steps=10", "--limit", "40")
     assert result.code == 0, result.err
@@ -31,7 +34,7 @@ def crafted(rbl, own_network) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def test_the_bundled_network_needs_no_option(rbl) -> None:
+def test_the_bundled_network_needs_no_option(rbl: Rbl) -> None:
     result = rbl("attack", "-a", "pgd steps=10", "-d", "parseval", "--limit", "30", "--examples", "4")
     assert (result.code, result.err) == (0, "")
     for word in ("parseval", "linf 0.1", "30", "median distance", FILE, "(4 of", "Record: rbl-results", f"rbl verify {FILE}"):
@@ -52,7 +55,7 @@ def test_the_file_has_what_it_promises(crafted: dict[str, np.ndarray]) -> None:
     assert json.loads(str(crafted["record"]))["identity"]["threat"]["norm"] == "linf"
 
 
-def test_the_command_that_attack_prints_verifies(rbl, own_network) -> None:
+def test_the_command_that_attack_prints_verifies(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     result = rbl("attack", *own_network, "-a", "fgsm", "--limit", "40", "--format", "json")
     report = json.loads(result.out)
     saved, cell = report["saved"], report["cells"][0]
@@ -63,7 +66,7 @@ def test_the_command_that_attack_prints_verifies(rbl, own_network) -> None:
     assert (checked.code, report["held"], report["failed"], report["notes"]) == (0, saved["broken"], 0, [])
 
 
-def test_an_attack_and_an_evaluation_share_their_record(rbl, own_network) -> None:
+def test_an_attack_and_an_evaluation_share_their_record(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = (*own_network, "-a", "pgd steps=10", "--limit", "40", "--format", "json")
     first = json.loads(rbl("attack", *options).out)["cells"][0]
     again = json.loads(rbl("evaluate", *options, "--keep-adversarials").out)["cells"][0]
@@ -74,7 +77,7 @@ def test_an_attack_and_an_evaluation_share_their_record(rbl, own_network) -> Non
         assert "adversarials hold" in checked.out
 
 
-def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(rbl, own_network) -> None:
+def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("attack", *own_network, "-a", "pgd steps=10", "--limit", "40")
     rbl(*options, "--examples", "3")
     first = SHEET.read_bytes()
@@ -92,7 +95,7 @@ def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(rbl, o
     assert (checked.code, "nothing to check" in checked.out) == (0, True)
 
 
-def test_colour_images_and_targets_can_be_saved_and_verified(rbl) -> None:
+def test_colour_images_and_targets_can_be_saved_and_verified(rbl: Rbl) -> None:
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     Path("net.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))\n")
@@ -116,7 +119,9 @@ def test_colour_images_and_targets_can_be_saved_and_verified(rbl) -> None:
     assert (other.code, "its clean image is not sample" in other.out) == (1, True)
 
 
-def test_one_that_does_not_hold_exits_1_and_is_named(rbl, own_network, crafted: dict[str, np.ndarray]) -> None:
+def test_one_that_does_not_hold_exits_1_and_is_named(
+    rbl: Rbl, own_network: tuple[str, ...], crafted: dict[str, np.ndarray]
+) -> None:
     x_adv = crafted["x_adv"].copy()
     x_adv[2] = crafted["x"][2]
     rewrite(FILE, x_adv=x_adv)
@@ -129,7 +134,9 @@ def test_one_that_does_not_hold_exits_1_and_is_named(rbl, own_network, crafted: 
     assert [failure["id"] for failure in report["failures"]] == [crafted["ids"][2]]
 
 
-def test_a_point_outside_of_the_ball_hides_no_other_failure(rbl, own_network, crafted: dict[str, np.ndarray]) -> None:
+def test_a_point_outside_of_the_ball_hides_no_other_failure(
+    rbl: Rbl, own_network: tuple[str, ...], crafted: dict[str, np.ndarray]
+) -> None:
     x_adv = crafted["x_adv"].copy()
     x_adv[0] = 1 - x_adv[0]
     x_adv[1] = np.nan
@@ -140,7 +147,9 @@ def test_a_point_outside_of_the_ball_hides_no_other_failure(rbl, own_network, cr
     assert "leaves the Linf ball of 0.1 by" in report["failures"][0]["reasons"][0]
 
 
-def test_other_weights_are_refused_with_both_hashes(rbl, own_network, crafted: dict[str, np.ndarray]) -> None:
+def test_other_weights_are_refused_with_both_hashes(
+    rbl: Rbl, own_network: tuple[str, ...], crafted: dict[str, np.ndarray]
+) -> None:
     weights = load_file(own_network[3])
     save_file({name: value * 1.01 for name, value in weights.items()}, "other.safetensors")
     result = rbl("verify", FILE, *own_network[:2], "--weights", "other.safetensors", "--allow-code")
@@ -151,7 +160,9 @@ def test_other_weights_are_refused_with_both_hashes(rbl, own_network, crafted: d
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_file_that_was_cut_short_exits_2(rbl, own_network, crafted: dict[str, np.ndarray], share: float) -> None:
+def test_a_file_that_was_cut_short_exits_2(
+    rbl: Rbl, own_network: tuple[str, ...], crafted: dict[str, np.ndarray], share: float
+) -> None:
     whole = Path(FILE).read_bytes()
     Path(FILE).write_bytes(whole[: int(len(whole) * share)])
     result = rbl("verify", FILE, *own_network)
@@ -177,7 +188,7 @@ def test_a_file_that_was_cut_short_exits_2(rbl, own_network, crafted: dict[str, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_explained(rbl, arguments: list[str], text: str) -> None:
+def test_what_cannot_be_done_is_explained(rbl: Rbl, arguments: list[str], text: str) -> None:
     np.savez("foreign.npz", a=np.zeros(3))
     result = rbl(*arguments)
     assert (result.code, result.err.count("\n"), result.out) == (2, 1, "")
@@ -185,7 +196,7 @@ def test_what_cannot_be_done_is_explained(rbl, arguments: list[str], text: str) 
     assert not Path("rbl-results").exists()
 
 
-def test_a_record_without_its_images_says_how_to_get_them(rbl, own_network) -> None:
+def test_a_record_without_its_images_says_how_to_get_them(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--format", "json")
     record = json.loads(rbl(*options).out)["cells"][0]["record"]
     result = rbl("verify", record, *own_network)
@@ -193,24 +204,25 @@ def test_a_record_without_its_images_says_how_to_get_them(rbl, own_network) -> N
     assert "--keep-adversarials" in result.err
 
 
-def test_a_dry_run_saves_nothing(rbl, own_network) -> None:
+def test_a_dry_run_saves_nothing(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     result = rbl("attack", *own_network, "--limit", "20", "--dry-run")
     assert (result.code, "to measure" in result.out) == (0, True)
     assert not any(Path(name).exists() for name in ("rbl-results", "rbl-adversarials"))
 
 
-def test_an_interrupted_attack_continues(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_attack_continues(rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a batch, the same command searches only the rest and saves what a whole run saves."""
     from robustbench_lite.records.journal import Journal
 
     options = ("attack", *own_network, "-a", "pgd steps=10", "--limit", "64", "--batch-size", "16")
     assert rbl(*options, "--output", "whole", "--save", "whole").code == 0
-    add, calls = Journal.add, []
+    add: Any = Journal.add
+    calls: list[int] = []
 
     def once(self: Journal, *arguments: object) -> None:
         if calls:
             raise KeyboardInterrupt
-        calls.append(add(self, *arguments))  # type: ignore[arg-type]
+        calls.append(add(self, *arguments))
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "add", once)
@@ -223,7 +235,7 @@ def test_an_interrupted_attack_continues(rbl, own_network, monkeypatch: pytest.M
             np.testing.assert_array_equal(resumed[name], whole[name])
 
 
-def test_a_patch_is_fitted_scored_saved_and_verified(rbl, own_network) -> None:
+def test_a_patch_is_fitted_scored_saved_and_verified(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     """Offline, with nothing but the images that the package carries."""
     options = ("attack", *own_network, "-a", "patch steps=40 draws=4", "--norm", "l0", "--eps", "78", "--limit", "60")
     result = rbl(*options)
@@ -253,7 +265,7 @@ def test_a_patch_is_fitted_scored_saved_and_verified(rbl, own_network) -> None:
     assert not Path("rbl-adversarials/patch.png").exists()
 
 
-def test_a_patch_needs_training_images(rbl, own_network) -> None:
+def test_a_patch_needs_training_images(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     images = np.random.default_rng(0).random((12, 28, 28), dtype=np.float32)
     np.savez("data.npz", x=images, y=np.arange(12) % 10)
     options = ("evaluate", *own_network, "--dataset", "npz:data.npz", "--norm", "l0", "--eps", "78")

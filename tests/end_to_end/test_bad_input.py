@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ import torch
 
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.journal import open_journal
+from tests.end_to_end.conftest import Rbl, Result
 
 IMAGES = np.zeros((6, 1, 28, 28), dtype=np.float32)
 LABELS = np.arange(6)
 #: Arrays of an npz file -> what the message says.
-DATA = {
+DATA: dict[str, tuple[dict[str, Any], str]] = {
     "above 1": ({"x": IMAGES + 255, "y": LABELS}, "divide by 255"),
     "below 0": ({"x": IMAGES - 1, "y": LABELS}, "[0, 1]"),
     "nan": ({"x": IMAGES * np.nan, "y": LABELS}, "nan"),
@@ -108,7 +111,7 @@ MODELS = {
 }
 
 
-def check(result, text: str) -> None:
+def check(result: Result, text: str) -> None:
     assert result.code == 2, result
     assert text in result.err
     assert (result.err.count("\n"), result.out) == (1, "")
@@ -117,29 +120,29 @@ def check(result, text: str) -> None:
 
 
 @pytest.mark.parametrize(("options", "text"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS])
-def test_a_wrong_option_is_explained(rbl, own_network, options: list[str], text: str) -> None:
+def test_a_wrong_option_is_explained(rbl: Rbl, own_network: tuple[str, ...], options: list[str], text: str) -> None:
     own = () if "--weights" in options else own_network
     check(rbl("evaluate", *own, *options), text)
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_data_that_cannot_be_used_is_explained(rbl, own_network, case: str) -> None:
+def test_data_that_cannot_be_used_is_explained(rbl: Rbl, own_network: tuple[str, ...], case: str) -> None:
     arrays, text = DATA[case]
     np.savez("data.npz", **arrays)
     check(rbl("evaluate", *own_network, "--dataset", "npz:data.npz", "--eps", "0.1"), text)
 
 
 @pytest.mark.parametrize("factory", MODELS)
-def test_a_model_that_cannot_be_measured_is_explained(rbl, own_network, factory: str) -> None:
+def test_a_model_that_cannot_be_measured_is_explained(rbl: Rbl, own_network: tuple[str, ...], factory: str) -> None:
     model = own_network[1].replace(":linear", f":{factory}")
     check(rbl("evaluate", "--model", model, "--allow-code", "--limit", "64"), MODELS[factory])
 
 
-def test_code_from_a_file_runs_only_when_allowed(rbl, own_network) -> None:
+def test_code_from_a_file_runs_only_when_allowed(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     check(rbl("evaluate", *own_network[:-1]), "--allow-code")
 
 
-def test_weights_that_do_not_fit_name_the_keys(rbl, own_network) -> None:
+def test_weights_that_do_not_fit_name_the_keys(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     torch.save({"1.weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, "other.pt")
     result = rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "other.pt")
     check(result, "1.weight is (3, 3)")
@@ -147,12 +150,12 @@ def test_weights_that_do_not_fit_name_the_keys(rbl, own_network) -> None:
     assert "1.bias" in result.err
 
 
-def test_weights_are_never_unpickled(rbl, own_network) -> None:
+def test_weights_are_never_unpickled(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     torch.save(torch.nn.Linear(2, 2), "whole.pt")
     check(rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "whole.pt"), "can run code")
 
 
-def test_truncated_weights_are_refused(rbl, own_network) -> None:
+def test_truncated_weights_are_refused(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     Path("cut.safetensors").write_bytes(Path(own_network[3]).read_bytes()[:1000])
     check(rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "cut.safetensors"), "cut short")
 
@@ -161,7 +164,7 @@ def test_truncated_weights_are_refused(rbl, own_network) -> None:
     ("text", "says"),
     [("atack = 'pgd'", "Did you mean 'attack'?"), ("eps = ", "TOML"), ("fresh = 'yes'", "flag"), ("eps = [1, 2]", "one value")],
 )
-def test_a_wrong_config_file_is_explained(rbl, own_network, text: str, says: str) -> None:
+def test_a_wrong_config_file_is_explained(rbl: Rbl, own_network: tuple[str, ...], text: str, says: str) -> None:
     Path("eval.toml").write_text(text)
     check(rbl("evaluate", *own_network, "--config", "eval.toml"), says)
 
@@ -176,7 +179,7 @@ def test_a_wrong_config_file_is_explained(rbl, own_network, text: str, says: str
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_a_pipe_is_refused_and_never_waited_for(rbl, words: list[str]) -> None:
+def test_a_pipe_is_refused_and_never_waited_for(rbl: Rbl, words: list[str]) -> None:
     for folder in ("boards", "tables"):
         Path(folder).mkdir()
     for name in ("pipe", "pipe.py", "pipe.json", "pipe.safetensors", "boards/b.toml", "tables/b.json"):
@@ -186,19 +189,21 @@ def test_a_pipe_is_refused_and_never_waited_for(rbl, words: list[str]) -> None:
     assert "named pipe" in result.err or "--output DIR" in result.err
 
 
-def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(rbl, own_network) -> None:
+def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     Path("a-file").write_text("in the way")
     check(rbl("evaluate", *own_network, "--output", "a-file/results"), "--output DIR")
 
 
-def test_a_full_disk_is_found_before_work_starts(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustbench_lite.records import files
-
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+def test_a_full_disk_is_found_before_work_starts(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     check(rbl("evaluate", *own_network, "--limit", "20"), "MB free")
 
 
-def test_a_download_without_a_network_says_where_to_put_the_file(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_without_a_network_says_where_to_put_the_file(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(*arguments: object, **options: object) -> None:
         raise urllib.error.URLError("no network")
 
@@ -208,7 +213,7 @@ def test_a_download_without_a_network_says_where_to_put_the_file(rbl, own_networ
     assert "MNIST/raw" in result.err
 
 
-def test_a_record_that_was_changed_is_refused_and_left_as_it_is(rbl, own_network) -> None:
+def test_a_record_that_was_changed_is_refused_and_left_as_it_is(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
     path = Path(json.loads(rbl(*options, "--format", "json").out)["cells"][0]["record"])
     whole = path.read_text()
@@ -224,7 +229,7 @@ def test_a_record_that_was_changed_is_refused_and_left_as_it_is(rbl, own_network
     assert rbl(*options, "--fresh").code == 0
 
 
-def test_a_journal_that_was_changed_is_refused(rbl, own_network) -> None:
+def test_a_journal_that_was_changed_is_refused(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
     (cell,) = json.loads(rbl(*options, "--dry-run", "--format", "json").out)["cells"]
     other = json.loads(rbl(*options, "--seed", "1", "--format", "json").out)["cells"][0]
@@ -258,7 +263,7 @@ def test_a_journal_that_was_changed_is_refused(rbl, own_network) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_other_commands_explain_too(rbl, arguments: list[str], text: str) -> None:
+def test_other_commands_explain_too(rbl: Rbl, arguments: list[str], text: str) -> None:
     check(rbl(*arguments), text)
 
 
@@ -278,13 +283,13 @@ _TRAIN = [
 
 
 @pytest.mark.parametrize(("options", "text"), _TRAIN, ids=[" ".join(options)[:30] for options, _ in _TRAIN])
-def test_a_training_that_cannot_be_is_explained_before_its_first_step(rbl, options: list[str], text: str) -> None:
+def test_a_training_that_cannot_be_is_explained_before_its_first_step(rbl: Rbl, options: list[str], text: str) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4] + 0.5, y_test=LABELS[:4])
     check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", *options), text)
     assert not Path("rbl-models").exists()
 
 
-def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl) -> None:
+def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl: Rbl) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4])
     check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1"), "(1, 27, 27) to test on")
 
@@ -301,5 +306,7 @@ def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl
         (["--limit", "0"], "limit is 0"),
     ],
 )
-def test_wrong_options_of_other_commands_are_explained(rbl, own_network, command: str, options: list[str], text: str) -> None:
+def test_wrong_options_of_other_commands_are_explained(
+    rbl: Rbl, own_network: tuple[str, ...], command: str, options: list[str], text: str
+) -> None:
     check(rbl(command, *own_network, *options), text)

@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 from robustbench_lite.cli import main
+from tests.end_to_end.conftest import Rbl
 from tests.unit.test_certification import Unsound
 
 
-def test_a_bundled_network_is_certified_and_the_certificate_is_kept(rbl) -> None:
+def test_a_bundled_network_is_certified_and_the_certificate_is_kept(rbl: Rbl) -> None:
     command = ("certify", "-d", "adversarial_training", "--limit", "16", "--method", "dual")
     result = rbl(*command)
     assert (result.code, result.err) == (0, "")
@@ -25,7 +28,7 @@ def test_a_bundled_network_is_certified_and_the_certificate_is_kept(rbl) -> None
     assert again["digest"] in shown.out
 
 
-def test_a_table_brackets_the_truth(rbl) -> None:
+def test_a_table_brackets_the_truth(rbl: Rbl) -> None:
     command = ("evaluate", "-d", "adversarial_training", "-a", "pgd steps=5", "--limit", "16", "--certify", "dual")
     cell = json.loads(rbl(*command, "--format", "json").out)["cells"][0]
     assert cell["certifier"] == "dual"
@@ -33,7 +36,7 @@ def test_a_table_brackets_the_truth(rbl) -> None:
     assert "certified accuracy" in rbl(*command).out
 
 
-def test_a_contradiction_ends_the_run_with_code_3_and_names_the_sample(rbl, monkeypatch) -> None:
+def test_a_contradiction_ends_the_run_with_code_3_and_names_the_sample(rbl: Rbl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbl_defenses.none.NoDefense.certifier", Unsound.certifier)
     result = rbl("evaluate", "-d", "none", "-a", "pgd", "--limit", "16", "--eps", "0.3")
     assert result.code == 3
@@ -41,7 +44,7 @@ def test_a_contradiction_ends_the_run_with_code_3_and_names_the_sample(rbl, monk
     assert "is certified, and pgd broke it" in result.err
 
 
-def test_what_cannot_be_certified_is_refused_with_what_can(rbl, own_network) -> None:
+def test_what_cannot_be_certified_is_refused_with_what_can(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     for words, text in [
         (("--method", "duel"), "Did you mean 'dual'"),
         (("--norm", "l1", "--eps", "1"), "linf or l2"),

@@ -10,12 +10,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from robustbench_lite.records.cell import read_record
+from robustbench_lite.search.attack import Answer
 from robustbench_lite.sources.datasets import load_dataset
+from tests.end_to_end.conftest import Rbl
 
 # pydantic is not on the list: typer itself imports it from version 0.29 on.
 LIGHT = """
@@ -51,7 +54,7 @@ def test_help_and_list_import_neither_torch_nor_a_plugin(arguments: list[str]) -
     assert not process.stderr
 
 
-def test_the_main_job_prints_one_table_and_writes_a_record(rbl) -> None:
+def test_the_main_job_prints_one_table_and_writes_a_record(rbl: Rbl) -> None:
     result = rbl("evaluate", "--attack", "pgd", "--defense", "parseval", "--limit", "64")
     assert result.code == 0, result.err
     assert not result.err
@@ -61,7 +64,7 @@ def test_the_main_job_prints_one_table_and_writes_a_record(rbl) -> None:
     assert record.provenance.partial
 
 
-def test_json_is_the_whole_of_stdout(rbl, own_network) -> None:
+def test_json_is_the_whole_of_stdout(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     result = rbl("evaluate", *own_network, "-a", "pgd steps=5", "-a", "fgsm", "--limit", "40", "--format", "json")
     cells = json.loads(result.out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))["cells"]
     assert [cell["attack"] for cell in cells] == ["pgd steps=5", "fgsm"]
@@ -71,21 +74,21 @@ def test_json_is_the_whole_of_stdout(rbl, own_network) -> None:
         assert low <= cell["robust_accuracy"] <= high
 
 
-def test_csv_and_markdown_hold_the_same_cells(rbl, own_network) -> None:
+def test_csv_and_markdown_hold_the_same_cells(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40", "-q", "--format")
     (row,) = csv.DictReader(io.StringIO(rbl(*options, "csv").out))
     assert (row["attack"], row["n"]) == ("fgsm", "40")
     assert rbl(*options, "md").out.startswith("| model")
 
 
-def test_a_second_run_reads_the_records_and_fresh_measures_again(rbl, own_network) -> None:
+def test_a_second_run_reads_the_records_and_fresh_measures_again(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40", "--format", "json")
     runs = [json.loads(rbl(*options, *more).out)["cells"][0] for more in ((), (), ("--fresh",))]
     assert [cell["cached"] for cell in runs] == [False, True, False]
     assert len({cell["digest"] for cell in runs}) == 1
 
 
-def test_a_dry_run_measures_and_writes_nothing(rbl, own_network) -> None:
+def test_a_dry_run_measures_and_writes_nothing(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
     assert "to measure" in rbl(*options, "--dry-run").out
     assert not Path("rbl-results").exists()
@@ -94,7 +97,7 @@ def test_a_dry_run_measures_and_writes_nothing(rbl, own_network) -> None:
     assert (planned["key"], planned["state"]) == (cell["cell_key"], "recorded")
 
 
-def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl) -> None:
+def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl: Rbl) -> None:
     options = ("evaluate", "-d", "feature_squeezing", "-a", "pgd steps=2", "--plain", "--limit", "20", "--format", "json")
     planned = json.loads(rbl(*options, "--dry-run").out)["cells"]
     done = json.loads(rbl(*options).out)["cells"]
@@ -102,10 +105,12 @@ def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl) -> None:
     assert [cell["attack"] for cell in planned] == ["pgd steps=2", "pgd steps=2 (plain)"]
 
 
-def test_a_trained_network_is_found_by_its_name(rbl, tmp_path, monkeypatch) -> None:
+def test_a_trained_network_is_found_by_its_name(rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RBL_NETWORKS", "")  # --networks writes it, and pytest puts it back
     data = load_dataset("fashion_mnist", limit=60)
-    images = {f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))}
+    images: dict[str, Any] = {
+        f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))
+    }
     np.savez("own.npz", **images)
     where = ("--dataset", "npz:own.npz", "--eps", "0.1", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
     assert rbl("train", "--epochs", "1", "--defense", "parseval", *where).code == 0
@@ -119,7 +124,7 @@ def test_a_trained_network_is_found_by_its_name(rbl, tmp_path, monkeypatch) -> N
     assert "no slash" in rbl("train", "--epochs", "1", "--name", "a/b", *where).err
 
 
-def test_all_takes_what_can_run_and_names_what_was_left_out(rbl, own_network) -> None:
+def test_all_takes_what_can_run_and_names_what_was_left_out(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     result = rbl("evaluate", *own_network, "-a", "all", "-d", "all", "--limit", "20", "--eps", "0.05", "--dry-run")
     assert "pgd" in result.out
     assert "fgsm" in result.out
@@ -127,7 +132,7 @@ def test_all_takes_what_can_run_and_names_what_was_left_out(rbl, own_network) ->
     assert "parseval is left out" in result.err
 
 
-def test_the_command_line_wins_over_the_config_file(rbl, own_network) -> None:
+def test_the_command_line_wins_over_the_config_file(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     text = 'attack = ["pgd steps=3", "fgsm"]\neps = 0.05\nlimit = 30\nkeep-adversarials = true\nformat = "json"\n'
     Path("eval.toml").write_text(text)
     result = rbl("evaluate", *own_network, "--config", "eval.toml", "--eps", "1/10")
@@ -136,18 +141,20 @@ def test_the_command_line_wins_over_the_config_file(rbl, own_network) -> None:
     assert len(list(Path("rbl-results/cells").glob("*.npz"))) == 2
 
 
-def test_probabilities_can_be_declared(rbl, own_network) -> None:
+def test_probabilities_can_be_declared(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     model = own_network[1].replace(":linear", ":probabilities")
     result = rbl("evaluate", "--model", model, "--allow-code", "--outputs", "probabilities", "--limit", "20")
     assert result.code == 0, result.err
 
 
-def test_a_cell_that_fails_exits_3_and_keeps_the_others(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_fails_exits_3_and_keeps_the_others(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rbl_attacks.fgsm import FGSM
 
     whole = FGSM.tell
 
-    def broken(self: FGSM, state, answer):
+    def broken(self: FGSM, state: Any, answer: Answer) -> Any:
         told = whole(self, state, answer)
         return told.replace(candidates=told.candidates * float("nan"))
 
@@ -158,7 +165,9 @@ def test_a_cell_that_fails_exits_3_and_keeps_the_others(rbl, own_network, monkey
     assert "pgd steps=3" in result.out
 
 
-def test_an_interrupt_exits_130_and_says_how_to_go_on(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_130_and_says_how_to_go_on(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from robustbench_lite import run as running
 
     def interrupted(*arguments: object, **options: object) -> None:
@@ -170,7 +179,9 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(rbl, own_network, monkeypa
     assert "the same command continues" in result.err
 
 
-def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(rbl, own_network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from robustbench_lite import run as running
 
     def surprised(*arguments: object, **options: object) -> None:
@@ -183,14 +194,14 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(rbl, own_ne
     assert "Traceback" in rbl("evaluate", *own_network, "--limit", "20", "-v").err
 
 
-def test_doctor_finds_nothing_wrong(rbl) -> None:
+def test_doctor_finds_nothing_wrong(rbl: Rbl) -> None:
     result = rbl("doctor")
     assert result.code == 0, result.out + result.err
     assert "self test" in result.out
     assert not Path("rbl-results").exists()
 
 
-def test_doctor_names_what_is_broken_and_goes_on(rbl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_what_is_broken_and_goes_on(rbl: Rbl, monkeypatch: pytest.MonkeyPatch) -> None:
     from robustbench_lite import registry
 
     monkeypatch.setattr(registry, "targets", lambda kind: {"ghost": "no_such_package:Ghost"})
@@ -201,7 +212,7 @@ def test_doctor_names_what_is_broken_and_goes_on(rbl, monkeypatch: pytest.Monkey
     assert result.err.count("\n") == 1
 
 
-def test_show_explains_a_plugin_a_network_and_a_record(rbl, own_network) -> None:
+def test_show_explains_a_plugin_a_network_and_a_record(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     assert "step_size" in rbl("show", "pgd").out
     assert "arXiv:1704.08847" in rbl("show", "parseval").out
     assert "weights sha256" in rbl("show", "fashion_mnist-parseval").out
@@ -211,7 +222,7 @@ def test_show_explains_a_plugin_a_network_and_a_record(rbl, own_network) -> None
     assert cell["digest"] in by_key.out
 
 
-def test_a_network_whose_training_says_otherwise_is_named(rbl) -> None:
+def test_a_network_whose_training_says_otherwise_is_named(rbl: Rbl) -> None:
     common = ("--limit", "10", "-a", "fgsm")
     assert "was trained with parseval" in rbl("evaluate", "--model", "fashion_mnist-parseval", "-d", "none", *common).err
     assert "trained on mnist" in rbl("evaluate", "--model", "mnist-none", *common).err
@@ -219,13 +230,13 @@ def test_a_network_whose_training_says_otherwise_is_named(rbl) -> None:
     assert rbl("evaluate", "--model", "fashion_mnist-parseval", *common).err == ""
 
 
-def test_a_certificate_is_shown_by_its_key(rbl) -> None:
+def test_a_certificate_is_shown_by_its_key(rbl: Rbl) -> None:
     (found,) = json.loads(rbl("certify", "--limit", "5", "--method", "ibp", "--format", "json").out)["certificates"]
     assert found["partial"]
     assert found["digest"] in rbl("show", found["key"][:6]).out
 
 
-def test_options_leave_the_process_as_they_found_it(rbl, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_leave_the_process_as_they_found_it(rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("robustbench_lite")
     level = logger.level
     monkeypatch.delenv("RBL_NETWORKS", raising=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.boards import BOARD, declare
+from tests.end_to_end.conftest import Rbl
 
 CODE = """
 import robustbench_lite as rbl
@@ -32,7 +34,7 @@ ANOTHER = "Measured anew: a network with the same weights and structure, but oth
 
 
 @pytest.fixture
-def edit(tmp_path: Path):
+def edit(tmp_path: Path) -> Callable[..., None]:
     """``edit("0.2 * x")`` makes that the images that the network sees."""
 
     def write(images: str, folder: Path = tmp_path) -> None:
@@ -42,7 +44,7 @@ def edit(tmp_path: Path):
     return write
 
 
-def test_the_same_command_measures_the_edited_network_and_says_so_once(rbl, edit) -> None:
+def test_the_same_command_measures_the_edited_network_and_says_so_once(rbl: Rbl, edit: Callable[..., None]) -> None:
     command = ("evaluate", *OPTIONS, "-a", "fgsm", "-a", "pgd steps=3", "--eps", "0.1")
     first = rbl(*command)
     assert "Read from an earlier run's record" in rbl(*command).out
@@ -66,7 +68,7 @@ def test_the_same_command_measures_the_edited_network_and_says_so_once(rbl, edit
     assert len(list(Path("rbl-results/replaced").glob("*.json"))) == 2
 
 
-def test_the_same_command_certifies_the_edited_network_and_says_so(rbl, edit) -> None:
+def test_the_same_command_certifies_the_edited_network_and_says_so(rbl: Rbl, edit: Callable[..., None]) -> None:
     command = ("certify", *OPTIONS, "--eps", "0.02", "--method", "ibp")
     assert rbl(*command).code == 0
     edit("0.2 * x + 0.4")
@@ -77,7 +79,7 @@ def test_the_same_command_certifies_the_edited_network_and_says_so(rbl, edit) ->
     assert shares[0] == shares[1]
 
 
-def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(rbl, edit) -> None:
+def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(rbl: Rbl, edit: Callable[..., None]) -> None:
     made = rbl("attack", *OPTIONS, "-a", "pgd steps=3", "--eps", "0.1", "--format", "json")
     saved = json.loads(made.out)["saved"]["adversarials"]
     options = (saved, *OPTIONS[:3], "--format", "json")
@@ -87,7 +89,7 @@ def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(rb
     assert any("answers otherwise than the one that was attacked" in note for note in notes)
 
 
-def test_a_board_does_not_take_over_what_another_network_left(rbl, edit, tmp_path: Path) -> None:
+def test_a_board_does_not_take_over_what_another_network_left(rbl: Rbl, edit: Callable[..., None], tmp_path: Path) -> None:
     root = tmp_path / "boards"
     row = '[[rows]]\nname = "theirs"\nmodel = "mine.py:net"\n'
     declare(root, BOARD.replace('[[rows]]\ndefense = "none"\n', row).replace("gallery = 1\n", ""))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
 import robustbench_lite as rbl_package
 from robustbench_lite.records.cell import read_record
+from tests.end_to_end.conftest import Rbl
 from tests.end_to_end.test_kill_and_resume import rows_in_journal
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
 
 
-def test_deepfool_is_measured_recorded_and_taken_from_its_record(rbl, own_network) -> None:
+def test_deepfool_is_measured_recorded_and_taken_from_its_record(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     command = ["evaluate", *own_network, "-a", "foolbox:L2DeepFoolAttack steps=50", "--norm", "l2", "--eps", "none"]
     command += ["--limit", "40", "--format", "json"]
     first = rbl(*command)
@@ -39,7 +41,7 @@ def test_deepfool_is_measured_recorded_and_taken_from_its_record(rbl, own_networ
         (["list", "attacks"], "foolbox:HopSkipJumpAttack"),
     ],
 )
-def test_show_and_list_know_foolbox_attacks(rbl, arguments: list[str], text: str) -> None:
+def test_show_and_list_know_foolbox_attacks(rbl: Rbl, arguments: list[str], text: str) -> None:
     result = rbl(*arguments)
     assert result.code == 0, result.err
     assert text in result.out
@@ -53,7 +55,7 @@ def test_show_and_list_know_foolbox_attacks(rbl, arguments: list[str], text: str
         ("foolbox:LinfDeepFoolAttack stepps=5", "Did you mean 'steps'?"),
     ],
 )
-def test_a_wrong_foolbox_spec_is_a_usage_error(rbl, own_network, spec: str, text: str) -> None:
+def test_a_wrong_foolbox_spec_is_a_usage_error(rbl: Rbl, own_network: tuple[str, ...], spec: str, text: str) -> None:
     result = rbl("evaluate", *own_network, "-a", spec)
     assert result.code == 2
     assert text in result.err
@@ -64,19 +66,19 @@ def test_a_wrong_foolbox_spec_is_a_usage_error(rbl, own_network, spec: str, text
 def test_an_interrupted_run_ends_with_the_record_of_a_whole_one(
     network: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path, attack: str
 ) -> None:
-    settings = {"norm": "linf", "eps": 0.05, "batch_size": 8}
-    whole = rbl_package.evaluate(network, batch, attack, **{**settings, "batch_size": 64}).cells[0].record  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"norm": "linf", "eps": 0.05, "batch_size": 8}
+    whole = rbl_package.evaluate(network, batch, attack, **{**settings, "batch_size": 64}).cells[0].record
 
     def stop(progress: object) -> None:
         if rows_in_journal(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rbl_package.evaluate(network, batch, attack, output=tmp_path, on_progress=stop, **settings)  # type: ignore[arg-type]
+        rbl_package.evaluate(network, batch, attack, output=tmp_path, on_progress=stop, **settings)
     known: list[float] = []
     resumed = rbl_package.evaluate(
         network, batch, attack, output=tmp_path, on_progress=lambda p: known.append(p.rows), **settings
-    ).cells[0].record  # type: ignore[arg-type]  # fmt: skip
+    ).cells[0].record  # fmt: skip
     assert 8 <= known[0] < 60, "nothing, or all, was taken over from the interrupted run"
     assert whole is not None
     assert resumed is not None
@@ -84,7 +86,7 @@ def test_an_interrupted_run_ends_with_the_record_of_a_whole_one(
 
 
 @pytest.mark.parametrize("budget", ["steps=0", "steps=-3", "restarts=0"])
-def test_a_budget_of_nothing_is_refused(rbl, budget: str) -> None:
+def test_a_budget_of_nothing_is_refused(rbl: Rbl, budget: str) -> None:
     result = rbl("evaluate", "-a", f"foolbox:LinfPGD {budget}", "--limit", "5")
     assert result.code == 2
     assert "at least 1" in result.err

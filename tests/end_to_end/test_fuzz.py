@@ -33,6 +33,7 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.sources.zoo import bundled_networks
 from tests.end_to_end import mutations
 from tests.end_to_end.boards import BOARD
+from tests.end_to_end.conftest import Rbl
 
 pytestmark = pytest.mark.slow
 ROUNDS = 150
@@ -47,7 +48,7 @@ OUTPUTS = {"page.html", "rbl-results", "rbl-adversarials"}
 
 
 @pytest.fixture
-def survives(rbl) -> Callable[..., None]:
+def survives(rbl: Rbl) -> Callable[..., None]:
     """``survives("show", "a.json")``: the command ends in an exit code of its own, and ran nothing that was planted."""
 
     def run(*words: str) -> None:
@@ -85,14 +86,14 @@ def write_mutated(path: Path, content: bytes, value: Any, dump: Callable[[Any], 
 PLAN = ("evaluate", "-a", "fgsm", "--eps", "0.1", "--dry-run", "-q")
 
 
-def test_an_npz_of_images(survives, own_network) -> None:
+def test_an_npz_of_images(survives: Callable[..., None], own_network: tuple[str, ...]) -> None:
     x, y = np.zeros((6, 1, 28, 28), np.uint8), np.arange(6)
     for rng in each_round("npz", 500):
         if rng.random() < 0.5:
             np.savez_compressed("data.npz", x=x, y=y)
             Path("data.npz").write_bytes(mutations.bytes_of(Path("data.npz").read_bytes(), rng))
         else:
-            arrays = {"x": x, "y": y}
+            arrays: dict[str, Any] = {"x": x, "y": y}
             name = rng.choice(["x", "y"])
             other = arrays[name].astype(rng.choice([">f4", ">i8", "?", "f2", "M8[s]", "m8[s]"]))
             arrays[name] = rng.choice([*ODD_ARRAYS, other])
@@ -108,7 +109,7 @@ ODD_ARRAYS = [
 ]  # fmt: skip
 
 
-def test_folders_and_parquet_and_idx_files_of_images(survives, own_network) -> None:
+def test_folders_and_parquet_and_idx_files_of_images(survives: Callable[..., None], own_network: tuple[str, ...]) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     for name in ("a/0.png", "a/1.bmp", "b/0.jpg", "b/1.webp", "b/2.tif"):
         Path("images", name).parent.mkdir(parents=True, exist_ok=True)
@@ -136,13 +137,13 @@ def test_folders_and_parquet_and_idx_files_of_images(survives, own_network) -> N
 CONFIG = {"attack": ["fgsm", "pgd steps=2"], "defense": "none", "eps": "8/255", "limit": 4, "seed": 1, "fresh": True}
 
 
-def test_a_file_of_options(survives, own_network) -> None:
+def test_a_file_of_options(survives: Callable[..., None], own_network: tuple[str, ...]) -> None:
     for rng in each_round("config"):
         write_mutated(Path("c.toml"), mutations.toml_of(CONFIG).encode(), CONFIG, mutations.toml_of, rng)
         survives("evaluate", *own_network, "--dry-run", "-q", "--config", "c.toml")
 
 
-def test_a_board_and_its_lock(survives) -> None:
+def test_a_board_and_its_lock(survives: Callable[..., None]) -> None:
     Path("boards").mkdir()
     board = tomllib.loads(BOARD)
     board["rows"].append({"weights": "w/fashion_mnist-none.safetensors"})
@@ -157,7 +158,9 @@ def test_a_board_and_its_lock(survives) -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 5000, 500))
-def test_records_and_what_lies_beside_them(survives, rbl, own_network, first: int) -> None:
+def test_records_and_what_lies_beside_them(
+    survives: Callable[..., None], rbl: Rbl, own_network: tuple[str, ...], first: int
+) -> None:
     made = rbl("attack", *own_network, "-a", "fgsm", "--limit", "12", "--format", "json")
     record = Path(json.loads(made.out)["cells"][0]["record"])
     assert rbl("certify", *own_network, "--limit", "6", "--eps", "0.01", "-q").code == 0
@@ -179,7 +182,7 @@ def test_records_and_what_lies_beside_them(survives, rbl, own_network, first: in
             survives("verify", "a.npz", *own_network)
 
 
-def test_cards_and_weights(survives, own_network) -> None:
+def test_cards_and_weights(survives: Callable[..., None], own_network: tuple[str, ...]) -> None:
     source = bundled_networks() / "fashion_mnist-none.safetensors"
     card = source.with_suffix(".json").read_bytes()
     Path("nets").mkdir()
@@ -213,7 +216,7 @@ ODD_STATES: list[Any] = [
 ]  # fmt: skip
 
 
-def test_a_journal(survives, rbl, own_network) -> None:
+def test_a_journal(survives: Callable[..., None], rbl: Rbl, own_network: tuple[str, ...]) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "12", "-q", "--format", "json")
     (cell,) = json.loads(rbl(*options, "--dry-run").out)["cells"]
     assert rbl(*options, "--seed", "1").code == 0
@@ -237,7 +240,7 @@ def test_a_journal(survives, rbl, own_network) -> None:
         survives(*options)
 
 
-def test_a_fit(survives, rbl, own_network) -> None:
+def test_a_fit(survives: Callable[..., None], rbl: Rbl, own_network: tuple[str, ...]) -> None:
     attack = ("-a", "patch steps=4 draws=1 fit_batch=8", "--norm", "l0", "--eps", "30")
     options = ("evaluate", *own_network, *attack, "--limit", "4", "-q")
     assert rbl(*options).code == 0
@@ -274,7 +277,7 @@ ODD_FITS = [
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 500))
-def test_words_of_the_command_line(survives, own_network, first: int) -> None:
+def test_words_of_the_command_line(survives: Callable[..., None], own_network: tuple[str, ...], first: int) -> None:
     options = [
         "--attack", "--defense", "--norm", "--eps", "--targeted", "--certify", "--certify-seconds", "--model", "--weights",
         "--outputs", "--dataset", "--data-dir", "--split", "--limit", "--seed", "--batch-size", "--device", "--query-budget",
@@ -295,7 +298,7 @@ def test_words_of_the_command_line(survives, own_network, first: int) -> None:
         survives(*command.split(), rng.choice(plain))
 
 
-def test_a_checkpoint(rbl) -> None:
+def test_a_checkpoint(rbl: Rbl) -> None:
     from robustbench_lite.checkpoint import Checkpoint, Position
 
     layer = torch.nn.Linear(2, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_lite.records.cell import read_record
+from tests.end_to_end.conftest import Rbl
 
 PROGRAM = "import sys; from robustbench_lite.cli import main; sys.exit(main())"
 #: Seconds after the first new row of the journal; the steps below are slow enough that the run is not over by then.
@@ -66,7 +67,9 @@ def run_and_kill(command: list[str], folder: Path, delay: float) -> None:
         process.communicate()
 
 
-def test_a_killed_evaluation_ends_with_the_same_record_and_repeats_at_most_a_batch(rbl, own_network, tmp_path: Path) -> None:
+def test_a_killed_evaluation_ends_with_the_same_record_and_repeats_at_most_a_batch(
+    rbl: Rbl, own_network: tuple[str, ...], tmp_path: Path
+) -> None:
     counter = np.memmap(tmp_path / "rows", dtype=np.int64, mode="w+", shape=(1,))
     (tmp_path / "counting.py").write_text(COUNTING.format(path=str(tmp_path / "rows")))
     spec = f"pgd steps={STEPS}"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import Record, make_record, read_record, write_record
 from tests.end_to_end.boards import BOARD, PGD, declare, measured_board
 from tests.end_to_end.browser import Page, browser, found
+from tests.end_to_end.conftest import Rbl
 
 PROGRAM = "import sys; from robustbench_lite.cli import main; sys.exit(main())"
 
@@ -59,7 +61,7 @@ def digests(root: Path) -> dict[str, str]:
     return {path.name: read_record(path)[0].digest for path in cells(root)}
 
 
-def test_a_measured_board_checks_and_measures_nothing_twice(rbl, root: Path) -> None:
+def test_a_measured_board_checks_and_measures_nothing_twice(rbl: Rbl, root: Path) -> None:
     checked = rbl("leaderboard", "check", "--root", str(root))
     assert checked.code == 0, checked.out
     assert "1 boards (tiny 8 cells in " in checked.out
@@ -81,7 +83,7 @@ def test_the_tables_are_the_same_bytes_in_another_folder_locale_and_process(root
     assert contents(other) == contents(root)
 
 
-def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(rbl, root: Path, tmp_path: Path) -> None:
+def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(rbl: Rbl, root: Path, tmp_path: Path) -> None:
     other = tmp_path / "shards"
     declare(other)
     common = ("leaderboard", "run", "tiny", "-q", "--root", str(other))
@@ -94,7 +96,7 @@ def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(rbl, roo
     assert tables == {name: text for name, text in contents(root).items() if name in tables}
 
 
-def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(rbl, root: Path) -> None:
+def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(rbl: Rbl, root: Path) -> None:
     record_of(root, "pgd", "none").unlink()
     parts = [
         json.loads(rbl("leaderboard", "plan", "--root", str(root), "--shard", f"{i}/3", "--format", "json").out)
@@ -114,7 +116,9 @@ def test_a_run_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "leaderboard", "run", "--jobs", "2", "--root", str(root)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        workers = eventually(lambda: len(pids := children(run.pid)) >= 3 and pids, 60)  # two, and what tracks their semaphores
+        workers = eventually(
+            lambda: pids if len(pids := children(run.pid)) >= 3 else [], 60
+        )  # two, and what tracks their semaphores
     finally:
         run.kill()
         run.wait()
@@ -126,7 +130,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def eventually(look: Callable[[], object], seconds: float) -> object:
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], seconds: float) -> T:
     """What ``look`` finds, once it finds something."""
     end = time.monotonic() + seconds
     while not (found := look()):
@@ -135,7 +142,7 @@ def eventually(look: Callable[[], object], seconds: float) -> object:
     return found
 
 
-def test_the_command_behind_a_cell_gives_the_same_digest(rbl, root: Path, tmp_path: Path) -> None:
+def test_the_command_behind_a_cell_gives_the_same_digest(rbl: Rbl, root: Path, tmp_path: Path) -> None:
     doc = json.loads((root / "tables" / "tiny.json").read_text())
     part = doc["rows"][0]["threats"]["linf"]["attacks"]["linf/pgd"]
     words = shlex.split(part["command"])
@@ -155,7 +162,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 # What is changed by hand
 
 
-def expect(rbl: Callable[..., object], root: Path, *words: str, options: tuple[str, ...] = ()) -> None:
+def expect(rbl: Rbl, root: Path, *words: str, options: tuple[str, ...] = ()) -> None:
     """The check fails, and says each of ``words``."""
     result = rbl("leaderboard", "check", "--root", str(root), *options)
     assert result.code == 1, result.out
@@ -163,7 +170,7 @@ def expect(rbl: Callable[..., object], root: Path, *words: str, options: tuple[s
         assert word in result.out
 
 
-def test_one_bit_of_a_bitset_is_caught(rbl, root: Path) -> None:
+def test_one_bit_of_a_bitset_is_caught(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "fgsm", "none")
     record = json.loads(path.read_text())
     bits = bytearray(base64.b64decode(record["outcomes"]["broken"]))
@@ -174,7 +181,7 @@ def test_one_bit_of_a_bitset_is_caught(rbl, root: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "json", "tex"])
-def test_one_digit_of_a_table_is_caught_and_shown(rbl, root: Path, suffix: str) -> None:
+def test_one_digit_of_a_table_is_caught_and_shown(rbl: Rbl, root: Path, suffix: str) -> None:
     path = root / "tables" / f"tiny.{suffix}"
     text = path.read_text()
     place = re.search(r"\d\.\d", text)
@@ -186,7 +193,7 @@ def test_one_digit_of_a_table_is_caught_and_shown(rbl, root: Path, suffix: str) 
     assert rbl("leaderboard", "check", "--root", str(root)).code == 0
 
 
-def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(rbl, root: Path) -> None:
+def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(rbl: Rbl, root: Path) -> None:
     for name in ("index.html", "README.md"):
         path = root / name
         text = path.read_text()
@@ -205,7 +212,7 @@ def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(rbl,
         ('title = "Tiny"', 'title = "Tiny"\nseed = 1', "seed: the board asks for 1, the record has 0"),
     ],
 )  # fmt: skip
-def test_one_hyper_parameter_of_a_board_is_caught_with_both_values(rbl, root: Path, old: str, new: str, what: str) -> None:
+def test_one_hyper_parameter_of_a_board_is_caught_with_both_values(rbl: Rbl, root: Path, old: str, new: str, what: str) -> None:
     assert old in BOARD
     declare(root, BOARD.replace(old, new))
     expect(rbl, root, what, "rbl leaderboard run tiny --prune")
@@ -213,7 +220,7 @@ def test_one_hyper_parameter_of_a_board_is_caught_with_both_values(rbl, root: Pa
     assert "out of date" in stale
 
 
-def test_a_stale_board_is_mended_by_run_prune_and_build(rbl, root: Path) -> None:
+def test_a_stale_board_is_mended_by_run_prune_and_build(rbl: Rbl, root: Path) -> None:
     declare(root, BOARD.replace("n = 24", "n = 23"))
     assert rbl("leaderboard", "run", "--root", str(root), "--prune").code == 0
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
@@ -224,7 +231,7 @@ def test_a_stale_board_is_mended_by_run_prune_and_build(rbl, root: Path) -> None
 
 @pytest.mark.parametrize(("kind", "name"), [("attack", "pgd"), ("defense", "none")])
 def test_one_line_of_an_implementation_is_caught_with_the_command_that_mends_it(
-    rbl, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+    rbl: Rbl, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
     module, copy = f"rbl_{kind}s.{name}", tmp_path / f"{name}.py"
     original = lock._file_of(module)
@@ -244,7 +251,7 @@ def test_one_line_of_an_implementation_is_caught_with_the_command_that_mends_it(
     assert rbl("leaderboard", "check", *common).code == 0
 
 
-def test_a_record_of_another_name_and_a_file_that_nobody_knows_are_caught(rbl, root: Path) -> None:
+def test_a_record_of_another_name_and_a_file_that_nobody_knows_are_caught(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "fgsm", "none")
     path.rename(path.with_stem("0" * 32))
     (root / "results" / "tiny" / "cells" / "notes.txt").write_text("x")
@@ -261,7 +268,7 @@ def forge(path: Path, change: Callable[[np.ndarray], None]) -> Record:
     return sealed
 
 
-def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(rbl, root: Path) -> None:
+def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "pgd", "none", 0.2)
 
     def hold(broken: np.ndarray) -> None:
@@ -273,7 +280,7 @@ def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(rbl, 
     expect(rbl, root, path.name, "is recorded as robust; measured again, it is broken", options=("--rerun", "16"))
 
 
-def test_measuring_again_agrees_with_what_was_measured(rbl, root: Path) -> None:
+def test_measuring_again_agrees_with_what_was_measured(rbl: Rbl, root: Path) -> None:
     result = rbl("leaderboard", "check", "--root", str(root), "--rerun", "3", "--salt", "another")
     assert result.code == 0, result.out
     assert "24 samples of 8 cells were measured again" in result.out
@@ -282,7 +289,7 @@ def test_measuring_again_agrees_with_what_was_measured(rbl, root: Path) -> None:
     assert "were left out" in few.out
 
 
-def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl, root: Path, tmp_path: Path) -> None:
+def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl: Rbl, root: Path, tmp_path: Path) -> None:
     text = BOARD.replace('"fashion_mnist"', '"cifar10-jpeg"').replace("bundled = true\n", "").replace("gallery = 1\n", "")
     (root / "boards" / "elsewhere.toml").write_text(text)
     where = ("--root", str(root))
@@ -296,7 +303,7 @@ def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl, root: Path, 
     assert json.loads(rbl("leaderboard", "plan", *where, "--format", "github-matrix").out) == {"include": []}
 
 
-def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl, root: Path) -> None:
+def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "pgd", "none", 0.2)
     record, arrays = read_record(path)
     sample = int(np.flatnonzero(arrays.clean_correct)[0])
@@ -306,7 +313,7 @@ def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl, root: Pat
     expect(rbl, root, f"differ on the clean image {sample}")
 
 
-def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(rbl, root: Path) -> None:
+def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(rbl: Rbl, root: Path) -> None:
     arrays = read_record(record_of(root, "fgsm", "none"))[1]
     path = record_of(root, "pgd", "none")
     record, weaker = read_record(path)
@@ -319,7 +326,7 @@ def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(rbl, root
     expect(rbl, root, f"sample {sample} is certified and not robust under fgsm")
 
 
-def test_rows_of_a_column_on_other_images_are_caught(rbl, root: Path) -> None:
+def test_rows_of_a_column_on_other_images_are_caught(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "pgd", "none", 0.2)
     record, arrays = read_record(path)
     data = record.identity.data.model_copy(update={"fingerprint": "0" * 64})
@@ -331,7 +338,7 @@ def test_rows_of_a_column_on_other_images_are_caught(rbl, root: Path) -> None:
     expect(rbl, root, "its rows are measured on different samples")
 
 
-def test_a_row_whose_records_are_of_two_networks_is_caught(rbl, root: Path) -> None:
+def test_a_row_whose_records_are_of_two_networks_is_caught(rbl: Rbl, root: Path) -> None:
     path = record_of(root, "pgd", "none", 0.2)
     record, arrays = read_record(path)
     assert record.behaviour is not None
@@ -346,7 +353,7 @@ def test_a_row_whose_records_are_of_two_networks_is_caught(rbl, root: Path) -> N
 
 
 def test_a_submitted_network_is_measured_and_replayed_and_its_code_runs_only_when_it_is_allowed_to(
-    rbl, root: Path, own_network: tuple[str, ...]
+    rbl: Rbl, root: Path, own_network: tuple[str, ...]
 ) -> None:
     source, weights = own_network[1].rpartition(":")[0], own_network[3]
     (root / "entries").mkdir()
@@ -369,7 +376,7 @@ def test_a_submitted_network_is_measured_and_replayed_and_its_code_runs_only_whe
     expect(rbl, root, "model.weights_sha256: the board asks for")
 
 
-def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl, tmp_path: Path) -> None:
+def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl: Rbl, tmp_path: Path) -> None:
     head, rest = BOARD.split('[[rows]]\ndefense = "none"', 1)
     rows = '[[rows]]\ndefense = "gaussian_noise"\n[[rows]]\ndefense = "feature_squeezing detect=true"\n'
     declare(tmp_path, head + rows + rest[rest.index("[[threats]]") :].split('[[threats.attacks]]\nattack = "pgd')[0])
@@ -383,7 +390,7 @@ def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl, tmp_path
 # What came of it
 
 
-def test_the_difference_between_two_states_names_the_cell_that_changed(rbl, root: Path, measured: Path) -> None:
+def test_the_difference_between_two_states_names_the_cell_that_changed(rbl: Rbl, root: Path, measured: Path) -> None:
     assert rbl("leaderboard", "diff", str(measured), str(root)).out == "Nothing changed.\n"
 
     def hold(broken: np.ndarray) -> None:
@@ -398,7 +405,7 @@ def test_the_difference_between_two_states_names_the_cell_that_changed(rbl, root
     assert "adversarial_training)" not in changed
 
 
-def test_two_revisions_are_compared(rbl, root: Path, tmp_path: Path) -> None:
+def test_two_revisions_are_compared(rbl: Rbl, root: Path, tmp_path: Path) -> None:
     def git(*words: str) -> None:
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
         subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
@@ -422,7 +429,7 @@ def test_a_page_takes_a_table_in(root: Path) -> None:
     assert "n = 24" in text
 
 
-def test_a_run_of_ones_own_becomes_a_page(rbl, own_network, tmp_path: Path) -> None:
+def test_a_run_of_ones_own_becomes_a_page(rbl: Rbl, own_network: tuple[str, ...], tmp_path: Path) -> None:
     assert rbl("evaluate", *own_network, "-a", "fgsm", "-a", "pgd steps=3", "--limit", "40", "-q", "--output", "mine").code == 0
     result = rbl("report", "mine", "--title", "My network")
     assert result.code == 0, result.err

@@ -11,6 +11,7 @@ import pytest
 from robustbench_lite.leaderboard.migration import _say_radius
 from robustbench_lite.records.certificate import read_certificate, write_certificate
 from tests.end_to_end.boards import measured_board
+from tests.end_to_end.conftest import Rbl
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def age(path: Path) -> None:
     path.write_text(json.dumps(old, indent=1, sort_keys=True) + "\n")
 
 
-def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(rbl, measured: Path, tmp_path: Path) -> None:
+def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(rbl: Rbl, measured: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(measured, tmp_path / "leaderboards"))
     files = {path: path.read_bytes() for path in sorted((root / "results").rglob("*.json"))}
     assert {path.parent.name for path in files} >= {"cells", "gallery"}
@@ -44,7 +45,9 @@ def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(rbl,
     assert f"0 migrated, {len(files)} current, 0 refused." in rbl("leaderboard", "migrate", "--root", str(root)).out
 
 
-def test_records_without_answers_on_a_board_are_named_and_get_them_by_migrating(rbl, measured: Path, tmp_path: Path) -> None:
+def test_records_without_answers_on_a_board_are_named_and_get_them_by_migrating(
+    rbl: Rbl, measured: Path, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(measured, tmp_path / "leaderboards"))
     path = sorted((root / "results" / "tiny" / "cells").glob("*.json"))[0]
     whole = path.read_bytes()
@@ -57,7 +60,7 @@ def test_records_without_answers_on_a_board_are_named_and_get_them_by_migrating(
     assert path.read_bytes() == whole
 
 
-def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(rbl, own_network) -> None:
+def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     command = ("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--certify", "ibp")
     assert rbl(*command).code == 0
     files = sorted(Path("rbl-results").rglob("*.json"))
@@ -75,7 +78,7 @@ def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(rbl, 
     assert "Read from an earlier run's record" in rbl(*command).out
 
 
-def test_a_damaged_file_is_refused_and_the_others_are_migrated(rbl, own_network) -> None:
+def test_a_damaged_file_is_refused_and_the_others_are_migrated(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     for seed in ("0", "1"):
         rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--seed", seed)
     first, second = sorted(Path("rbl-results/cells").glob("*.json"))
@@ -106,7 +109,7 @@ def test_a_certificate_without_its_written_radius_is_given_it_by_the_board(tmp_p
     assert not _say_radius(path, {(threat.norm, threat.eps): threat.eps_written})
 
 
-def test_the_certificate_that_evaluate_writes_says_its_radius_as_it_was_written(rbl, own_network) -> None:
+def test_the_certificate_that_evaluate_writes_says_its_radius_as_it_was_written(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     done = rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "8", "--eps", "1/255", "--certify", "ibp", "-q")
     assert done.code == 0, done.err
     (path,) = Path("rbl-results/certificates").glob("*.json")

@@ -18,7 +18,9 @@ from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version
 from robustbench_lite.registry import Trust
+from tests.conftest import present
 from tests.end_to_end.boards import BOARD, declare
+from tests.end_to_end.conftest import Rbl
 
 NETWORK = """
 import torch
@@ -48,7 +50,7 @@ BOARDS = Path(__file__).parents[2] / "leaderboards"
 
 
 @pytest.fixture
-def board(rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
+def board(rbl: Rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
     def measured(gap: str, torch: str) -> tuple[str, ...]:
         """Options of a board that was measured on a network with this gap, under a torch of this name."""
         row = '[[rows]]\nname = "near"\nmodel = "mine.py:net"\n'
@@ -80,7 +82,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_another_verdict_within_rounding_under_another_torch_is_a_note(rbl, board, tmp_path: Path, kind: str, turned) -> None:
+def test_another_verdict_within_rounding_under_another_torch_is_a_note(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path, kind: str, turned: bool
+) -> None:
     gap, *words = KINDS[kind]
     before, after = (TRAILS, LEADS) if turned else (LEADS, TRAILS)
     common = board(gap.format(before), OTHER)
@@ -97,7 +101,7 @@ def test_another_verdict_within_rounding_under_another_torch_is_a_note(rbl, boar
     )
 
 
-def test_the_same_torch_excuses_nothing(rbl, board, tmp_path: Path) -> None:
+def test_the_same_torch_excuses_nothing(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
     common = board(ATTACKED.format(LEADS), torch_version())
     edit(ATTACKED.format(TRAILS), tmp_path)
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
@@ -106,7 +110,7 @@ def test_the_same_torch_excuses_nothing(rbl, board, tmp_path: Path) -> None:
     assert "rounding" not in checked.out
 
 
-def test_another_torch_excuses_no_clear_margin(rbl, board, tmp_path: Path) -> None:
+def test_another_torch_excuses_no_clear_margin(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
     common = board(ATTACKED.format("0.002"), OTHER)
     edit(ATTACKED.format("(0.002 - 0.0064 * ((p - 0.1).abs() < 1e-3))"), tmp_path)  # no probe image is near
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
@@ -115,9 +119,11 @@ def test_another_torch_excuses_no_clear_margin(rbl, board, tmp_path: Path) -> No
     assert "network at hand" not in checked.out
 
 
-def test_a_record_says_how_near_to_a_tie_its_verdicts_came(rbl, board, tmp_path: Path) -> None:
+def test_a_record_says_how_near_to_a_tie_its_verdicts_came(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
+) -> None:
     board(ATTACKED.format(TRAILS), OTHER)
-    margins = [read_record(path)[0].margins for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
+    margins = [present(read_record(path)[0].margins) for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
     assert len(margins) == 2
     assert all(kept.judged == pytest.approx(1e-6, rel=0.2) for kept in margins)
     assert all(kept.clean == pytest.approx(0.01, rel=0.02) for kept in margins)
@@ -137,7 +143,9 @@ HANGS, STANDS = 24, 0
 """Samples: the first was recorded as robust under torch 2.15.0, and is broken under 2.14.1 and 2.4.0."""
 
 
-def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(evolution) -> None:
+def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(
+    evolution: Repeat,
+) -> None:
     robust, broken = Verdict(correct=True, broken=False), Verdict(correct=True, broken=True)
     assert evolution.roundings_to(HANGS, robust) is not None
     assert evolution.roundings_to(HANGS, broken) is not None
@@ -147,7 +155,7 @@ def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(e
 
 @pytest.mark.parametrize("torch_then", [OTHER, torch_version()])
 @pytest.mark.parametrize("sample", [HANGS, STANDS])
-def test_only_such_a_search_under_another_torch_is_excused(evolution, sample: int, torch_then: str) -> None:
+def test_only_such_a_search_under_another_torch_is_excused(evolution: Repeat, sample: int, torch_then: str) -> None:
     found = evolution.found
     now = evolution.verdicts(np.array([sample]))[sample]
     assert found.record.identity.data.ids()[sample] == sample

@@ -14,6 +14,7 @@ import pytest
 
 from robustbench_lite.sources.weights import load_card
 from robustbench_lite.sources.zoo import bundled_networks
+from tests.end_to_end.conftest import Rbl
 
 ROOT = Path(__file__).parents[2]
 _MARK = re.compile(r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|[^\n]*\n)+)", re.DOTALL)
@@ -22,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _marked() -> list[object]:
-    found = []
+    found: list[object] = []
     for page in PAGES:
         for number, (slow, command, shown) in enumerate(_MARK.findall(page.read_text(encoding="utf-8"))):
             marks = [pytest.mark.slow] if slow else []
@@ -59,7 +60,9 @@ def agrees(shown: str, printed: str) -> str | None:
 
 
 @pytest.mark.parametrize(("command", "shown"), _marked())
-def test_what_a_page_shows_is_what_its_command_prints(rbl, command: str, shown: str, tmp_path: Path, monkeypatch) -> None:
+def test_what_a_page_shows_is_what_its_command_prints(
+    rbl: Rbl, command: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     program, *words = shlex.split(command)

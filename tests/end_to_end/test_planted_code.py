@@ -23,6 +23,7 @@ from robustbench_lite.leaderboard.lock import read_lock
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.sources.zoo import bundled_networks
 from tests.end_to_end.boards import BOARD
+from tests.end_to_end.conftest import Rbl
 
 #: What leaves the file ``planted`` behind when it is imported, and what does when it is called.
 CODE = """
@@ -52,7 +53,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def refused(rbl) -> Callable[..., Any]:
+def refused(rbl: Rbl) -> Callable[..., Any]:
     """Run a command line: it must fail with a line of help, and have imported and run nothing that is planted."""
 
     def run(*words: str, says: str = "--allow-code", codes: tuple[int, ...] = (2,)) -> None:
@@ -90,7 +91,7 @@ def network(**changes: Any) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("command", ["plan", "run -q", "build", "check", "lock"])
-def test_a_board_that_names_code(refused, name: str, command: str) -> None:
+def test_a_board_that_names_code(refused: Callable[..., Any], name: str, command: str) -> None:
     nested = f"adversarial_training attack={json.dumps(name)}"
     for old, new in [
         ('attack = "fgsm"', f"attack = {quoted(name)}"),
@@ -106,7 +107,7 @@ def test_a_board_that_names_code(refused, name: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_board_whose_network_is_code(refused, name: str) -> None:
+def test_a_board_whose_network_is_code(refused: Callable[..., Any], name: str) -> None:
     board(BOARD.replace('defense = "none"', f'model = {quoted(name)}\nname = "net"', 1).partition("[[curves]]")[0])
     refused("leaderboard", "run", "--root", ".", codes=(3,))
     network(network=name)
@@ -117,14 +118,14 @@ def test_a_board_whose_network_is_code(refused, name: str) -> None:
         refused("leaderboard", command, "--root", ".")
 
 
-def test_the_code_of_a_board_runs_when_it_is_allowed(rbl) -> None:
+def test_the_code_of_a_board_runs_when_it_is_allowed(rbl: Rbl) -> None:
     board(BOARD.replace('defense = "none"', 'model = "planted_file.py:net"\nname = "net"', 1).partition("[[curves]]")[0])
     rbl("leaderboard", "run", "--root", ".", "--allow-code")
     assert Path("planted").exists()
 
 
 @pytest.mark.parametrize("path", ["../w.safetensors", "/tmp/w.safetensors", "link.safetensors", "~/w.safetensors"])
-def test_the_weights_of_a_board_lie_below_it(refused, tmp_path: Path, path: str) -> None:
+def test_the_weights_of_a_board_lie_below_it(refused: Callable[..., Any], tmp_path: Path, path: str) -> None:
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     outside.mkdir()
     shutil.copy(bundled_networks() / f"{NETWORK}.safetensors", outside / "w.safetensors")
@@ -134,14 +135,14 @@ def test_the_weights_of_a_board_lie_below_it(refused, tmp_path: Path, path: str)
         refused("leaderboard", command, "--root", ".", says="leaderboards folder")
 
 
-def test_the_images_of_a_board_lie_below_it(refused) -> None:
+def test_the_images_of_a_board_lie_below_it(refused: Callable[..., Any]) -> None:
     for name in ("npz:/tmp/x.npz", "npz:../x.npz", "folder:/"):
         board(BOARD.replace('name = "fashion_mnist"\nn = 24\nbundled = true', f"name = {quoted(name)}\nn = 24"))
         refused("leaderboard", "run", "--root", ".", says="by a relative path", codes=(2, 3))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_card_that_names_code(refused, name: str) -> None:
+def test_a_card_that_names_code(refused: Callable[..., Any], name: str) -> None:
     path = network(network=name)
     refused("evaluate", "--weights", str(path), "--dry-run")
     refused("show", "mine", "--networks", "nets")
@@ -154,7 +155,7 @@ def test_a_card_that_names_code(refused, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_options_that_names_code(refused, name: str) -> None:
+def test_a_file_of_options_that_names_code(refused: Callable[..., Any], name: str) -> None:
     for text in (
         f"attack = {quoted(name)}",
         f"attack = ['fgsm', {quoted(name)}]",
@@ -168,14 +169,14 @@ def test_a_file_of_options_that_names_code(refused, name: str) -> None:
     refused("evaluate", "--config", "c.toml", "--dry-run", says="on the command line")
 
 
-def test_what_is_typed_is_imported_as_ever(rbl) -> None:
+def test_what_is_typed_is_imported_as_ever(rbl: Rbl) -> None:
     Path("c.toml").write_text("limit = 3")
     result = rbl("evaluate", "--config", "c.toml", "--model", "planted_module:net", "--dry-run")
     assert (result.code, Path("planted").exists()) == (0, True), result
 
 
 @pytest.fixture
-def saved(rbl) -> Path:
+def saved(rbl: Rbl) -> Path:
     """What `rbl attack` writes for a network that comes with the package."""
     assert rbl("attack", "-a", "fgsm", "--limit", "16", "-q").code == 0
     return Path("rbl-adversarials/adversarials.npz")
@@ -194,7 +195,7 @@ def forge(path: Path, part: str, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_record_that_names_code(refused, rbl, saved: Path, name: str) -> None:
+def test_a_record_that_names_code(refused: Callable[..., Any], rbl: Rbl, saved: Path, name: str) -> None:
     name, _, command = name.partition(" command=")
     given = {"command": command.strip("'")} if command else {}
     defense = adversarials.read(saved).record.identity.defense
@@ -210,7 +211,7 @@ def test_a_record_that_names_code(refused, rbl, saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["npz:/tmp/x.npz", "npz:../x.npz", "folder:/", "npz:x.npz", "folder:~"])
-def test_a_record_that_names_a_path(rbl, saved: Path, name: str) -> None:
+def test_a_record_that_names_a_path(rbl: Rbl, saved: Path, name: str) -> None:
     path = forge(saved, "data", name=name)
     result = rbl("verify", str(path))
     assert (result.code, f"--dataset {name.partition(':')[0]}:" in result.out) == (0, True), result
@@ -220,7 +221,7 @@ def test_a_record_that_names_a_path(rbl, saved: Path, name: str) -> None:
             assert (result.code, "relative path" in result.err) == (2, True), result
 
 
-def test_a_record_of_ones_own_images_is_verified_against_them(rbl, own_network) -> None:
+def test_a_record_of_ones_own_images_is_verified_against_them(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     from robustbench_lite.sources.datasets import load_dataset
 
     data = load_dataset("fashion_mnist", limit=16)
@@ -235,7 +236,7 @@ def test_a_record_of_ones_own_images_is_verified_against_them(rbl, own_network) 
     assert "could not be compared" in rbl("verify", path, *own_network).out
 
 
-def test_a_record_moves_no_cursor(rbl, saved: Path) -> None:
+def test_a_record_moves_no_cursor(rbl: Rbl, saved: Path) -> None:
     forge(saved, "attack", name="a\x1b[2Jb")
     result = rbl("show", "forged.json")
     assert (result.code, "\x1b" in result.out, "a\\x1b[2Jb" in result.out) == (0, False, True)
@@ -248,7 +249,7 @@ class Bomb:
         return os.system, ("touch planted",)
 
 
-def test_what_would_be_unpickled(refused, own_network) -> None:
+def test_what_would_be_unpickled(refused: Callable[..., Any], own_network: tuple[str, ...]) -> None:
     torch.save({"1.weight": Bomb()}, "w.pt")
     refused("evaluate", *own_network[:2], "--allow-code", "--weights", "w.pt", says="can run code")
     Path("w.safetensors").write_bytes(pickle.dumps(Bomb()))
@@ -262,7 +263,7 @@ def test_what_would_be_unpickled(refused, own_network) -> None:
     refused("evaluate", *own_network, "--dataset", "cifar10", "--data-dir", ".", "--eps", "0.1", says="cifar-10-batches-py")
 
 
-def test_a_checkpoint_that_would_be_unpickled(refused) -> None:
+def test_a_checkpoint_that_would_be_unpickled(refused: Callable[..., Any]) -> None:
     Path("rbl-models").mkdir()
     torch.save({"configuration": Bomb(), "at": Bomb()}, "rbl-models/few-none.checkpoint.pt")
     images, labels = np.zeros((4, 28, 28), "u1"), np.arange(4)
@@ -271,7 +272,7 @@ def test_a_checkpoint_that_would_be_unpickled(refused) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_in_what_holds_no_names(rbl, own_network, name: str) -> None:
+def test_names_in_what_holds_no_names(rbl: Rbl, own_network: tuple[str, ...], name: str) -> None:
     """Journals, locks, metadata of weights, arrays called like code: read, or refused, and never looked up."""
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "8", "-q")
     assert rbl(*options).code == 0
@@ -282,7 +283,8 @@ def test_names_in_what_holds_no_names(rbl, own_network, name: str) -> None:
     assert rbl(*options, "--seed", "3").code == 0
     save_file(load_file(own_network[3]), "w.safetensors", {"format": name, name: name})
     assert rbl("evaluate", *own_network[:2], "--weights", "w.safetensors", "--allow-code", "--dry-run").code == 0
-    np.savez("d.npz", **{"x": np.zeros((8, 28, 28), "u1"), "y": np.zeros(8, int), name.replace("/", ""): np.zeros(1)})
+    arrays: dict[str, Any] = {"x": np.zeros((8, 28, 28), "u1"), "y": np.zeros(8, int), name.replace("/", ""): np.zeros(1)}
+    np.savez("d.npz", **arrays)
     assert rbl(*options, "--dataset", "npz:d.npz", "--eps", "0.1").code == 0
     Path("implementations.json").write_text(json.dumps({"attack": {name: {"version": 1, "sha256": name}}}))
     assert ("attack", name) in read_lock(Path())

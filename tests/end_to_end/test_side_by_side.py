@@ -14,6 +14,7 @@ from robustbench_lite.records.cell import read_record
 from robustbench_lite.registry import Trust
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import trained_model
+from tests.end_to_end.conftest import Rbl
 
 NETWORK = """
 from torch import nn
@@ -78,7 +79,7 @@ def _commands() -> list[list[list[str]]]:
 
 
 @pytest.mark.slow
-def test_eight_trainings_and_eight_evaluations_in_one_folder_all_succeed(rbl, tmp_path: Path) -> None:
+def test_eight_trainings_and_eight_evaluations_in_one_folder_all_succeed(rbl: Rbl, tmp_path: Path) -> None:
     train, test = load_dataset("fashion_mnist", split="train", limit=65), load_dataset("fashion_mnist", limit=24)
     np.savez("few.npz", x_train=train.x.numpy(), y_train=train.y.numpy(), x_test=test.x.numpy(), y_test=test.y.numpy())
     Path("nets.py").write_text(NETWORK, encoding="utf-8")

@@ -6,10 +6,10 @@ Every layer becomes a dense float64 matrix, every unit of every layer gets its o
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def layers_of(model: nn.Sequential, shape: tuple[int, ...]):
+def layers_of(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
     """(W, b) of each stretch of affine layers between two ReLUs, and the leaky slope of each activation."""
     matrices, slopes = [], []
     stretch: list[nn.Module] = []
@@ -28,9 +28,18 @@ def layers_of(model: nn.Sequential, shape: tuple[int, ...]):
     return matrices, slopes[:-1]
 
 
-def objective(matrices, slopes, bounds, x, eps, c, norm, box):
+def objective(
+    matrices: list[tuple[Tensor, Tensor]],
+    slopes: list[float],
+    bounds: list[tuple[Tensor, Tensor]],
+    x: Tensor,
+    eps: float,
+    c: Tensor,
+    norm: str,
+    box: bool,
+) -> Tensor:
     """J(c), a lower bound of c . z over the region, from the bounds of all hidden units before z."""
-    total, nu = 0.0, c
+    total, nu = torch.zeros((), dtype=c.dtype), c
     for i in reversed(range(len(matrices))):
         weight, bias = matrices[i]
         total, hat = total + nu @ bias, weight.T @ nu
@@ -42,17 +51,17 @@ def objective(matrices, slopes, bounds, x, eps, c, norm, box):
         total += (hat.clamp_max(0) * high * (1 - d))[crosses].sum()
         nu = d * hat
     if norm == "l2":
-        return total + x @ hat - eps * hat.norm()
+        return total + x @ hat - eps * hat.norm()  # type: ignore[no-any-return]
     low, high = ((x - eps).clamp_min(0), (x + eps).clamp_max(1)) if box else (x - eps, x + eps)
     return total + low @ hat.clamp_min(0) + high @ hat.clamp_max(0)
 
 
-def dual_margins(model: nn.Sequential, x, y, eps: float, norm: str = "linf", box: bool = False):
+def dual_margins(model: nn.Sequential, x: Tensor, y: Tensor, eps: float, norm: str = "linf", box: bool = False) -> Tensor:
     """The smallest J(e_y - e_j) over the other classes j of each row of ``x`` (N, C, H, W), (N,)."""
     matrices, slopes = layers_of(model, tuple(x.shape[1:]))
     found = []
     for row, label in zip(x.double().flatten(1), y.tolist(), strict=True):
-        bounds = []
+        bounds: list[tuple[Tensor, Tensor]] = []
         for depth in range(1, len(matrices)):
             units = torch.eye(len(matrices[depth - 1][1]), dtype=torch.float64)
             low = [objective(matrices[:depth], slopes, bounds, row, eps, c, norm, box) for c in units]

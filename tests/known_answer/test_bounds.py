@@ -2,26 +2,28 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from robustbench_lite.bounds.certify import certify
+from tests.conftest import present
 from tests.known_answer.dual_oracle import dual_margins
 
 METHODS = ["ibp", "crown-ibp", "dual", "crown", "alpha", "auto"]
 
 
-def randomised(model, seed=0):
+def randomised(model: nn.Sequential, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.4 if parameter.dim() > 1 else 0.2))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
+                present(module.running_mean).normal_(generator=generator)
+                present(module.running_var).uniform_(0.5, 2, generator=generator)
     return model.eval()
 
 
@@ -44,7 +46,7 @@ NETWORKS = {
 @pytest.mark.parametrize("eps", [0.01, 0.1])
 @pytest.mark.parametrize(("norm", "box"), [("linf", False), ("linf", True), ("l2", False)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_dual_margins_are_those_of_the_published_method(name, norm, box, eps):
+def test_dual_margins_are_those_of_the_published_method(name: str, norm: str, box: bool, eps: float) -> None:
     model = randomised(NETWORKS[name](), seed=1)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     y = model(x).argmax(1)
@@ -53,9 +55,9 @@ def test_dual_margins_are_those_of_the_published_method(name, norm, box, eps):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def two_layers():
+def two_layers() -> Any:
     """z = (a + b, a - b) with a, b in [0, 1] around (1/2, 1/2); logits (h1 + h2, 2 h2 - 1/2)."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
         model[1].bias.zero_()
@@ -77,7 +79,7 @@ def two_layers():
         ("auto", 0.5),
     ],
 )
-def test_two_layer_bounds_are_those_worked_out_by_hand(method, margin):
+def test_two_layer_bounds_are_those_worked_out_by_hand(method: str, margin: float) -> None:
     x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0])
     found = certify(two_layers(), x, y, eps=0.25, method=method)
     assert found.margins.item() == pytest.approx(margin, abs=1e-5)
@@ -85,7 +87,7 @@ def test_two_layer_bounds_are_those_worked_out_by_hand(method, margin):
 
 
 @pytest.mark.parametrize("method", ["crown-ibp", "dual", "crown", "alpha"])
-def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method):
+def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method: str) -> None:
     """The same margin less 1: no slope below a unit can mend the chord above h2, so the optimised bound is the same."""
     model = two_layers()
     with torch.no_grad():
@@ -96,7 +98,7 @@ def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method):
     assert not found.certified.any()
 
 
-def test_slopes_matter_below_a_unit_and_optimised_ones_are_best():
+def test_slopes_matter_below_a_unit_and_optimised_ones_are_best() -> None:
     # The margin of class 1 is -(h1 - h2 + 1/2) = max(z2, 0) - z1 - 1/2 with z1 = a + b, z2 = a - b, at eps 1/4.
     # Equal slopes: z2 / 2 - z1 - 1/2 = -a / 2 - 3 b / 2 - 1/2 >= -2. Slope 0 below: -z1 - 1/2 >= -2, 1: -2 b - 1/2 >= -2.
     x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1])
@@ -112,9 +114,9 @@ def test_slopes_matter_below_a_unit_and_optimised_ones_are_best():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_linear_model_is_certified_exactly_up_to_its_distance(method, norm):
+def test_a_linear_model_is_certified_exactly_up_to_its_distance(method: str, norm: str) -> None:
     generator = torch.Generator().manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.randn(3, 36, generator=generator))
     x = 0.5 + 0.1 * torch.rand(8, 1, 6, 6, generator=generator)
@@ -127,8 +129,8 @@ def test_a_linear_model_is_certified_exactly_up_to_its_distance(method, norm):
     assert not certify(model, x, y, norm=norm, eps=1.001 * distance, method=method, box=False).certified.any()
 
 
-def test_the_lipschitz_radius_of_an_isometry_is_margin_over_root_two():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False)).eval()
+def test_the_lipschitz_radius_of_an_isometry_is_margin_over_root_two() -> None:
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False)).eval()
     with torch.no_grad():
         model[1].weight.copy_(3 * torch.eye(4))
     x = torch.tensor([[0.9, 0.1, 0.3, 0.2], [0.1, 0.5, 0.2, 0.9]]).reshape(2, 1, 2, 2)

@@ -1,14 +1,17 @@
 """On a linear model the nearest adversarial lies at margin / dual norm of the weights: known in closed form."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rbl_attacks.boundary import Boundary
 from rbl_attacks.carlini_wagner import CarliniWagner
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from rbl_attacks.zoo import ZOO
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import NORMS, ThreatModel
 from tests.conftest import judged
@@ -17,7 +20,7 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ROWS = 12
 
 
-def linear(classes, norm="l2", push=0.0):
+def linear(classes: int, norm: str = "l2", push: float = 0.0) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
     """A model, images well inside of the bounds, labels, nearest other classes and the exact distances to those.
 
     ``push`` is how far (in L2) the images are moved into their own class.
@@ -39,35 +42,37 @@ def linear(classes, norm="l2", push=0.0):
     return model, x, y, nearest, distance
 
 
-def found(attack, model, x, y, target, norm, eps, batch_size=64):
+def found(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str, eps: float | None, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
     return judged(attack, model, Task(x, y, target, torch.arange(len(y))), ThreatModel.parse(norm, eps), batch_size)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(classes, norm):
+def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(classes: int, norm: str) -> None:
     # Sent to the nearest class: the most likely other class, which the untargeted loss climbs to, can be farther away.
     model, x, y, nearest, distance = linear(classes, norm)
     for row in range(ROWS):
         eps = float(distance[row])
         attack = PGD(steps=100, step_size=eps / 5, loss="margin")
-        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        one = (model, x[row : row + 1], y[row : row + 1], nearest[row : row + 1], norm)
         assert found(attack, *one, eps * 1.02)[0].all()
         assert not found(attack, *one, eps * 0.98)[0].any()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(norm):
+def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(norm: str) -> None:
     model, x, y, nearest, distance = linear(2, norm)
     for row in range(ROWS):
-        one = (model, *(t[row : row + 1] for t in (x, y, nearest)), norm)
+        one = (model, x[row : row + 1], y[row : row + 1], nearest[row : row + 1], norm)
         for sweep in (True, False):
             assert found(FGSM(sweep=sweep), *one, float(distance[row]) * 1.02)[0].all()
             assert not found(FGSM(sweep=sweep), *one, float(distance[row]) * 0.98)[0].any()
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_boundary_comes_within_five_percent_of_the_distance(classes):
+def test_boundary_comes_within_five_percent_of_the_distance(classes: int) -> None:
     model, x, y, _, distance = linear(classes)
     hits, size = found(Boundary(steps=3000), model, x, y, torch.full_like(y, -1), "l2", None)
     assert hits.all()
@@ -78,7 +83,9 @@ def test_boundary_comes_within_five_percent_of_the_distance(classes):
 # An Linf search ends a step of Adam away from its tau: there the step is shorter, and the share still larger.
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize(("norm", "share", "learning_rate"), [("l2", 0.02, 0.01), ("linf", 0.04, 0.002)])
-def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(norm, share, learning_rate, classes):
+def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(
+    norm: str, share: float, learning_rate: float, classes: int
+) -> None:
     # Sent to the nearest class, as pgd is, and from about as far as in pictures: a step of Adam has a fixed length.
     model, x, y, nearest, distance = linear(classes, norm, push=0.4)
     hits, size = found(CarliniWagner(steps=200, learning_rate=learning_rate), model, x, y, nearest, norm, None)
@@ -96,7 +103,7 @@ def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(norm, share, 
         (2, {"tanh": True, "learning_rate": 2e-3}),
     ],
 )
-def test_zoo_comes_within_five_percent_of_the_distance(classes, update):
+def test_zoo_comes_within_five_percent_of_the_distance(classes: int, update: dict[str, Any]) -> None:
     # Sent to the nearest class, as pgd is.
     model, x, y, nearest, distance = linear(classes)
     attack = ZOO(steps=200, coordinates=36, **update)

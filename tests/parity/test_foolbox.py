@@ -1,17 +1,18 @@
 """Live comparison with foolbox: the same iterates from the same start points."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.craft import craft
-from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import judged
+from tests.conftest import judged, untargeted
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # foolbox 3.3.4 imports a SciPy module by its old name
@@ -22,7 +23,7 @@ EPS = {"linf": 0.1, "l2": 0.4}
 
 
 @pytest.fixture
-def case():
+def case() -> tuple[nn.Module, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -31,17 +32,19 @@ def case():
     return model, x, model(x).argmax(1)
 
 
-def peer(name, model, **options):
-    return getattr(foolbox.attacks, name)(**options), foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+def peer(name: str, model: nn.Module, **options: Any) -> tuple[Any, Any]:
+    return getattr(foolbox.attacks, name)(**options), foolbox.models.pytorch.PyTorchModel(model, bounds=(0, 1), device="cpu")
 
 
-def wins(attack, model, x, y, threat):
-    return judged(attack, model, Task(x, y, torch.full_like(y, -1), torch.arange(len(y))), threat, batch_size=32)[0]
+def wins(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    return judged(attack, model, untargeted(x, y), threat, batch_size=32)[0]
 
 
 @pytest.mark.parametrize(("norm", "name"), [("linf", "LinfPGD"), ("l2", "L2PGD")])
 @pytest.mark.parametrize("steps", [1, 10])
-def test_pgd_takes_the_same_steps_from_the_same_start(case, norm, name, steps):
+def test_pgd_takes_the_same_steps_from_the_same_start(
+    case: tuple[nn.Module, Tensor, Tensor], norm: str, name: str, steps: int
+) -> None:
     model, x, y = case
     attack, wrapped = peer(name, model, steps=steps, abs_stepsize=0.02, random_start=False)
     theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
@@ -52,7 +55,7 @@ def test_pgd_takes_the_same_steps_from_the_same_start(case, norm, name, steps):
 
 
 @pytest.mark.parametrize(("norm", "name"), [("linf", "LinfFastGradientAttack"), ("l2", "L2FastGradientAttack")])
-def test_fgsm_without_the_sweep_gives_the_same_verdicts(case, norm, name):
+def test_fgsm_without_the_sweep_gives_the_same_verdicts(case: tuple[nn.Module, Tensor, Tensor], norm: str, name: str) -> None:
     model, x, y = case
     attack, wrapped = peer(name, model)
     theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
@@ -62,7 +65,7 @@ def test_fgsm_without_the_sweep_gives_the_same_verdicts(case, norm, name):
 
 
 @pytest.mark.parametrize(("norm", "name"), [("linf", "LinfFastGradientAttack"), ("l2", "L2FastGradientAttack")])
-def test_fgsm_for_training_takes_the_same_step(case, norm, name):
+def test_fgsm_for_training_takes_the_same_step(case: tuple[nn.Module, Tensor, Tensor], norm: str, name: str) -> None:
     model, x, y = case
     attack, wrapped = peer(name, model)
     theirs = attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS[norm])
@@ -70,9 +73,9 @@ def test_fgsm_for_training_takes_the_same_step(case, norm, name):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-def test_a_tie_is_no_success():
+def test_a_tie_is_no_success() -> None:
     class Tied(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return 0 * x.flatten(1)[:, :2]
 
     x, y = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0])

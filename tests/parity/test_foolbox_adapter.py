@@ -1,39 +1,48 @@
 """``foolbox:NAME`` against Foolbox run by hand, against our own attacks, and against distances in closed form."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from rbl_attacks.foolbox_catalogue import load
+from rbl_attacks import foolbox_catalogue
 from rbl_attacks.pgd import PGD
 from robustbench_lite.generators import kept_generators, seed_generators
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.driven import DrivenEngine
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
+from robustbench_lite.search.engine import Engine, Outcome
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, untargeted
 from tests.known_answer.test_linear_models import linear
 from tests.parity.test_foolbox import EPS, case, peer
 
 __all__ = ["case"]  # a fixture
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
 NAMES = ["L2DeepFoolAttack", "DDNAttack", "L2CarliniWagnerAttack", "L2FMNAttack", "BoundaryAttack", "NewtonFoolAttack"]
-OPTIONS = {"L2CarliniWagnerAttack": {"steps": 20, "binary_search_steps": 4, "initial_const": 0.1, "stepsize": 0.05}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "L2CarliniWagnerAttack": {"steps": 20, "binary_search_steps": 4, "initial_const": 0.1, "stepsize": 0.05}
+}
 
 
-def search(attack, model, x, y, norm, eps):
+def built(name: str, **options: Any) -> DrivenAttack:
+    attack: type[Any] = foolbox_catalogue.load(name)
+    made: DrivenAttack = attack(**options)
+    return made
+
+
+def search(attack: PGD | DrivenAttack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None) -> Outcome:
     passes, threat = Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps)
     engine = Engine(attack, passes, threat) if isinstance(attack, PGD) else DrivenEngine(attack, passes, threat)
-    first, *rest = engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y))))
-    for other in rest:
-        first = first.append(other)
-    return first.select(first.position.argsort())
+    return joined(engine.search(untargeted(x, y)))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case, norm):
+def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case: tuple[nn.Module, Tensor, Tensor], norm: str) -> None:
     model, x, y = case
     name = {"linf": "LinfPGD", "l2": "L2PGD"}[norm]
-    theirs = search(load(name)(steps=10, abs_stepsize=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
+    theirs = search(built(name, steps=10, abs_stepsize=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
     ours = search(PGD(steps=10, step_size=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
     assert 0 < ours.found.sum() < len(y)
     assert torch.equal(theirs.found, ours.found)
@@ -42,10 +51,10 @@ def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case, norm):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case, name):
+def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
     model, x, y = case
     options = OPTIONS.get(name, {"steps": 30})
-    ours = search(load(name)(**options), model, x, y, "l2", None)
+    ours = search(built(name, **options), model, x, y, "l2", None)
     attack, wrapped = peer(name, model, **options)
     distances = []
     with kept_generators():
@@ -64,9 +73,9 @@ def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case, name):
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize(("name", "norm"), [("L2DeepFoolAttack", "l2"), ("LinfDeepFoolAttack", "linf")])
-def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(name, norm, classes):
+def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(name: str, norm: str, classes: int) -> None:
     model, x, y, _, distance = linear(classes, norm)
-    found = search(load(name)(overshoot=0.01), model, x, y, norm, None)
+    found = search(built(name, overshoot=0.01), model, x, y, norm, None)
     assert found.found.all()
     assert (found.size >= distance * (1 - 1e-4)).all()
     assert (found.size <= (distance + 1e-4) * 1.02).all()  # Foolbox lengthens each step by 1e-4

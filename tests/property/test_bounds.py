@@ -1,9 +1,11 @@
 """No point of the region beats a bound: random small networks, norms, boxes, methods, with random and attacked points."""
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite.bounds.certify import METHODS, certify
 from robustbench_lite.bounds.layers import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
@@ -12,14 +14,15 @@ from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.search.layers import Normalize
 from robustbench_lite.sources.networks import ResidualBlock
 from robustbench_lite.threat import NORMS, ThreatModel
+from tests.conftest import present
 
 SIDE = 7
 
 
-def network(generator, kind, slope):
+def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
     """A small random network of every supported layer."""
     activation = nn.ReLU() if slope == 0 else nn.LeakyReLU(slope)
-    bodies = {
+    bodies: dict[str, Callable[[], list[nn.Module]]] = {
         "plain": lambda: [
             nn.Conv2d(2, 3, 3, stride=2), activation, nn.Conv2d(3, 2, 2), activation, nn.Flatten(), nn.Linear(8, 3),
         ],
@@ -41,17 +44,17 @@ def network(generator, kind, slope):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 0.2)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
+                present(module.running_mean).normal_(generator=generator)
+                present(module.running_var).uniform_(0.5, 2, generator=generator)
     return model.eval()
 
 
-def points(model, x, y, threat, box, generator):
+def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: bool, generator: torch.Generator) -> Tensor:
     """Images in the region, (P, N, C, H, W): random ones, corners, and those of a few steps of PGD on the margin."""
-    found = []
+    found, eps = [], present(threat.eps)
     for _ in range(6):
         noise = torch.randn(x.shape, generator=generator)
-        found += [threat.norm.project(threat.eps * s * noise, threat.eps) for s in (0.3, 10.0)]
+        found += [threat.norm.project(eps * s * noise, eps) for s in (0.3, 10.0)]
     delta = torch.zeros_like(x)
     for _ in range(12):
         x_adv = (x + delta).clamp(0, 1) if box else x + delta
@@ -60,7 +63,7 @@ def points(model, x, y, threat, box, generator):
         own = logits.gather(1, y[:, None]).squeeze(1)
         margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
         (gradient,) = torch.autograd.grad(margin.sum(), x_adv)
-        delta = threat.norm.project(x_adv.detach() - x - threat.eps / 2 * threat.norm.steepest(gradient), threat.eps)
+        delta = threat.norm.project(x_adv.detach() - x - eps / 2 * threat.norm.steepest(gradient), eps)
         found.append(delta)
     stacked = x + torch.stack(found)
     return stacked.clamp(0, 1) if box else stacked
@@ -75,7 +78,9 @@ draws = {
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(method=st.sampled_from(METHODS), **draws)
-def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(method, seed, kind, slope, norm, box, eps):
+def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(
+    method: str, seed: int, kind: str, slope: float, norm: str, box: bool, eps: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = network(generator, kind, slope)
     x = torch.rand(4, 2, SIDE, SIDE, generator=generator)
@@ -91,7 +96,7 @@ def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(method, seed
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(**draws)
-def test_every_hidden_unit_stays_in_its_interval(seed, kind, slope, norm, box, eps):
+def test_every_hidden_unit_stays_in_its_interval(seed: int, kind: str, slope: float, norm: str, box: bool, eps: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = network(generator, kind, slope)
     x = torch.rand(3, 2, SIDE, SIDE, generator=generator)

@@ -1,6 +1,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import NORMS
@@ -11,16 +12,18 @@ radii = st.floats(0.01, 5.0)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
 
 
-def drawn(seed, shape, rows=4, scale=1.0):
+def drawn(seed: int, shape: tuple[int, int, int], rows: int = 4, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(rows, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def radius_for(name, eps):
+def radius_for(name: str, eps: float) -> float:
     return float(round(eps)) if name == "l0" else eps
 
 
 @given(names, seeds, shapes, radii)
-def test_projection_ends_inside_and_a_second_one_moves_nothing(name, seed, shape, eps):
+def test_projection_ends_inside_and_a_second_one_moves_nothing(
+    name: str, seed: int, shape: tuple[int, int, int], eps: float
+) -> None:
     norm, eps = NORMS[name], radius_for(name, eps)
     once = norm.project(drawn(seed, shape, scale=3.0), eps)
     assert (norm.size(once) <= eps + norm.tolerance(eps)).all()
@@ -28,7 +31,9 @@ def test_projection_ends_inside_and_a_second_one_moves_nothing(name, seed, shape
 
 
 @given(names, seeds, shapes, st.floats(0.1, 0.99))
-def test_projection_leaves_points_inside_and_on_the_boundary_alone(name, seed, shape, share):
+def test_projection_leaves_points_inside_and_on_the_boundary_alone(
+    name: str, seed: int, shape: tuple[int, int, int], share: float
+) -> None:
     norm, delta = NORMS[name], drawn(seed, shape)
     size = norm.size(delta)
     torch.testing.assert_close(norm.project(delta, size), delta, atol=1e-5, rtol=1e-5)
@@ -38,7 +43,9 @@ def test_projection_leaves_points_inside_and_on_the_boundary_alone(name, seed, s
 
 @given(st.sampled_from(["l1", "l2", "linf"]), seeds, shapes, radii)
 @settings(max_examples=50)
-def test_projection_is_nearer_than_other_points_of_the_ball(name, seed, shape, eps):
+def test_projection_is_nearer_than_other_points_of_the_ball(
+    name: str, seed: int, shape: tuple[int, int, int], eps: float
+) -> None:
     norm, delta = NORMS[name], drawn(seed, shape, scale=3.0)
     nearest = (norm.project(delta, eps) - delta).flatten(1).norm(dim=1)
     rng = SampleRng.create(seed, "test", torch.arange(len(delta)))
@@ -50,7 +57,7 @@ def test_projection_is_nearer_than_other_points_of_the_ball(name, seed, shape, e
 
 
 @given(names, seeds, shapes)
-def test_steepest_direction_has_size_one_and_rises(name, seed, shape):
+def test_steepest_direction_has_size_one_and_rises(name: str, seed: int, shape: tuple[int, int, int]) -> None:
     norm, grad = NORMS[name], drawn(seed, shape)
     step = norm.steepest(grad)
     torch.testing.assert_close(norm.size(step), torch.ones(len(grad)))
@@ -58,7 +65,9 @@ def test_steepest_direction_has_size_one_and_rises(name, seed, shape):
 
 
 @given(st.sampled_from([("linf", "l1"), ("l2", "l2")]), seeds, shapes)
-def test_no_direction_of_size_one_rises_faster_than_the_steepest(pair, seed, shape):
+def test_no_direction_of_size_one_rises_faster_than_the_steepest(
+    pair: tuple[str, str], seed: int, shape: tuple[int, int, int]
+) -> None:
     name, dual = pair
     grad = drawn(seed, shape)
     gain = (NORMS[name].steepest(grad) * grad).flatten(1).sum(1)
@@ -66,7 +75,7 @@ def test_no_direction_of_size_one_rises_faster_than_the_steepest(pair, seed, sha
 
 
 @given(names, seeds, shapes, radii)
-def test_random_points_lie_inside(name, seed, shape, eps):
+def test_random_points_lie_inside(name: str, seed: int, shape: tuple[int, int, int], eps: float) -> None:
     norm, eps = NORMS[name], radius_for(name, eps)
     point = norm.random(torch.zeros(4, *shape), eps, SampleRng.create(seed, "test", torch.arange(4)), 3)
     assert (norm.size(point) <= eps + norm.tolerance(eps)).all()

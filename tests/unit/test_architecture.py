@@ -85,7 +85,7 @@ def test_the_typed_facades_name_every_registered_class() -> None:
     for kind in ("attack", "defense"):
         stub = (CORE / f"{kind}s" / "__init__.pyi").read_text(encoding="utf-8")
         lines = set(stub.splitlines())
-        for target in registry.targets(kind).values():  # type: ignore[arg-type]
+        for target in registry.targets(kind).values():
             module, _, cls = target.partition(":")
             if module.startswith("rbl_"):
                 assert f"from {module} import {cls} as {cls}" in lines

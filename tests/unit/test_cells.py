@@ -21,6 +21,7 @@ from robustbench_lite.records.cell import read_record, write_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.report import Cell
+from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
@@ -51,6 +52,8 @@ class Plain(Code):
 
 class Buffered(Code):
     """Its buffer is not in the state dict."""
+
+    scale: Tensor
 
     def __init__(self, scale: float) -> None:
         super().__init__(lambda x: x * self.scale)
@@ -101,7 +104,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def cell(network: nn.Module, folder: Path | None, **options: Any) -> Cell:
-    return rbl.evaluate(network, data(), **({"attacks": "pgd steps=3", "eps": 0.02, "output": folder} | options)).cells[0]
+    return rbl.evaluate(network, data(), **{"attacks": "pgd steps=3", "eps": 0.02, "output": folder, **options}).cells[0]
 
 
 def verdicts(found: Cell) -> tuple[list[bool], list[bool]]:
@@ -178,7 +181,12 @@ def test_two_networks_of_one_key_take_turns_and_never_get_each_others_number(tmp
 def test_a_network_is_asked_once_however_many_cells_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     answers = probes._answers
-    monkeypatch.setattr(probes, "_answers", lambda model, x, device: asked.append(len(x)) or answers(model, x, device))
+
+    def counted(model: DefendedModel, x: Tensor, device: torch.device) -> Any:
+        asked.append(len(x))
+        return answers(model, x, device)
+
+    monkeypatch.setattr(probes, "_answers", counted)
     attacks = ["pgd steps=1", "pgd steps=2", "fgsm"]
     cell(small_network(), tmp_path, attacks=attacks)
     report = rbl.evaluate(small_network(), data(), attacks, eps=0.02, output=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_outputs_that_are_hardly_logits_are_measured_and_flagged() -> None:
 
 
 def test_the_users_model_is_left_as_it_is() -> None:
-    model = small_network()
+    model: Any = small_network()
     prepared = prepare(model, NoDefense(), torch.device("cpu"))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model[0].weight.is_contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
-from rbl_attacks.pgd import PGD
+from rbl_attacks.pgd import PGD, PGDState
 from robustbench_lite import inputs
 from robustbench_lite.errors import AttackError, DataError, ModelError, RecordError, RobustBenchError, UsageError
 from robustbench_lite.search.attack import Answer
-from tests.conftest import images
+from tests.conftest import images, present
 
 Batch = tuple[Tensor, Tensor]
 EPS = 0.05
@@ -27,8 +28,8 @@ class OutOfBall(PGD):
 
     name = "out_of_ball"
 
-    def tell(self, state: object, answer: Answer) -> object:
-        state = super().tell(state, answer)  # type: ignore[arg-type]
+    def tell(self, state: PGDState, answer: Answer) -> PGDState:
+        state = super().tell(state, answer)
         return state.replace(x_adv=(state.x_adv + 0.5).clamp(0, 1))
 
 
@@ -107,11 +108,9 @@ def test_another_seed_draws_other_numbers(network: nn.Module, batch: Batch) -> N
      {"attacks": "pgd steps=2"}, {"defenses": "parseval"}, {"ids": range(1, 61)}],
     ids=str,
 )  # fmt: skip
-def test_every_setting_that_decides_the_outcome_is_in_the_key(
-    network: nn.Module, batch: Batch, change: dict[str, object]
-) -> None:
-    options: dict[str, object] = {"attacks": "fgsm", "eps": EPS}
-    one, other = (rbl.evaluate(network, batch, **(options | more)).cells[0].key for more in ({}, change))  # type: ignore[arg-type]
+def test_every_setting_that_decides_the_outcome_is_in_the_key(network: nn.Module, batch: Batch, change: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"attacks": "fgsm", "eps": EPS}
+    one, other = (rbl.evaluate(network, batch, **(options | more)).cells[0].key for more in ({}, change))
     assert one != other
 
 
@@ -137,8 +136,8 @@ def test_a_tampered_record_stops_the_run(network: nn.Module, batch: Batch, tmp_p
 
 
 def test_an_interrupted_cell_continues(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
-    settings = {"norm": "linf", "eps": EPS, "batch_size": 16}
-    whole = rbl.evaluate(network, batch, "pgd steps=20", **settings).cells[0].record  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"norm": "linf", "eps": EPS, "batch_size": 16}
+    whole = rbl.evaluate(network, batch, "pgd steps=20", **settings).cells[0].record
 
     class Killed(BaseException):
         pass
@@ -151,11 +150,11 @@ def test_an_interrupted_cell_continues(network: nn.Module, batch: Batch, tmp_pat
             raise Killed
 
     with pytest.raises(Killed):
-        rbl.evaluate(network, batch, "pgd steps=20", output=tmp_path, on_progress=stop, **settings)  # type: ignore[arg-type]
+        rbl.evaluate(network, batch, "pgd steps=20", output=tmp_path, on_progress=stop, **settings)
     known: list[float] = []
     resumed = rbl.evaluate(
         network, batch, "pgd steps=20", output=tmp_path, on_progress=lambda p: known.append(p.rows), **settings
-    )  # type: ignore[arg-type]
+    )
     assert known[0] >= 16, "nothing was taken over from the interrupted run"
     assert whole is not None
     assert resumed.cells[0].record is not None
@@ -191,11 +190,11 @@ def test_an_attack_that_leaves_the_ball_is_an_error(network: nn.Module, batch: B
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(
-    network: nn.Module, batch: Batch, tmp_path: Path, change: dict[str, object], error: type[Exception], message: str
+    network: nn.Module, batch: Batch, tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    arguments: dict[str, object] = {"data": batch, "attacks": "pgd steps=2", "eps": EPS, "output": tmp_path / "out"}
+    arguments: dict[str, Any] = {"data": batch, "attacks": "pgd steps=2", "eps": EPS, "output": tmp_path / "out"}
     with pytest.raises(error, match=message):
-        rbl.evaluate(network, **(arguments | change))  # type: ignore[arg-type]
+        rbl.evaluate(network, **(arguments | change))
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -234,14 +233,14 @@ def test_a_targeted_run_counts_only_the_target_as_success(network: nn.Module, ba
 
 
 class Rounded(nn.Sequential):
-    def forward(self, x):
-        return super().forward(x.round())
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.round())  # type: ignore[no-any-return,no-untyped-call]
 
 
 class Blind(nn.Sequential):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def linear(kind: type[nn.Sequential] = nn.Sequential, *more: nn.Module) -> nn.Module:
@@ -256,7 +255,7 @@ def pictures(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_gradient_of_zero_is_flagged_for_attacks_that_follow_it() -> None:
     cells = rbl.evaluate(linear(Rounded), pictures(), ["pgd steps=2", "boundary steps=20"], norm="l2", eps=0.1).cells
-    assert [any("gradient is 0" in flag for flag in cell.record.provenance.flags) for cell in cells] == [True, False]
+    assert [any("gradient is 0" in flag for flag in present(cell.record).provenance.flags) for cell in cells] == [True, False]
 
 
 def test_a_model_without_a_gradient_is_told_what_to_do() -> None:
@@ -273,8 +272,8 @@ def test_logits_are_not_taken_for_probabilities() -> None:
 
 
 class Broken(nn.Sequential):
-    def forward(self, x):
-        return super().forward(x) * float("nan")
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float("nan")  # type: ignore[no-any-return,no-untyped-call]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +298,7 @@ def test_samples_of_the_target_class_do_not_make_a_run_partial() -> None:
               {"certify_seconds": 0}, {"certify_seconds": float("nan")}, {"ids": [0] * 24}, {"ids": [i - 1 for i in range(24)]},
               {"ids": [i + 0.5 for i in range(24)]}],
 )  # fmt: skip
-def test_values_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RobustBenchError, match=next(iter(wrong))):
         rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, **wrong)
 

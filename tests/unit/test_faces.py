@@ -44,7 +44,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily(name: str) -> None:
 
 def test_the_package_has_what_its_users_look_for() -> None:
     assert set(robustbench_lite.__all__) >= LOOKED_FOR
-    assert robustbench_lite.errors.UsageError
+    assert issubclass(robustbench_lite.errors.UsageError, Exception)
     with pytest.raises(AttributeError, match="it has Attack, "):
         _ = robustbench_lite.Atack
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from robustbench_lite import fitting
 from robustbench_lite.attacks import Patch
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.report import Cell
+from robustbench_lite.search.attack import Fit
 from tests.conftest import images, small_network
 
 SHAPE, PIXELS = (1, 9, 9), 12
@@ -30,7 +33,7 @@ class Contrast(nn.Module):
         return logits
 
 
-def cell(contrast: float, folder: Path | None, **options: object) -> Cell:
+def cell(contrast: float, folder: Path | None, **options: Any) -> Cell:
     network = small_network(SHAPE)
     x, train = images(60, SHAPE), images(100, SHAPE, seed=2)
     data, fit_data = (x, network(x).argmax(1)), (train, network(train).argmax(1))
@@ -55,7 +58,7 @@ def test_an_edited_network_is_fitted_anew(tmp_path: Path) -> None:
 def test_a_killed_fit_is_not_continued_by_an_edited_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Patch.fit
 
-    def killed(self, *arguments):  # type: ignore[no-untyped-def]
+    def killed(self, *arguments: Any) -> Iterator[Fit]:  # type: ignore[no-untyped-def]
         for state in original(self, *arguments):
             yield state
             if state.step == 10:

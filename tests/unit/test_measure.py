@@ -14,8 +14,7 @@ import robustbench_lite as rbl
 from rbl_attacks.fgsm import FGSM
 from robustbench_lite.measure import AUDIT, Job, clean_logits
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.search import fast
-from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
@@ -86,7 +85,7 @@ def test_votes_on_a_clean_image_belong_to_its_index_wherever_it_stands() -> None
 
 def test_clean_accuracy_is_that_of_the_network_as_it_was_given_whatever_the_search_asks() -> None:
     network, x, y = labelled()
-    other = fast.FastPath(Alike(), Alike(), None, ())
+    other = FastPath(Alike(), Alike(), None, ())
     correct = clean_logits(DefendedModel(network, fast=other), dataset(x, y, torch.arange(N)), 16, CPU, 0).correct
     assert correct.all()
 

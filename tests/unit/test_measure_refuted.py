@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Above(nn.Module):
         return torch.stack([0 * p, 10 * (p - 0.25) + self.more, 0 * p - 10], 1)
 
 
-def job(more: float, traits: Traits = Traits(), **changes: object) -> Job:  # noqa: B008 -- frozen
+def job(more: float, traits: Traits = Traits(), **changes: Any) -> Job:  # noqa: B008 -- frozen
     """Images at 0.125, 0.1875 and 0 of class 0, a ball of 0.125, and a search that sees class 1 ``more`` in the lead."""
     quick = Above(more)
     model = DefendedModel(Above(), traits, FastPath(quick, quick, None, ("quick",)))

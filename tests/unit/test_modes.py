@@ -57,7 +57,7 @@ def _hooked() -> nn.Module:
 def _wrapped() -> nn.Module:
     class Decorated(nn.Module):
         @functools.wraps(Reads.forward)
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return Reads.forward(self, x)  # type: ignore[arg-type]
 
     return Decorated()
@@ -100,7 +100,7 @@ HARMLESS_LAYERS = {
 @pytest.mark.filterwarnings("ignore:`torch:FutureWarning")
 @pytest.mark.parametrize("kind", ACTING)
 def test_train_mode_of_a_layer_that_behaves_otherwise_in_it_is_refused_and_named(kind: str) -> None:
-    layer = ACTING[kind]()
+    layer = ACTING[kind]()  # type: ignore[no-untyped-call]
     model = nn.ModuleList([nn.ReLU(), layer]).eval()
     assert require_eval_mode(model) is None
     layer.train()
@@ -110,7 +110,7 @@ def test_train_mode_of_a_layer_that_behaves_otherwise_in_it_is_refused_and_named
 
 @pytest.mark.parametrize("kind", HARMLESS_LAYERS)
 def test_train_mode_that_changes_nothing_is_let_through_with_a_remark(kind: str) -> None:
-    layer = HARMLESS_LAYERS[kind]()
+    layer = HARMLESS_LAYERS[kind]()  # type: ignore[no-untyped-call]
     model = nn.ModuleList([layer]).eval()
     for module in model.modules():
         module.training = True
@@ -127,9 +127,9 @@ def test_a_model_that_is_one_layer_is_named_as_itself() -> None:
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
 def test_batch_norm_that_takes_the_statistics_of_the_batch_is_refused(layer: type[nn.Module]) -> None:
-    require_separate_rows(nn.Sequential(layer(3)))  # type: ignore[call-arg]
+    require_separate_rows(nn.Sequential(layer(3)))
     with pytest.raises(ModelError, match=f"layer '0' .{layer.__name__}"):
-        require_separate_rows(nn.Sequential(layer(3, track_running_stats=False)))  # type: ignore[call-arg]
+        require_separate_rows(nn.Sequential(layer(3, track_running_stats=False)))
 
 
 def test_norms_of_single_images_are_let_through() -> None:

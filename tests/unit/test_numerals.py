@@ -44,4 +44,4 @@ def test_seeds_of_63_bits_are_taken(seed: int) -> None:
 def test_other_seeds_are_refused_everywhere(seed: object) -> None:
     for taken in (require_seed, lambda seed: Settings(seed=seed), lambda seed: Recipe(seed=seed)):
         with pytest.raises(UsageError, match="from 0 to"):
-            taken(seed)  # type: ignore[operator]
+            taken(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import certify
 from robustbench_lite.bounds import certifier
-from robustbench_lite.bounds.certify import Certificate
+from robustbench_lite.bounds.certify import Certificate, proofs
 from robustbench_lite.errors import ModelError, UsageError
 from robustbench_lite.records.certificate import read_certificate
 from tests.conftest import images, small_network
@@ -67,7 +68,7 @@ def test_an_edited_network_is_proved_anew_and_said_so(tmp_path: Path) -> None:
 
 
 def test_a_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, proofs = prove(None), certifier.proofs
+    true = prove(None)
 
     def stopped(*arguments: object, **settings: object) -> object:
         for number, part in enumerate(proofs(*arguments, **settings)):  # type: ignore[arg-type]
@@ -80,7 +81,12 @@ def test_a_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             prove(tmp_path)
     asked: list[int] = []
-    monkeypatch.setattr(certifier, "proofs", lambda model, x, *a, **k: asked.append(len(x)) or proofs(model, x, *a, **k))
+
+    def counted(model: nn.Module, x: Tensor, *rest: Any, **settings: Any) -> Any:
+        asked.append(len(x))
+        return proofs(model, x, *rest, **settings)
+
+    monkeypatch.setattr(certifier, "proofs", counted)
     assert torch.equal(prove(tmp_path).certified, true.certified)
     assert 0 < asked[0] < 30
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("kind", ["attack", "defense"])
 @pytest.mark.parametrize("name", ["os:mkdir path=made", "builtins:dict", "collections:Counter"])
-def test_what_is_no_plugin_is_refused_before_it_is_called(kind, name, tmp_path, monkeypatch):
+def test_what_is_no_plugin_is_refused_before_it_is_called(
+    kind: Literal["attack", "defense"], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=f"is no {kind}"):
         registry.create(kind, name, Trust.INSTALLED)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training import Progress, Recipe, _sizes, describe, evaluating, initialised, train
+from tests.conftest import toy
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
 
@@ -30,7 +32,7 @@ RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
 def _data(count: int = 70) -> Dataset:
     x = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0, 0, 0] > 0.5).long()
-    return Dataset("toy", "train", x, y, torch.arange(count), 2, count)
+    return toy(x, y, 2)
 
 
 def _network(seed: int = 0) -> nn.Module:
@@ -68,7 +70,8 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path: Path, epoch: int, 
             checkpoint_seconds=0,
             on_progress=_stop_at(epoch, step),
         )
-    network, first = _network(), []
+    network = _network()
+    first: list[Any] = []
     curve = train(network, NoDefense(), _data(), RECIPE, checkpoint=checkpoint, on_progress=first.append)
     assert weights_hash(network) == _uninterrupted(tmp_path)
     assert first[0].epoch * 5 + first[0].step == max(1, epoch * 5 + step)  # the last step is repeated, nothing before it
@@ -157,7 +160,8 @@ def test_what_a_network_raises_in_training_says_where(tmp_path: Path, defense: s
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
-    whole, network, steps = _uninterrupted(tmp_path), _network(), []
+    whole, network = _uninterrupted(tmp_path), _network()
+    steps: list[Any] = []
     curve = train(network, NoDefense(), _data(), RECIPE, checkpoint=tmp_path / "whole.pt", on_progress=steps.append)
     assert weights_hash(network) == whole
     assert steps == []
@@ -181,9 +185,9 @@ def test_training_learns_and_leaves_eval_mode_and_the_global_generator_alone(tmp
         ({"network": 1}, "initial weights was"),
     ],
 )
-def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     _uninterrupted(tmp_path)
-    settings = {"recipe": RECIPE, "data": _data(), "network": 0} | change
+    settings: dict[str, Any] = {"recipe": RECIPE, "data": _data(), "network": 0} | change
     network, path = _network(settings["network"]), tmp_path / "whole.pt"
     with pytest.raises(UsageError, match=message):
         train(network, NoDefense(), settings["data"], settings["recipe"], checkpoint=path)
@@ -216,7 +220,7 @@ def test_a_folder_that_cannot_be_written_to_shows_before_any_step(tmp_path: Path
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
-    network = _network()
+    network: Any = _network()
     with torch.no_grad():
         network[1].weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="--learning-rate"):
@@ -225,7 +229,7 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
 
 def test_a_card_states_the_accuracies_of_a_linear_model() -> None:
     # The logit difference is 2 (x - 0.5): clean 2 of 4 right, and eps 0.2 turns the sample that is 0.1 from the boundary.
-    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    network: Any = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         network[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
         network[1].bias.copy_(torch.tensor([0.5, -0.5]))
@@ -260,6 +264,6 @@ def test_a_description_builds_the_same_plug_in_again() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}])
-def test_a_recipe_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
+def test_a_recipe_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="Training needs"):
         Recipe(**settings)

@@ -28,7 +28,7 @@ from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.verification import Verification
-from tests.conftest import images, small_network
+from tests.conftest import images, present, small_network
 
 EPS = 0.2
 
@@ -50,7 +50,7 @@ class Noisy(nn.Module):
         self.network, self.scale = network, scale
 
     def forward(self, x: Tensor, rng: SampleRng) -> Tensor:
-        return self.network(x) + self.scale * rng.uniform(0, (3,))
+        return self.network(x) + self.scale * rng.uniform(0, (3,))  # type: ignore[no-any-return]
 
 
 class NoiseAdded(Defense):
@@ -112,7 +112,7 @@ def test_what_was_crafted_holds_after_a_round_trip(tmp_path: Path, shape: tuple[
 
 def spoil_x_adv(saved: Adversarials, change: Callable[[Tensor, Tensor], Tensor]) -> Adversarials:
     x_adv = saved.x_adv.clone()
-    x_adv[1] = change(saved.x_adv[1], saved.context.x[1])
+    x_adv[1] = change(saved.x_adv[1], present(saved.context).x[1])
     return dataclasses.replace(saved, x_adv=x_adv)
 
 
@@ -121,7 +121,7 @@ def spoil(saved: Adversarials, field: str, value: Tensor | int | float) -> Adver
     column[1] = value
     if field == "distance":
         return dataclasses.replace(saved, distance=column)
-    return dataclasses.replace(saved, context=saved.context._replace(**{field: column}))
+    return dataclasses.replace(saved, context=present(saved.context)._replace(**{field: column}))
 
 
 #: What is done to row 1 -> the check that must fail, and a word of the reason.
@@ -147,7 +147,7 @@ SPOILT = {
 def test_a_spoilt_row_fails_its_check_and_no_other_row_does(case: str) -> None:
     change, name, reason = SPOILT[case]
     saved, subject, threat, data = crafted()
-    found = check(change(saved), subject, threat, data)
+    found = check(change(saved), subject, threat, data)  # type: ignore[no-untyped-call]
     assert list(found.failures) == [int(saved.ids[1])]
     assert name in failed_checks(found)
     assert any(reason in text for text in found.failures[int(saved.ids[1])])
@@ -157,13 +157,13 @@ def test_a_spoilt_row_fails_its_check_and_no_other_row_does(case: str) -> None:
 def test_a_distance_that_differs_from_the_sealed_record_fails() -> None:
     saved, subject, threat, data = crafted()
     moved = spoil_x_adv(saved, lambda a, x: x + (a - x) * 0.99)
-    size = float((moved.x_adv[1] - saved.context.x[1]).abs().max())
+    size = float((moved.x_adv[1] - present(saved.context).x[1]).abs().max())
     assert "at the stated distance" in failed_checks(check(spoil(moved, "distance", size), subject, threat, data))
 
 
 def test_another_class_is_not_the_target() -> None:
     saved, subject, _, data = crafted(targeted="least_likely")
-    reached = saved.context.target
+    reached = present(saved.context).target
     other = saved.x_adv.roll(1, 0)
     swapped = dataclasses.replace(saved, x_adv=other)
     found = check(swapped, subject, ThreatModel.parse("linf", 1.0, "least_likely"), data)
@@ -279,9 +279,9 @@ def test_parts_that_do_not_belong_together_are_refused(
 def test_only_another_torch_excuses_a_verdict_on_rounding(torch_then: str | None, excused: bool) -> None:
     """An adversarial is moved to where its class and the clean one are equal but for rounding, on the wrong side."""
     made = crafted()
-    saved, x = made.saved, made.saved.context.x
+    saved, x = made.saved, present(made.saved.context).x
     low, high = torch.zeros(len(saved)), torch.ones(len(saved))
-    network, y = made.subject.module, made.saved.context.y
+    network, y = made.subject.module, present(made.saved.context).y
     for _ in range(40):
         middle = (low + high) / 2
         wrong = network(x + middle.reshape(-1, 1, 1, 1) * (saved.x_adv - x)).argmax(1) != y

@@ -1,10 +1,11 @@
 """Where the Boundary attack starts, and which ways it tries."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from rbl_attacks.boundary import Boundary
@@ -13,24 +14,20 @@ from rbl_attacks.boundary_starts import ABSENT, PER_CLASS, collect, other_images
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.threat import NORMS, ThreatModel
-from tests.conftest import images, small_network
+from tests.conftest import images, points_of, present, small_network
 
 SHAPE = (1, 6, 6)
 
 
-def points(x, y):
-    return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)), torch.zeros_like(y))
-
-
-def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
+def test_images_to_start_from_are_of_the_other_classes_and_each_is_used() -> None:
     x, y = images(90), torch.arange(90) % 3
     x[y == 2] = x[y == 2][:1]  # a class of one image, many times
-    stored = collect(Passes(DefendedModel(small_network()), 32), points(x, y), seed=0)
+    stored = collect(Passes(DefendedModel(small_network()), 32), points_of(x, y), seed=0)
     assert stored.shape == (3, PER_CLASS, *SHAPE)
     rng = SampleRng.create(0, "test", torch.arange(200))
     wanted = torch.zeros(200, dtype=torch.int64)
@@ -42,18 +39,18 @@ def test_images_to_start_from_are_of_the_other_classes_and_each_is_used():
     assert of_class[2] > 300
 
 
-def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out():
+def test_which_images_are_kept_does_not_depend_on_their_order_and_a_missing_class_is_left_out() -> None:
     x, y, passes = images(80), torch.arange(80) % 2, Passes(DefendedModel(small_network()), 32)
-    stored, order = collect(passes, points(x, y), seed=0), torch.arange(80).flip(0)
-    again = collect(passes, points(x, y).take(order), seed=0)
+    stored, order = collect(passes, points_of(x, y), seed=0), torch.arange(80).flip(0)
+    again = collect(passes, points_of(x, y).take(order), seed=0)
     assert torch.equal(stored, again)
-    assert not torch.equal(stored, collect(passes, points(x, y), seed=1))
+    assert not torch.equal(stored, collect(passes, points_of(x, y), seed=1))
     assert (stored[2] == ABSENT).all()
     starts = other_images(SampleRng.create(0, "test", torch.arange(50)), torch.zeros(50, dtype=torch.int64), 4, y[:50], stored)
     assert starts.min() >= 0
 
 
-def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch):
+def test_starting_from_images_finds_an_adversarial_for_every_row(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     other = images(60, seed=5)
     cell = rbl.evaluate(
         network, batch, "boundary start=images steps=200", norm="l2", fit_data=(other, network(other).argmax(1))
@@ -63,10 +60,10 @@ def test_starting_from_images_finds_an_adversarial_for_every_row(network, batch)
     assert cell.identity.fit_data is not None
     noise = rbl.evaluate(network, batch, "boundary steps=200", norm="l2").cells[0]
     assert noise.identity.fit_data is None
-    assert cell.median_distance < 2 * noise.median_distance
+    assert present(cell.median_distance) < 2 * present(noise.median_distance)
 
 
-def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network):
+def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network: Any) -> None:
     x, other = images(60), images(60, seed=5)
     with torch.no_grad():
         network[-1].bias -= network(other).mean(0)  # no class has most of the images
@@ -79,22 +76,22 @@ def test_a_targeted_walk_begins_at_images_of_its_class_and_reaches_it(network):
     assert cell.robust_accuracy == 0
     assert (network(cell.x_adv).argmax(1) == 1).all()
     nearest = rbl.evaluate(network, (x, network(x).argmax(1)), "carlini_wagner steps=200", norm="l2", targeted=wanted).cells[0]
-    assert nearest.median_distance < cell.median_distance < 2 * nearest.median_distance
+    assert present(nearest.median_distance) < present(cell.median_distance) < 2 * present(nearest.median_distance)
 
 
-def test_noise_is_no_start_for_a_targeted_walk(network, batch):
+def test_noise_is_no_start_for_a_targeted_walk(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UsageError, match="boundary start=images"):
         rbl.evaluate(network, batch, "boundary", norm="l2", targeted="least_likely")
 
 
-def test_without_images_it_says_what_to_do(network, batch):
+def test_without_images_it_says_what_to_do(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UsageError, match="fit_data"):
         rbl.evaluate(network, batch, "boundary start=images", norm="l2")
     with pytest.raises(UsageError, match="start=noise"):
-        dataclasses.replace(Boundary(), start="nowhere")
+        dataclasses.replace(Boundary(), start="nowhere")  # type: ignore[arg-type]
 
 
-def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw():
+def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw() -> None:
     rng, draw, grain = SampleRng.create(0, "test", torch.arange(60)), torch.arange(60), torch.arange(60) % 3
     noise = waves(rng, draw, 4, grain, torch.Size((2, 9, 7)))  # edges that no grain divides
     assert noise.shape == (60, 4, 2, 9, 7)
@@ -105,15 +102,15 @@ def test_white_and_smooth_noise_belong_to_the_sample_and_the_draw():
     assert abs(neighbours[0]) < 0.05 < 0.3 < neighbours[1] < neighbours[2]
 
 
-def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries():
+def test_smooth_noise_in_turn_ends_nearer_at_the_same_queries() -> None:
     data, model = load_dataset("fashion_mnist", limit=24), reference_model("fashion_mnist", "none").module
     turns, white = rbl.evaluate(model, data, ["boundary steps=600", "boundary steps=600 grains=1"], norm="l2").cells
-    assert turns.median_distance < 0.9 * white.median_distance
+    assert present(turns.median_distance) < 0.9 * present(white.median_distance)
     assert turns.forward_queries.sum() < 1.01 * white.forward_queries.sum()
 
 
-def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more():
-    deaf = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more() -> None:
+    deaf: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
     with torch.no_grad():
         deaf[1].weight.zero_()
         deaf[1].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))
@@ -124,7 +121,9 @@ def test_a_row_that_finds_no_start_costs_start_draws_queries_and_no_more():
     assert cell.forward_queries.tolist() == [4 * 7] * 5
 
 
-def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(network, batch):
+def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(
+    network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
     cell = rbl.evaluate(network, batch, "boundary steps=60 proposals=6 bisections=3", norm="l2").cells[0]
     # Ten places of six proposals; the orthogonal move is due at 0, 12, 24, 30, 42 and 54 of them.
     beside = cell.forward_queries[cell.clean_correct] - (3 * 7 + 10 * 6 + 6)
@@ -133,7 +132,7 @@ def test_a_walk_costs_its_proposals_its_tests_and_its_start_to_the_query(network
     assert beside.max() <= 20 * 7
 
 
-def test_a_walk_never_leads_away_even_to_a_success():
+def test_a_walk_never_leads_away_even_to_a_success() -> None:
     attack, x = Boundary(proposals=2), images(2) * 0.4 + 0.3
     zeros = torch.zeros(2, dtype=torch.int64)
     state = attack.init(x, zeros, ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(2)))
@@ -151,7 +150,7 @@ def test_a_walk_never_leads_away_even_to_a_success():
     assert (nearer.distance < distance).all()
 
 
-def test_proposals_lie_where_the_figure_has_them():
+def test_proposals_lie_where_the_figure_has_them() -> None:
     x, far = images(5) * 0.4 + 0.3, (images(5, seed=9) - 0.5) * 0.2  # nothing is clipped
     state = Boundary(proposals=5).init(
         x, torch.zeros(5, dtype=torch.int64), ThreatModel(NORMS["l2"]), SampleRng.create(0, "t", torch.arange(5))
@@ -178,7 +177,7 @@ def test_proposals_lie_where_the_figure_has_them():
     assert (reach[:, :-1] <= 0.95 * distance.unsqueeze(1) * (1 + 1e-6)).all()
 
 
-def _adapted(counts):
+def _adapted(counts: list[float]) -> tuple[float, float]:
     """The orthogonal and the whole step, in shares of what they were, after these trials and successes of both."""
     attack, still = Boundary(start="noise", proposals=2), torch.zeros(1, dtype=torch.bool)
     rng = SampleRng.create(0, "test", torch.tensor([0]))
@@ -189,10 +188,10 @@ def _adapted(counts):
 
 
 @pytest.mark.parametrize(("held", "factor"), [(2, 1 / 1.5), (3, 1), (7, 1), (8, 1.5)])
-def test_of_20_orthogonal_moves_3_and_7_change_no_step(held, factor):
+def test_of_20_orthogonal_moves_3_and_7_change_no_step(held: int, factor: float) -> None:
     assert _adapted([20.0, held, 0.0, 0.0]) == pytest.approx((factor, factor))
 
 
 @pytest.mark.parametrize(("held", "factor"), [(1, 1 / 1.5), (2, 1), (6, 1), (7, 1.5)])
-def test_of_40_proposals_2_and_6_change_no_step(held, factor):
+def test_of_40_proposals_2_and_6_change_no_step(held: int, factor: float) -> None:
     assert _adapted([0.0, 0.0, 40.0, held]) == pytest.approx((1, factor))

@@ -1,24 +1,28 @@
 """Carlini-Wagner: what each row's search does, apart from its neighbours."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rbl_attacks.carlini_wagner import CarliniWagner
 from rbl_attacks.carlini_wagner_distance import CarliniWagnerState, ExcessLinf, SquaredL2
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, present
 
-QUICK = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
+QUICK: dict[str, Any] = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
 
 
-def linear(classes=4):
+def linear(classes: int = 4) -> Any:
     generator = torch.Generator().manual_seed(classes)
     layer = nn.Linear(36, classes)
     with torch.no_grad():
@@ -27,28 +31,30 @@ def linear(classes=4):
     return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
 
 
-def images(model, rows=10):
+def images(model: nn.Module, rows: int = 10) -> tuple[Tensor, Tensor]:
     x = torch.rand(rows, 1, 6, 6, generator=torch.Generator().manual_seed(2))
     return x, model(x).argmax(1)
 
 
-def begin(attack, x, y, norm="l2"):
+def begin(attack: CarliniWagner, x: Tensor, y: Tensor, norm: str = "l2") -> Any:
     index = torch.arange(len(y))
     return attack.init(x, y, ThreatModel.parse(norm, None), SampleRng.create(0, "test", index))
 
 
-def answered(success, labels, gradient, loss, logits=None):
+def answered(success: Tensor, labels: Tensor, gradient: Tensor, loss: Tensor, logits: Tensor | None = None) -> Answer:
     return Answer(success, labels, logits, gradient, lambda: loss)
 
 
-def follow(attack, model, x, y, norm="l2", limit=5000):
+def follow(
+    attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, norm: str = "l2", limit: int = 5000
+) -> Iterator[tuple[Any, Tensor]]:
     """Every state on the way, with the margins of the points that were asked."""
     state, none = begin(attack, x, y, norm), torch.full_like(y, -1)
     for _ in range(limit):
         query = attack.ask(state)
         points = query.points.detach().requires_grad_()
         logits = model(points)
-        loss = query.loss(logits, y, none)
+        loss = present(query.loss)(logits, y, none)
         (gradient,) = torch.autograd.grad(loss.sum(), points)
         logits = logits.detach()
         gap = margin(logits, y, none)
@@ -59,9 +65,9 @@ def follow(attack, model, x, y, norm="l2", limit=5000):
     raise AssertionError("The search has no end.")
 
 
-def constants(attack, model, x, y):
+def constants(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor) -> list[list[Any]]:
     """The values of c that the first row tries, in order, with its success at each."""
-    tried = []
+    tried: list[list[Any]] = []
     for state, _ in follow(attack, model, x, y):
         if state.finished[0]:
             return tried
@@ -71,18 +77,13 @@ def constants(attack, model, x, y):
     raise AssertionError
 
 
-def found(attack, model, x, y, target, norm="l2"):
-    outcomes = list(Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None)).search(
-        Task(x, y, target, torch.arange(len(y)))
-    ))  # fmt: skip
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+def found(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str = "l2") -> Outcome:
+    engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None))
+    return joined(engine.search(Task(x, y, target, torch.arange(len(y)))))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_pixels_at_exactly_0_and_1_can_move(norm):
+def test_pixels_at_exactly_0_and_1_can_move(norm: str) -> None:
     model = linear()
     x = (torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     y = model(x).argmax(1)
@@ -91,7 +92,7 @@ def test_pixels_at_exactly_0_and_1_can_move(norm):
     assert ((result.x_adv - x).abs().flatten(1).amax(1) > 0.005).all()
 
 
-def test_black_and_white_pixels_get_the_time_to_leave_the_ends_of_the_tanh():
+def test_black_and_white_pixels_get_the_time_to_leave_the_ends_of_the_tanh() -> None:
     model = linear()
     x = (torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     y = model(x).argmax(1)
@@ -100,7 +101,7 @@ def test_black_and_white_pixels_get_the_time_to_leave_the_ends_of_the_tanh():
     assert found(attack, model, x, y, torch.full_like(y, -1)).found.all()
 
 
-def test_a_run_of_too_small_a_c_is_given_up_early_even_though_it_hardly_moves():
+def test_a_run_of_too_small_a_c_is_given_up_early_even_though_it_hardly_moves() -> None:
     model = linear()
     x, y = images(model)
     attack = CarliniWagner(steps=200, search_steps=1, initial_const=1e-3)
@@ -109,7 +110,7 @@ def test_a_run_of_too_small_a_c_is_given_up_early_even_though_it_hardly_moves():
     assert not result.found.all()
 
 
-def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image():
+def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image() -> None:
     model = linear()
     x, y = images(model)
     for norm in ("l2", "linf"):
@@ -121,13 +122,13 @@ def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image():
             success |= state.bracket.high.isfinite()
 
 
-def test_the_search_starts_at_the_image():
+def test_the_search_starts_at_the_image() -> None:
     model = linear()
     x, y = images(model)
     assert torch.allclose(begin(CarliniWagner(), x, y).x_adv, x, atol=1e-5)
 
 
-def test_c_grows_tenfold_until_the_first_success_and_is_then_bisected():
+def test_c_grows_tenfold_until_the_first_success_and_is_then_bisected() -> None:
     model = linear()
     x, y = images(model, rows=4)
     attack = CarliniWagner(steps=100, search_steps=7, initial_const=1e-4, learning_rate=0.05, abort_early=False)
@@ -142,7 +143,7 @@ def test_c_grows_tenfold_until_the_first_success_and_is_then_bisected():
         assert high < float("inf")
 
 
-def test_the_constants_of_a_row_do_not_depend_on_its_neighbours():
+def test_the_constants_of_a_row_do_not_depend_on_its_neighbours() -> None:
     model = linear()
     x, y = images(model)
     attack = CarliniWagner(**QUICK)
@@ -150,7 +151,7 @@ def test_the_constants_of_a_row_do_not_depend_on_its_neighbours():
     assert alone == together
 
 
-def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early():
+def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early() -> None:
     model = linear()
     x, y = images(model, rows=4)
     gradient = torch.zeros_like(x)
@@ -167,7 +168,7 @@ def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early(
         assert ends == ([11, 22] if abort_early else expected)
 
 
-def test_an_l2_run_that_has_succeeded_is_never_cut_short():
+def test_an_l2_run_that_has_succeeded_is_never_cut_short() -> None:
     model = linear()
     x, y = images(model, rows=4)
     state = begin(CarliniWagner(steps=100, search_steps=2), x, y)
@@ -178,7 +179,7 @@ def test_an_l2_run_that_has_succeeded_is_never_cut_short():
         assert (state.step == step % 100).all()
 
 
-def test_confidence_counts_a_run_as_a_success_only_at_that_margin():
+def test_confidence_counts_a_run_as_a_success_only_at_that_margin() -> None:
     model = linear()
     x, y = images(model)
     attack = CarliniWagner(**QUICK, confidence=2.0)
@@ -195,7 +196,7 @@ def test_confidence_counts_a_run_as_a_success_only_at_that_margin():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_targeted_search_reaches_its_class(norm):
+def test_a_targeted_search_reaches_its_class(norm: str) -> None:
     model = linear()
     x, y = images(model)
     target = (y + 1) % 4
@@ -204,8 +205,8 @@ def test_a_targeted_search_reaches_its_class(norm):
     assert torch.equal(model(result.x_adv).argmax(1), target)
 
 
-def test_a_row_that_finds_nothing_returns_its_clean_image():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
+def test_a_row_that_finds_nothing_returns_its_clean_image() -> None:
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
     model[1].weight.zero_()
     model[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
     x, y = images(model, rows=3)
@@ -216,7 +217,7 @@ def test_a_row_that_finds_nothing_returns_its_clean_image():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_to_one(norm):
+def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_to_one(norm: str) -> None:
     model = linear()
     x = images(model)[0].round()  # black and white: Linf runs of any length
     y = model(x).argmax(1)
@@ -229,7 +230,7 @@ def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_t
     assert (shares.diff(dim=0)[live[:-1]] >= 0).all()
 
 
-def test_linf_lowers_tau_at_each_success_only():
+def test_linf_lowers_tau_at_each_success_only() -> None:
     model = linear()
     x, y = images(model)
     before: CarliniWagnerState | None = None
@@ -241,7 +242,7 @@ def test_linf_lowers_tau_at_each_success_only():
         before = state
 
 
-def test_the_distance_terms_are_those_worked_out_by_hand():
+def test_the_distance_terms_are_those_worked_out_by_hand() -> None:
     delta, tau = torch.tensor([[[[0.3, -0.1, -0.25, 0.0]]]]), torch.tensor([0.2])
     value, slope, size = ExcessLinf().term(delta.clone(), tau)
     assert value.item() == pytest.approx(0.1 + 0.05)  # changes up to tau are free
@@ -256,6 +257,6 @@ def test_the_distance_terms_are_those_worked_out_by_hand():
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"search_steps": 0}, {"initial_const": 0}, {"learning_rate": 0}, {"confidence": -1}]
 )
-def test_senseless_parameters_are_refused(wrong):
+def test_senseless_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="carlini_wagner needs"):
         CarliniWagner(**wrong)

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -53,9 +54,11 @@ def test_targeted_says_whether_foolbox_aims_at_a_class(name: str) -> None:
     if "DeepFool" in name:  # takes any criterion, but walks to the nearest class
         assert not ENTRIES[name].targeted
         return
-    model = foolbox.PyTorchModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval(), (0, 1), device="cpu")
+    model = foolbox.models.pytorch.PyTorchModel(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval(), (0, 1), device="cpu"
+    )
     parameters = inspect.signature(INSTALLED[name].__init__).parameters
-    attack = INSTALLED[name](**({"steps": 1} if "steps" in parameters else {}))
+    attack: Any = INSTALLED[name](**({"steps": 1} if "steps" in parameters else {}))
     radius = {"epsilon": 0.1} if ENTRIES[name].kind == "fixed_eps" else {}
     x, criterion = torch.full((1, 1, 2, 2), 0.5), foolbox.criteria.TargetedMisclassification(torch.tensor([1]))
     with torch.random.fork_rng():

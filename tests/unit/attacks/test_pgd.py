@@ -1,8 +1,10 @@
 """PGD with momentum."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rbl_attacks.pgd import PGD
 from robustbench_lite.errors import UsageError
@@ -13,7 +15,7 @@ from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
 
 
-def curved():
+def curved() -> tuple[nn.Module, Tensor, Tensor]:
     """A model whose gradient changes direction from step to step."""
     generator = torch.Generator().manual_seed(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 4)).requires_grad_(False)
@@ -23,7 +25,7 @@ def curved():
     return model, x, model(x).argmax(1)
 
 
-def by_hand(model, x, y, momentum, steps, step_size, eps):
+def by_hand(model: nn.Module, x: Tensor, y: Tensor, momentum: float, steps: int, step_size: float, eps: float) -> Tensor:
     x_adv, velocity = x.clone(), torch.zeros_like(x)
     for _ in range(steps):
         x_adv.requires_grad_()
@@ -35,7 +37,7 @@ def by_hand(model, x, y, momentum, steps, step_size, eps):
 
 
 @pytest.mark.parametrize("momentum", [0.5, 1.0])
-def test_momentum_sums_the_normalised_gradients(momentum):
+def test_momentum_sums_the_normalised_gradients(momentum: float) -> None:
     model, x, y = curved()
     threat = ThreatModel.parse("linf", 0.2)
     found = craft(
@@ -45,13 +47,13 @@ def test_momentum_sums_the_normalised_gradients(momentum):
     assert not torch.allclose(found, by_hand(model, x, y, 0.0, 8, 0.05, 0.2), atol=1e-3)
 
 
-def test_a_momentum_above_one_is_refused():
+def test_a_momentum_above_one_is_refused() -> None:
     with pytest.raises(UsageError, match="momentum from 0 to 1"):
         PGD(momentum=1.5)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 10])
-def test_its_steps_can_cross_the_ball_and_end_at_the_corner_that_a_linear_model_is_worst_at(steps):
+def test_its_steps_can_cross_the_ball_and_end_at_the_corner_that_a_linear_model_is_worst_at(steps: int) -> None:
     layer = nn.Linear(12, 2, bias=False).requires_grad_(False)
     layer.weight.copy_(torch.randn(2, 12, generator=torch.Generator().manual_seed(0)))
     model, x, y = nn.Sequential(nn.Flatten(), layer), torch.full((5, 1, 3, 4), 0.5), torch.zeros(5, dtype=torch.int64)
@@ -62,9 +64,10 @@ def test_its_steps_can_cross_the_ball_and_end_at_the_corner_that_a_linear_model_
         torch.testing.assert_close(found - x, worst.expand_as(x), atol=1e-6, rtol=0)
 
 
-def test_it_begins_anywhere_in_the_ball_or_at_the_image():
+def test_it_begins_anywhere_in_the_ball_or_at_the_image() -> None:
     model, x, y = curved()
-    threat, still = ThreatModel.parse("linf", 0.2), {"steps": 1, "step_size": 1e-9}
+    threat = ThreatModel.parse("linf", 0.2)
+    still: dict[str, Any] = {"steps": 1, "step_size": 1e-9}
     anywhere = craft(model, PGD(**still), x * 0 + 0.5, y, threat, index=torch.arange(6), seed=0) - 0.5
     assert anywhere.min() < -0.15
     assert anywhere.max() > 0.15
@@ -73,8 +76,8 @@ def test_it_begins_anywhere_in_the_ball_or_at_the_image():
 
 
 @pytest.mark.parametrize(("steps", "restarts"), [(1, 1), (3, 1), (3, 4)])
-def test_it_costs_a_gradient_a_step_and_one_forward_more_for_the_last_point_of_a_run(steps, restarts):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
+def test_it_costs_a_gradient_a_step_and_one_forward_more_for_the_last_point_of_a_run(steps: int, restarts: int) -> None:
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
     model[1].weight.zero_()
     model[1].bias.copy_(torch.tensor([1.0, 0.0]))
     x, y = torch.full((5, 1, 3, 4), 0.5), torch.zeros(5, dtype=torch.int64)

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 
 from rbl_attacks import boundary_state, one_pixel_candidates, patch_placement, zoo_order
+from robustbench_lite.search.rng import Pinned
 
 GENERATORS = {
     "boundary": [boundary_state.WAVES, boundary_state.STARTS],
@@ -19,13 +20,13 @@ GENERATORS = {
 }
 
 
-def bounds(stream):
+def bounds(stream: Pinned) -> tuple[int, int]:
     ends = stream.numbers[0], stream.numbers[-1]
     return min(ends), max(ends)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_pinned_streams_of_a_generator_have_no_number_in_common(name):
+def test_pinned_streams_of_a_generator_have_no_number_in_common(name: str) -> None:
     for one, other in combinations(GENERATORS[name], 2):
         (low, high), (from_, to) = bounds(one), bounds(other)
         assert high < from_ or to < low

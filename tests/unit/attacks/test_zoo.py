@@ -1,19 +1,22 @@
 """ZOO: where its noise may go, what a step costs, and that a row is its own."""
 
+from typing import Any, Literal, Self, cast
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rbl_attacks.zoo import ZOO
 from rbl_attacks.zoo_order import shuffle, weigh
 from rbl_attacks.zoo_space import NoiseSpace
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Answer
+from robustbench_lite.search.attack import Answer, Query
 from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine, Outcome
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
+from tests.conftest import joined, present, untargeted
 
 SHAPE = (1, 6, 6)
 L2 = ThreatModel.parse("l2", None)
@@ -23,7 +26,7 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-def linear(classes=3):
+def linear(classes: int = 3) -> Any:
     generator = torch.Generator().manual_seed(classes)
     layer = nn.Linear(36, classes)
     with torch.no_grad():
@@ -32,32 +35,28 @@ def linear(classes=3):
     return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
 
 
-def images(model, rows=6, on_bounds=True):
+def images(model: nn.Module, rows: int = 6, on_bounds: bool = True) -> tuple[Tensor, Tensor]:
     x = torch.rand(rows, *SHAPE, generator=torch.Generator().manual_seed(3)) * 0.4 + 0.3
     if on_bounds:
         x[..., ::2] = x[..., ::2].round()
     return x, model(x).argmax(1)
 
 
-def search(attack, model, x, y, batch_size=1024):
+def search(attack: ZOO, model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 1024) -> Outcome:
     engine = Engine(attack, Passes(DefendedModel(model), batch_size), L2)
-    outcomes = list(engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(len(y)))))
-    whole = outcomes[0]
-    for outcome in outcomes[1:]:
-        whole = whole.append(outcome)
-    return whole.select(whole.position.argsort())
+    return joined(engine.search(untargeted(x, y)))
 
 
-def answer_of(query, model, y):
+def answer_of(query: Query, model: nn.Module, y: Tensor) -> Answer:
     """What the oracle would say."""
     logits, shape = model(query.points.flatten(0, 1)), query.points.shape[:2]
     spread = y.repeat_interleave(shape[1])
-    loss = query.loss(logits, spread, torch.full_like(spread, -1)).reshape(shape)
+    loss = present(query.loss)(logits, spread, torch.full_like(spread, -1)).reshape(shape)
     return Answer(loss > 0, logits.argmax(1).reshape(shape), loss_of=lambda: loss)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_row_of_a_batch_moves_both_ways_and_is_found(variant):
+def test_every_row_of_a_batch_moves_both_ways_and_is_found(variant: dict[str, Any]) -> None:
     model = linear()
     x, y = images(model, on_bounds="tanh" not in variant)  # with tanh those values hardly move
     options = {"steps": 60, "coordinates": 12, "search_steps": 3, "initial_const": 1.0, "learning_rate": 0.03, **variant}
@@ -69,7 +68,7 @@ def test_every_row_of_a_batch_moves_both_ways_and_is_found(variant):
 
 
 @pytest.mark.parametrize(("coordinates", "a_step"), [(5, 11), (18, 37), (128, 73)])
-def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates, a_step):
+def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates: int, a_step: int) -> None:
     model = linear()
     x, y = images(model, rows=3)
     attack = ZOO(steps=7, coordinates=coordinates, search_steps=1, initial_const=1.0, learning_rate=1e-3)
@@ -80,17 +79,17 @@ def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates, a_step):
     assert not result.backward.any()
 
 
-def test_every_constant_costs_as_much_as_the_first_where_none_succeeds():
+def test_every_constant_costs_as_much_as_the_first_where_none_succeeds() -> None:
     model = linear()
     x, y = images(model, rows=3)
-    options = {"steps": 7, "coordinates": 36, "initial_const": 1.0, "learning_rate": 1e-5}
+    options: dict[str, Any] = {"steps": 7, "coordinates": 36, "initial_const": 1.0, "learning_rate": 1e-5}
     one, five = (search(ZOO(search_steps=count, **options), model, x, y) for count in (1, 5))
     assert not five.found.any()
     assert torch.equal(five.forward, 5 * one.forward)
     assert one.forward.max() == 7 * 73 + 1
 
 
-def test_points_asked_lie_in_bounds_and_differ_in_one_value_from_the_first():
+def test_points_asked_lie_in_bounds_and_differ_in_one_value_from_the_first() -> None:
     attack, model = ZOO(coordinates=10), linear()
     x, y = images(model)
     state = attack.init(x, y, L2, SampleRng.create(0, "test", torch.arange(len(y))))
@@ -102,7 +101,7 @@ def test_points_asked_lie_in_bounds_and_differ_in_one_value_from_the_first():
     assert ((differing[:, 1:11] + differing[:, 11:]) >= 1).all()  # at a bound one side is left
 
 
-def test_the_slope_is_the_gradient():
+def test_the_slope_is_the_gradient() -> None:
     model = linear(2)
     x, y = images(model)
     attack = ZOO(coordinates=36, initial_const=1.0, learning_rate=1e-3)
@@ -117,7 +116,7 @@ def test_the_slope_is_the_gradient():
     assert torch.allclose(state.noise, expected, atol=1e-5)
 
 
-def test_between_two_shuffles_no_coordinate_moves_twice():
+def test_between_two_shuffles_no_coordinate_moves_twice() -> None:
     attack, model = ZOO(coordinates=7, initial_const=1.0, learning_rate=1e-3, confidence=100.0), linear()
     x, y = images(model)
     state = attack.init(x, y, L2, SampleRng.create(0, "test", torch.arange(len(y))))
@@ -133,7 +132,9 @@ def test_between_two_shuffles_no_coordinate_moves_twice():
 
 
 @pytest.mark.parametrize("update", ["adam", "newton"])
-def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes_straight_back(update):
+def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes_straight_back(
+    update: Literal["adam", "newton"],
+) -> None:
     attack, model = ZOO(coordinates=36, initial_const=1.0, learning_rate=0.01, update=update), linear()
     x, y = images(model, on_bounds=False)
     other = (y + 1) % 3
@@ -143,9 +144,9 @@ def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes
     across = attack.tell(state, answer_of(attack.ask(state), model, y))
     assert across.probing.all()
     query = attack.ask(across)
-    assert query.valid.sum(1).tolist() == [1] * len(y)
+    assert present(query.valid).sum(1).tolist() == [1] * len(y)
     answer = answer_of(query, model, y)
-    unknown = answer.need_loss().masked_fill(~query.valid, float("nan"))
+    unknown = answer.need_loss().masked_fill(~present(query.valid), float("nan"))
     after = attack.tell(across, Answer(answer.success, answer.labels, loss_of=lambda: unknown))
     assert (after.noise.abs() < across.noise.abs()).flatten().float().mean() > 0.99
     assert (after.step == 2).all()
@@ -158,7 +159,7 @@ def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes
 
 
 @pytest.mark.parametrize("importance", [False, True])
-def test_an_order_names_every_coordinate_once(importance):
+def test_an_order_names_every_coordinate_once(importance: bool) -> None:
     space = NoiseSpace.create((2, 5, 4), None, False, False)
     rng, x = SampleRng.create(0, "test", torch.arange(3)), torch.rand(3, 2, 5, 4)
     weight = weigh(space, x, torch.zeros(3, 40)) if importance else None
@@ -166,7 +167,7 @@ def test_an_order_names_every_coordinate_once(importance):
     assert torch.equal(order.sort(1).values, torch.arange(40).expand(3, -1))
 
 
-def test_importance_prefers_what_has_changed():
+def test_importance_prefers_what_has_changed() -> None:
     space = NoiseSpace.create((1, 8, 8), None, False, False)
     rng, x, noise = SampleRng.create(0, "test", torch.arange(50)), torch.full((50, 1, 8, 8), 0.5), torch.zeros(50, 64)
     noise[:, 9] = -0.4
@@ -174,7 +175,7 @@ def test_importance_prefers_what_has_changed():
     assert (order[:, :3] == 9).any(1).float().mean() > 0.8  # evenly it would be 3 in 64
 
 
-def test_a_grown_noise_goes_on_where_the_coarse_one_ended():
+def test_a_grown_noise_goes_on_where_the_coarse_one_ended() -> None:
     space = NoiseSpace.create((1, 8, 8), 2, True, False)
     assert space.levels == ((2, 2), (4, 4), (8, 8))
     x, noise = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, 84)
@@ -193,20 +194,20 @@ def test_a_grown_noise_goes_on_where_the_coarse_one_ended():
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"learning_rate": 0}, {"update": "sgd"}, {"grow_every": 5}, {"confidence": -1}])
-def test_what_cannot_be_is_refused(bad):
+def test_what_cannot_be_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ZOO(**bad)
 
 
-def test_coordinates_of_equal_draws_come_in_their_order():
+def test_coordinates_of_equal_draws_come_in_their_order() -> None:
     class Even:
-        def uniform(self, draw, shape):
+        def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
             return (torch.arange(shape[0]) % 3 / 4).expand(2, -1)
 
-        def stream(self, which):
+        def stream(self, which: object) -> Self:
             return self
 
     space = NoiseSpace.create((1, 30, 30), None, grows=False, tanh=False)
-    order = shuffle(space, Even(), torch.zeros(2).long(), torch.zeros(2).long(), None)
+    order = shuffle(space, cast(SampleRng, Even()), torch.zeros(2).long(), torch.zeros(2).long(), None)
     expected = [i for third in (2, 1, 0) for i in range(900) if i % 3 == third]
     assert order.tolist() == [expected] * 2

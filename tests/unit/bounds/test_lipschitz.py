@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite.bounds import lipschitz
 from robustbench_lite.bounds.lipschitz import lipschitz_constant, operator_norm
@@ -19,7 +19,9 @@ from robustbench_lite.sources.networks import residual
         nn.Conv2d(2, 4, 3, dilation=2, groups=2), nn.AvgPool2d(3), nn.AvgPool2d(3, stride=1, padding=1),
     ],
 )  # fmt: skip
-def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matrix(conv, exact, monkeypatch):
+def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matrix(
+    conv: nn.Conv2d, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for parameter in conv.parameters():
         parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(lipschitz, "EXACT", 2048 if exact else 0)
@@ -35,8 +37,8 @@ def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matri
 @pytest.mark.parametrize(("kernel", "padding", "dilation"), [(4, 2, 1), (5, 2, 1), (3, 2, 1), (3, 2, 2), (2, 1, 1)])
 @pytest.mark.parametrize("size", [3, 4, 7])
 def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_kernel(
-    kernel, padding, dilation, size, monkeypatch
-):
+    kernel: int, padding: int, dilation: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lipschitz, "EXACT", 0)
     conv = nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False).requires_grad_(False)
     generator, pixels = torch.Generator().manual_seed(0), torch.eye(size**2, dtype=torch.float64).reshape(-1, 1, size, size)
@@ -47,36 +49,36 @@ def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_ke
         assert true <= operator_norm(graph.nodes[1], (1, size, size))
 
 
-def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted():
+def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted() -> None:
     class Branches(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.one, self.two, self.join = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), ConvexAggregation(2)
             self.one.weight.data, self.two.weight.data = 2 * torch.eye(4), torch.eye(4)
             self.join.coefficients.data = torch.tensor([0.25, 0.75])
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             x = x.flatten(1)
-            return self.join(self.one(x), self.two(x))
+            return self.join(self.one(x), self.two(x))  # type: ignore[no-any-return]
 
     assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(0.25 * 2 + 0.75)
 
 
 @pytest.mark.parametrize("stretched", [0, 1])
-def test_the_widest_group_of_a_convolution_decides(stretched):
+def test_the_widest_group_of_a_convolution_decides(stretched: int) -> None:
     conv = nn.Conv2d(2, 2, 1, groups=2, bias=False).requires_grad_(False)
     conv.weight.fill_(1.0)[stretched] *= 3
     graph = graph_of(nn.Sequential(conv, nn.Flatten()), (2, 4, 4))
     assert operator_norm(graph.nodes[1], (2, 4, 4)) == pytest.approx(3)
 
 
-def test_the_layers_of_a_chain_multiply():
+def test_the_layers_of_a_chain_multiply() -> None:
     chain = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
     chain[1].weight.data, chain[3].weight.data = 2 * torch.eye(4), 3 * torch.eye(4)
     assert lipschitz_constant(graph_of(chain.eval(), (1, 2, 2))) == pytest.approx(6)
 
 
-def test_no_pair_of_images_moves_the_logits_further_than_the_constant_says():
+def test_no_pair_of_images_moves_the_logits_further_than_the_constant_says() -> None:
     generator = torch.Generator().manual_seed(0)
     model = residual(1, 8, 4, width=4).eval().double()
     constant = lipschitz_constant(graph_of(model.float(), (1, 8, 8)))

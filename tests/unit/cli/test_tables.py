@@ -10,7 +10,8 @@ import pytest
 
 from robustbench_lite.cli import tables
 from robustbench_lite.errors import UnknownNameError
-from robustbench_lite.records.cell import CellArrays, DataId, Identity, ModelId, PluginId, ThreatId
+from robustbench_lite.records.cell import DataId, Identity, ModelId, PluginId, ThreatId
+from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.report import Cell, Report
 
 

@@ -16,6 +16,7 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.training import Recipe, initialised, train
+from tests.conftest import toy
 
 
 def _data(count: int = 200) -> Dataset:
@@ -25,7 +26,7 @@ def _data(count: int = 200) -> Dataset:
     sign = y.float() * 2 - 1
     liar = torch.where(torch.rand(count, generator=generator) < 0.1, -1.0, 1.0)
     x = torch.stack([0.5 + 0.1 * sign, 0.5 + 0.4 * sign * liar], dim=1).reshape(count, 1, 1, 2)
-    return Dataset("toy", "train", x, y, torch.arange(count), 2, count)
+    return toy(x, y, 2)
 
 
 def _batch(data: Dataset, progress: float = 1.0) -> TrainingBatch:
@@ -71,7 +72,7 @@ def test_the_loss_is_worse_than_on_clean_images_and_moves_the_weights_only() -> 
     batch = _batch(data)
     loss = AdversarialTraining(eps=0.1).loss(model, batch)
     assert float(loss.detach()) > float(NoDefense().loss(model, batch).detach())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert batch.x.grad is None
 

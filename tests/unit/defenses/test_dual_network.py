@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
 from robustbench_lite.training import Progress, Recipe, initialised, train
+from tests.conftest import toy
 
 NETWORKS = {
     "convolutional": lambda: convolutional(channels=1, size=8, classes=3),
@@ -53,7 +55,7 @@ def _data() -> Dataset:
     x, y = 0.5 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)), torch.arange(64) % 3
     for row, label in enumerate(y.tolist()):
         x[row, :, :, 2 * label : 2 * label + 2] += 0.4
-    return Dataset("toy", "train", x, y, torch.arange(64), 3, 64)
+    return toy(x, y, 3)
 
 
 def _smallest(margins: Tensor, y: Tensor) -> Tensor:
@@ -72,6 +74,7 @@ def test_training_lowers_the_bounds_that_certify_reports(name: str, bound: str, 
 
 
 def test_the_loss_is_the_cross_entropy_of_the_negative_margins_of_every_class() -> None:
+    model: Any
     model, batch = _network("convolutional"), _batch()
     found = DualNetwork(eps=0.05, dual_from=0).loss(model, batch)
     margins = torch.zeros(6, 3)
@@ -95,7 +98,7 @@ def test_the_gradient_of_every_weight_is_that_of_finite_differences(name: str, b
         margins = margin_bounds(model, batch.x.double(), batch.y, norm=norm_by_name(norm), eps=0.05, bound=bound)
         return F.cross_entropy(-margins, batch.y)
 
-    loss().backward()
+    loss().backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         assert parameter.grad is not None
         way = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -114,7 +117,7 @@ def test_the_gradient_of_every_weight_is_that_of_finite_differences(name: str, b
 @pytest.mark.parametrize("name", NETWORKS)
 def test_more_projections_come_nearer_to_the_bound(name: str, norm: str) -> None:
     model, batch = _network(name), _batch()
-    given = {"norm": norm_by_name(norm), "eps": 0.05, "bound": "dual"}
+    given: dict[str, Any] = {"norm": norm_by_name(norm), "eps": 0.05, "bound": "dual"}
     exact = margin_bounds(model, batch.x, batch.y, **given).detach()
     errors = []
     for count in (11, 3001):
@@ -127,14 +130,15 @@ def test_more_projections_come_nearer_to_the_bound(name: str, norm: str) -> None
 
 def test_projections_let_gradients_through() -> None:
     model = _network("residual")
-    DualNetwork(eps=0.05, dual_from=0, projections=5).loss(model, _batch()).backward()
+    DualNetwork(eps=0.05, dual_from=0, projections=5).loss(model, _batch()).backward()  # type: ignore[no-untyped-call]
     assert all(bool(parameter.grad.abs().sum() > 0) for parameter in model.parameters() if parameter.grad is not None)
     assert sum(parameter.grad is not None for parameter in model.parameters()) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("text", ["", "projections=9", "settled=1", "dual_from=1 clean_weight=0.2"])
 def test_training_certifies_what_plain_training_does_not(text: str, tmp_path: Path) -> None:
-    data, certified = _data(), []
+    data = _data()
+    certified: list[Any] = []
     for defense in ("none", f"dual_network eps=0.15 {text}"):
         model = _network("convolutional")
         recipe = Recipe(epochs=8, batch_size=16, learning_rate=3e-3)
@@ -144,8 +148,9 @@ def test_training_certifies_what_plain_training_does_not(text: str, tmp_path: Pa
 
 
 def test_settled_margins_are_interval_bounds_and_the_others_the_dual_network_s() -> None:
+    model: Any
     model, batch = _network("convolutional"), _batch()
-    given = {"norm": norm_by_name("linf"), "eps": 0.003}
+    given: dict[str, Any] = {"norm": norm_by_name("linf"), "eps": 0.003}
     with torch.no_grad():
         model[-1].bias.copy_(torch.tensor([1.0, 0.5, 0.0]))
     intervals, dual = (margin_bounds(model, batch.x, batch.y, bound=bound, **given).detach() for bound in ("ibp", "dual"))
@@ -168,7 +173,11 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bits(text: str, tmp_p
 
     defense, hashes = create("defense", text), []
     for stopped in (False, True):
-        given = {"data": _data(), "recipe": Recipe(epochs=3, batch_size=16), "checkpoint": tmp_path / f"{stopped}.pt"}
+        given: dict[str, Any] = {
+            "data": _data(),
+            "recipe": Recipe(epochs=3, batch_size=16),
+            "checkpoint": tmp_path / f"{stopped}.pt",
+        }
         if stopped:
             with pytest.raises(Stop):
                 train(_network("convolutional"), defense, checkpoint_seconds=0, on_progress=stop, **given)
@@ -192,16 +201,17 @@ def test_the_first_steps_are_plain_training() -> None:
 
 
 def test_batch_norm_statistics_stay_as_they_are_and_rows_apart() -> None:
+    model: Any
     model, batch = _network("leaky, batch norm, pooling").train(), _batch()
     before = model[1].running_mean.clone()
-    DualNetwork(eps=0.05).loss(model, batch).backward()
+    DualNetwork(eps=0.05).loss(model, batch).backward()  # type: ignore[no-untyped-call]
     assert torch.equal(model[1].running_mean, before)
     assert model.training
 
 
 def test_the_mean_of_branches_learns_its_weights_too() -> None:
     model = _network("residual")
-    DualNetwork(eps=0.05, dual_from=0).loss(model, _batch()).backward()
+    DualNetwork(eps=0.05, dual_from=0).loss(model, _batch()).backward()  # type: ignore[no-untyped-call]
     joins = [module.coefficients.grad for module in model.modules() if isinstance(module, ConvexAggregation)]
     assert joins
     assert all(grad is not None and bool(grad.abs().sum() > 0) for grad in joins)

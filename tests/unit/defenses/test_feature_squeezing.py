@@ -221,14 +221,16 @@ def test_any_network_may_stand_behind_it() -> None:
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_no_value_of_8_bits_lies_half_way_between_two_levels(bits):
+def test_no_value_of_8_bits_lies_half_way_between_two_levels(bits: int) -> None:
     """There rounding would hang on the last bit of the image."""
     values = torch.arange(256).double() / 255 * (2**bits - 1)
     assert ((values - values.floor() - 0.5).abs() > 1e-3).all()
 
 
 @pytest.mark.parametrize(("threshold", "last"), [(2.0, 2.0 + 2.4e-7), (0.0, 1e-7)])
-def test_a_score_that_is_the_threshold_but_for_rounding_declines_nothing(monkeypatch, threshold, last):
+def test_a_score_that_is_the_threshold_but_for_rounding_declines_nothing(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, last: float
+) -> None:
     monkeypatch.setattr("rbl_defenses.detector.score", lambda versions: torch.tensor([last, threshold + 1e-4]))
     out = Detector(nn.Flatten(), [nn.Identity()], threshold)(torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]]))
     assert out.argmax(1).tolist() == [0, 2]

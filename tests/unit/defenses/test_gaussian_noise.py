@@ -11,13 +11,11 @@ from robustbench_lite.composition import defense_from
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.forward import Passes, Points
-from tests.conftest import images, small_network
+from tests.conftest import images, points_of, small_network
 
 
 def points(x: torch.Tensor, first: int = 0) -> Points:
-    index = torch.arange(first, first + len(x))
-    zero = torch.zeros_like(index)
-    return Points(x, zero, zero - 1, index, zero)
+    return points_of(x, torch.zeros(len(x), dtype=torch.int64), first)
 
 
 def test_the_noise_has_the_stated_size_and_is_another_one_for_each_sample_and_draw() -> None:
@@ -26,7 +24,7 @@ def test_the_noise_has_the_stated_size_and_is_another_one_for_each_sample_and_dr
     first, second = Passes(model, 64).ballots(points(x), 2)
     assert float(first.std()) == pytest.approx(0.3, rel=0.02)
     assert float(first.mean()) == pytest.approx(0, abs=0.01)
-    assert len(first[:, 0].unique()) == 200
+    assert len(first[:, 0].unique()) == 200  # type: ignore[no-untyped-call]
     assert not torch.equal(first, second)
 
 

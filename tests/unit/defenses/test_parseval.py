@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from robustbench_lite.sources.networks import residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.sources.zoo import network_files
 from robustbench_lite.training import Recipe, initialised, seeded, train
+from tests.conftest import toy
 
 
 def _spread(model: nn.Module, defense: Parseval | None = None) -> tuple[float, float]:
@@ -34,7 +36,7 @@ def _small() -> nn.Module:
 def _data() -> Dataset:
     x = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     y = (x.mean((1, 2, 3)) * 30).long() % 3
-    return Dataset("toy", "train", x, y, torch.arange(64), 3, 64)
+    return toy(x, y, 3)
 
 
 def test_a_prepared_network_is_orthonormal() -> None:
@@ -46,7 +48,7 @@ def test_a_prepared_network_is_orthonormal() -> None:
 
 
 def test_a_convolution_carries_the_patch_scaling_in_its_weights() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3))
+    model: Any = nn.Sequential(nn.Conv2d(2, 4, 3))
     with seeded("test"):
         Parseval().prepare(model)
     assert torch.linalg.svdvals(model[0].weight.detach().flatten(1)).tolist() == pytest.approx([1 / 3] * 4, abs=1e-5)
@@ -94,7 +96,7 @@ def test_random_rows_are_drawn_alike_in_every_run(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_rows_leaves_the_others_alone() -> None:
-    model = nn.Sequential(nn.Linear(6, 4))
+    model: Any = nn.Sequential(nn.Linear(6, 4))
     before = model[0].weight.detach().clone()
     with seeded("test"):
         Parseval(rows=0.5).after_step(model)

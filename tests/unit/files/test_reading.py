@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,7 +121,9 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("read", "content", "message"), TEXTS)
-def test_text_that_cannot_be_read_is_explained(tmp_path: Path, read: Callable, content: bytes, message: str | None) -> None:
+def test_text_that_cannot_be_read_is_explained(
+    tmp_path: Path, read: Callable[..., Any], content: bytes, message: str | None
+) -> None:
     (tmp_path / "a").write_bytes(content)
     form = Form(noun="list", what="no list", fix="Write one.", most=10**6, error=DataError)
     if message is None:

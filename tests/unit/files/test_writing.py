@@ -13,8 +13,9 @@ from robustbench_lite.files.writing import replacing, write_bytes
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_bytes(path, b"old")
+    nothing: dict[int, bytes] = {}
     with pytest.raises(KeyError), replacing(path) as file:
-        file.write({}[file.write(b"ne")])
+        file.write(nothing[file.write(b"ne")])
     assert path.read_bytes() == b"old"
     write_bytes(path, b"new")
     assert [found.name for found in tmp_path.iterdir()] == ["a"]

@@ -26,13 +26,13 @@ FOUND = cell("d", "pgd", "1111", "1010")
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 5), (1, 300, 300)])
 def test_a_png_reads_back_as_the_image(shape: tuple[int, int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / 255
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / np.float32(255)
     read = np.asarray(Image.open(io.BytesIO(png(image))), dtype=np.float32) / 255
     np.testing.assert_array_equal(read if shape[0] == 3 else read[:, :, None], image.transpose(1, 2, 0))
 
 
 def test_an_example_keeps_image_and_perturbation(tmp_path: Path) -> None:
-    x = np.random.default_rng(1).integers(0, 256, (1, 4, 4)).astype(np.float32) / 255
+    x = np.random.default_rng(1).integers(0, 256, (1, 4, 4)).astype(np.float32) / np.float32(255)
     x_adv = (x + 0.03).clip(0, 1).astype(np.float32)
     write_examples(tmp_path / "a.json", FOUND, [Example.of(1, "Coat", "Bag", Images(x, x_adv))])
     (picture,) = pictures("pgd", read_examples(tmp_path / "a.json", FOUND))

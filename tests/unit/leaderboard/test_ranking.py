@@ -17,7 +17,7 @@ def counted(only_first: int, only_second: int) -> float:
     n = only_first + only_second
     outcomes = [sum(falls) for falls in product((0, 1), repeat=n)]
     chance = [outcomes.count(k) for k in range(n + 1)]
-    return sum(c for c in chance if c <= chance[only_first]) / 2**n
+    return sum(c for c in chance if c <= chance[only_first]) / 2**n  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (3, 0), (6, 1), (4, 4), (2, 9)])

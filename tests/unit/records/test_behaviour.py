@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,6 @@ def test_nothing_said_is_an_objection() -> None:
 
 
 @pytest.mark.parametrize("change", [{"shape": (3, 3)}, {"shape": (-3, -2)}, {"fixed": 4}, {"answers": "AAAA"}])
-def test_answers_that_are_not_of_their_shape_are_refused(change: dict[str, object]) -> None:
+def test_answers_that_are_not_of_their_shape_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RecordError):
         said().model_copy(update=change).array()

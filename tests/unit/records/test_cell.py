@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_fit_data_is_part_of_key_and_file_only_where_there_is_some() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, object]) -> None:
+def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, Any]) -> None:
     assert identity(**change).key() != identity().key()
 
 
@@ -191,7 +192,7 @@ def test_a_radius_may_be_written_in_any_way_that_says_what_it_is(
 
 @pytest.mark.parametrize(("changes", "unconfirmed"), [({"adaptive": False}, 0), ({}, 1), ({}, 1234)])
 def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
-    tmp_path: Path, changes: dict[str, object], unconfirmed: int
+    tmp_path: Path, changes: dict[str, Any], unconfirmed: int
 ) -> None:
     outcomes, who, path = arrays(), identity(**changes), tmp_path / "cell.json"
     outcomes.unconfirmed = unconfirmed

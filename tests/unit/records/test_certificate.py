@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_the_digest_is_of_what_is_certified_and_of_what_is_right_and_not_of_the_
         {"model": ModelId(name="net", weights_sha256="e" * 64, architecture_sha256="b" * 64)},
     ],
 )
-def test_everything_that_decides_a_certificate_changes_key_and_digest(change: dict[str, object]) -> None:
+def test_everything_that_decides_a_certificate_changes_key_and_digest(change: dict[str, Any]) -> None:
     assert certificate(**change).key != certificate().key
     assert certificate(**change).digest != certificate().digest
 

@@ -16,7 +16,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", x=x, text="words")
     found = read_npz(tmp_path / "a.npz")
     np.testing.assert_array_equal(found["x"], x)
-    assert (found["x"].dtype, str(found["text"])) == (np.float32, "words")
+    assert (found["x"].dtype, str(found["text"])) == (np.dtype(np.float32), "words")
 
 
 def test_a_file_cut_at_any_place_is_a_record_error(tmp_path: Path) -> None:

@@ -1,20 +1,29 @@
 """Steps of Adam: the optimizer of torch takes the same ones, in every order of operations."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from robustbench_lite.search.adam import TINY, Moments, as_printed, folded, step_in_place
+from robustbench_lite.search.adam import TINY, Moments, Step, as_printed, folded, step_in_place
 
 RATE = 0.03
 START = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 AIM = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1))
 
+Update = Callable[[Moments, Tensor, Tensor], Step]
 
-def gradient_at(values):
+
+def at_rate_one(moments: Moments, gradient: Tensor, count: Tensor) -> Step:
+    return as_printed(moments, gradient, count, 1.0)
+
+
+def gradient_at(values: Tensor) -> Tensor:
     return 3 * (values - AIM)
 
 
-def follow_torch(steps):
+def follow_torch(steps: int) -> Tensor:
     values = START.clone().requires_grad_()
     optimizer = torch.optim.Adam([values], lr=RATE)
     for _ in range(steps):
@@ -23,7 +32,7 @@ def follow_torch(steps):
     return values.detach()
 
 
-def follow_as_printed(steps):
+def follow_as_printed(steps: int) -> Tensor:
     values, moments = START, Moments.fresh(START)
     for count in range(1, steps + 1):
         move, moments = as_printed(moments, gradient_at(values), torch.tensor(count), RATE)
@@ -31,7 +40,7 @@ def follow_as_printed(steps):
     return values
 
 
-def follow_folded(steps):
+def follow_folded(steps: int) -> Tensor:
     values, moments = START, Moments.fresh(START)
     for count in range(1, steps + 1):
         move, moments = folded(moments, gradient_at(values), torch.tensor(float(count)))
@@ -39,7 +48,7 @@ def follow_folded(steps):
     return values
 
 
-def follow_in_place(steps, scale=0.25):
+def follow_in_place(steps: int, scale: float = 0.25) -> Tensor:
     values, moments = START.clone(), Moments.fresh(START)
     for step in range(1, steps + 1):
         gradient, count = scale * gradient_at(values), torch.full((5,), step)
@@ -49,12 +58,12 @@ def follow_in_place(steps, scale=0.25):
 
 @pytest.mark.parametrize("steps", [1, 2, 50])
 @pytest.mark.parametrize("follow", [follow_as_printed, follow_folded, follow_in_place])
-def test_torchs_own_optimizer_takes_the_same_steps(follow, steps):
+def test_torchs_own_optimizer_takes_the_same_steps(follow: Callable[[int], Tensor], steps: int) -> None:
     torch.testing.assert_close(follow(steps), follow_torch(steps), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("update", [lambda *step: as_printed(*step, 1.0), folded], ids=["as_printed", "folded"])
-def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update):
+@pytest.mark.parametrize("update", [at_rate_one, folded])
+def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update: Update) -> None:
     gradient = torch.tensor([[3.0, -1e-3, 40.0]])
     move, moments = update(Moments.fresh(gradient), gradient, torch.tensor(1.0))
     torch.testing.assert_close(move, torch.tensor([[1.0, -1.0, 1.0]]), rtol=1e-3, atol=0)
@@ -63,21 +72,21 @@ def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update):
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 8.0])
-def test_a_scaled_gradient_in_place_takes_the_steps_of_the_gradient(scale):
+def test_a_scaled_gradient_in_place_takes_the_steps_of_the_gradient(scale: float) -> None:
     small = torch.full((2, 4), 3 * TINY)  # so small that TINY counts
     values, moments = torch.zeros(2, 4), Moments.fresh(small)
     step_in_place(values, moments, scale * small, torch.tensor([1, 1]), 1.0, scale=scale, scratch=torch.empty(2, 4))
     torch.testing.assert_close(-values, as_printed(Moments.fresh(small), small, torch.tensor(1.0), 1.0).move)
 
 
-def test_each_row_is_at_a_step_of_its_own():
+def test_each_row_is_at_a_step_of_its_own() -> None:
     gradient = torch.full((3, 2), 0.5)
     count = torch.tensor([[1.0], [10.0], [1000.0]])
-    for update in (lambda *step: as_printed(*step, 1.0), folded):
+    for update in (at_rate_one, folded):
         together = update(Moments.fresh(gradient), gradient, count).move
         for row in range(3):
             alone = update(Moments.fresh(gradient[:1]), gradient[:1], count[row : row + 1]).move
             assert torch.equal(together[row : row + 1], alone)
     values = torch.zeros(3, 2)
     step_in_place(values, Moments.fresh(values), gradient.clone(), count.squeeze(1), 1.0, scale=1.0, scratch=torch.empty(3, 2))
-    assert values[:, 0].unique().numel() == 3
+    assert len(set(values[:, 0].tolist())) == 3

@@ -8,7 +8,7 @@ WANTED = torch.tensor([0.5, 37.0, 1e-4, 1e6])
 """The smallest constants that succeed; the first that is tried is 1."""
 
 
-def search(tries):
+def search(tries: int) -> tuple[torch.Tensor, Bracket]:
     """The constants tried, (tries, B), and what is known in the end."""
     tried = torch.ones(4)
     bracket, seen = Bracket.fresh(tried), []
@@ -20,27 +20,27 @@ def search(tries):
     return torch.stack(seen), bracket
 
 
-def test_nothing_is_known_at_first():
+def test_nothing_is_known_at_first() -> None:
     bracket = Bracket.fresh(torch.ones(3))
     assert bracket.low.tolist() == [0, 0, 0]
     assert bracket.high.isinf().all()
 
 
-def test_a_constant_grows_tenfold_until_it_succeeds_and_is_then_bisected():
+def test_a_constant_grows_tenfold_until_it_succeeds_and_is_then_bisected() -> None:
     seen, _ = search(5)
     assert seen[:, 0].tolist() == [1, 0.5, 0.25, 0.375, 0.4375]
     assert seen[:, 1].tolist() == [1, 10, 100, 55, 32.5]
     assert seen[:, 3].tolist() == [1, 10, 100, 1000, 10000]
 
 
-def test_the_bracket_closes_in_on_the_smallest_constant_that_succeeds():
+def test_the_bracket_closes_in_on_the_smallest_constant_that_succeeds() -> None:
     _, bracket = search(40)
     assert (bracket.low < WANTED).all()
     assert (bracket.high >= WANTED).all()
     torch.testing.assert_close(bracket.high, WANTED)
 
 
-def test_rows_that_are_not_over_learn_nothing():
+def test_rows_that_are_not_over_learn_nothing() -> None:
     tried, none = torch.ones(2), torch.tensor([False, False])
     before = Bracket.fresh(tried)
     after = before.narrow(tried, failed=none, succeeded=none)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ def frozen(*arguments: object, **settings: object) -> nn.Conv2d:
 def test_output_and_gradient_are_those_of_torch(
     size: tuple[int, int], channels: int, kernel: object, stride: object, padding: object
 ) -> None:
-    layer = frozen(channels, 5, kernel, stride=stride, padding=padding)
+    layer: Any = frozen(channels, 5, kernel, stride=stride, padding=padding)
     x = images(2, (channels, *size)).requires_grad_()
     expected = layer(x)
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -81,7 +83,7 @@ def test_only_what_gains_and_is_torchs_own_is_made_faster() -> None:
         frozen(1, 2, 4, stride=2), frozen(2, 2, 3), frozen(2, 2, 4, stride=2, groups=2), frozen(2, 2, 4, stride=2, dilation=2),
         frozen(2, 2, 4, stride=2, padding_mode="reflect", padding=1), frozen(2, 2, 3, stride=2), nn.Conv2d(2, 2, 4, stride=2),
         nn.Sequential(frozen(2, 2, (2, 4), stride=2)), Own(2, 2, 4, stride=2).requires_grad_(False),
-        prune.identity(frozen(2, 2, 4, stride=2), "weight"),
+        prune.identity(frozen(2, 2, 4, stride=2), "weight"),  # type: ignore[no-untyped-call]
     )  # fmt: skip
     assert speed_up_input_gradients(model) == 2
     assert [name for name, layer in model.named_modules() if "forward" in vars(layer)] == ["0", "7.0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -45,12 +46,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: made(nn.utils.weight_norm),
     "spectral norm": lambda: made(nn.utils.spectral_norm),
     "parametrised weight norm": lambda: made(parametrizations.weight_norm),
-    "pruned": lambda: made(lambda layer: prune.l1_unstructured(layer, "weight", 0.3)),
+    "pruned": lambda: made(lambda layer: prune.l1_unstructured(layer, "weight", 0.3)),  # type: ignore[no-untyped-call]
     "keeps its features": lambda: Keeping().eval(),
     "DataParallel": lambda: nn.DataParallel(made()).eval(),
     "scripted": lambda: torch.jit.script(made()),
     "frozen script": lambda: torch.jit.freeze(torch.jit.script(made())),
-    "traced": lambda: torch.jit.trace(made(), X[:2]),
+    "traced": lambda: torch.jit.trace(made(), X[:2]),  # type: ignore[no-untyped-call]
     "fx": lambda: torch.fx.symbolic_trace(made()),
 }
 
@@ -70,7 +71,8 @@ def test_after_a_forward_pass_the_copy_computes_the_same_and_shares_nothing(name
 
 
 def test_a_twin_shares_its_parameters_and_nothing_else() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    network: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    twin: Any
     twin, again = frozen_twin((network, network[0]))
     assert again is twin[0]
     assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in network.parameters()]
@@ -80,12 +82,12 @@ def test_a_twin_shares_its_parameters_and_nothing_else() -> None:
 
 
 def test_generators_and_locks_are_copied() -> None:
-    network = made()
-    network.draw, network.lock = torch.Generator().manual_seed(5), threading.Lock()  # type: ignore[assignment]
-    copy = own_copy(network)
+    network: Any = made()
+    network.draw, network.lock = torch.Generator().manual_seed(5), threading.Lock()
+    copy: Any = own_copy(network)
     expected = torch.rand(3, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(torch.rand(3, generator=copy.draw), expected)  # type: ignore[arg-type]
-    assert torch.equal(torch.rand(3, generator=network.draw), expected)  # type: ignore[arg-type]
+    assert torch.equal(torch.rand(3, generator=copy.draw), expected)
+    assert torch.equal(torch.rand(3, generator=network.draw), expected)
     assert copy.lock is not network.lock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import images
+from tests.conftest import images, joined, untargeted
 
 LINF = ThreatModel.parse("linf", 0.2)
 NEAREST = ThreatModel.parse("linf", None)
@@ -36,7 +36,7 @@ class Guess(DrivenAttack):
     kind = "minimal_distance"
 
     tries: int = 30
-    points: int = 1
+    points: int = 1  # type: ignore[assignment]
     restarts: int = 1
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel) -> Tensor | None:
@@ -72,7 +72,7 @@ class Blind(Probe):
 def task(network: nn.Module, rows: int = 20) -> Task:
     x = images(rows)
     y = network(x).argmax(1)
-    return Task(x, y, torch.full_like(y, -1), torch.arange(rows) + 100)
+    return untargeted(x, y, first=100)
 
 
 def search(
@@ -81,11 +81,8 @@ def search(
 ) -> Outcome:  # fmt: skip
     model = model if isinstance(model, DefendedModel) else DefendedModel(model)
     engine = DrivenEngine(attack, Passes(model, batch), threat, seed=seed, query_budget=budget)
-    engine.LANES = lanes  # type: ignore[misc]
-    first, *rest = engine.search(what)
-    for other in rest:
-        first = first.append(other)
-    return first.select(first.position.argsort())
+    engine.LANES = lanes
+    return joined(engine.search(what))
 
 
 def same(a: Outcome, b: Outcome) -> bool:
@@ -163,7 +160,7 @@ def test_a_budget_holds_to_the_query_and_what_was_found_counts(network: nn.Modul
 
 
 def test_the_nearest_point_asked_is_kept_and_the_first_in_the_ball_ends_the_row() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    network: Any = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with torch.no_grad():  # classes that random images share out evenly
         network[1].weight.copy_(torch.randn(3, 36, generator=torch.Generator().manual_seed(2)))
         network[1].bias.copy_(-network[1].weight.sum(1) / 2)

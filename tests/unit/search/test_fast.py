@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,13 @@ from rbl_defenses.none import NoDefense
 from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.search import fast
 from robustbench_lite.search.craft import craft
-from robustbench_lite.search.defended import DefendedModel, Traits
+from robustbench_lite.search.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.search.fast import CHANNELS_LAST, with_fast_path
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.judge import Judge
 from robustbench_lite.search.losses import margin
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import images
+from tests.conftest import images, points_of
 
 SHAPE = (3, 16, 16)
 X = images(12, SHAPE)
@@ -135,7 +136,7 @@ class Bent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.model(x)
-        return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[self.what]
+        return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[self.what]  # type: ignore[no-any-return]
 
 
 NETWORKS = [chain, Loop, Viewing, Descending, Scribbling, FiveDimensional, Standing]
@@ -147,8 +148,7 @@ def prepared(network: nn.Module) -> DefendedModel:
 
 
 def points(x: Tensor, y: int = 1) -> Points:
-    label = torch.full((len(x),), y)
-    return Points(x, label, label * 0 - 1, torch.arange(len(x)), label * 0)
+    return points_of(x, torch.full((len(x),), y))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -182,7 +182,7 @@ def test_the_judge_and_the_clean_accuracy_ask_the_network_as_it_was_given() -> N
             asked.append(self.name)
             return x.flatten(1)[:, :3]
 
-    model = DefendedModel(Named("given"), Traits(), fast.FastPath(Named("fast"), Named("followed"), None, ()))
+    model = DefendedModel(Named("given"), Traits(), FastPath(Named("fast"), Named("followed"), None, ()))
     Passes(model, 16, fast=True).logits(points(X))
     assert asked == ["fast"]
     judge = Judge(Passes(model, 16, fast=True), ThreatModel.parse("linf", 0.1), "test", "cpu")
@@ -192,7 +192,7 @@ def test_the_judge_and_the_clean_accuracy_ask_the_network_as_it_was_given() -> N
 
 
 def test_the_given_network_keeps_its_layout_layers_and_what_gathers_gradients() -> None:
-    network = filled(chain())
+    network: Any = filled(chain())
     network[0].weight.requires_grad_(False)
     model = prepared(network)
     assert model.fast is not None
@@ -230,7 +230,7 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
 def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = fast._frozen
 
-    def bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
+    def bent(modules: fast.Modules, device: torch.device) -> FastPath:
         path = honest(modules, device)
         return path._replace(module=Bent(path.module, wrong), gradient=Bent(path.module, wrong))
 
@@ -241,7 +241,8 @@ def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatc
 def test_a_network_that_changes_its_layers_by_name_of_class_is_measured_as_it_is() -> None:
     class Picky(Loop):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (1 if self.layers[0].weight.is_contiguous() else -1)
+            first: Any = self.layers[0]
+            return super().forward(x) * (1 if first.weight.is_contiguous() else -1)
 
     network = filled(Picky())
     assert prepared(network).fast is not None
@@ -336,7 +337,7 @@ def test_behind_a_defense_that_declares_a_stand_in_both_gradients_are_compared(
 ) -> None:
     honest = fast._frozen
 
-    def one_bent(modules: fast.Modules, device: torch.device) -> fast.FastPath:
+    def one_bent(modules: fast.Modules, device: torch.device) -> FastPath:
         path = honest(modules, device)
         assert path.surrogate is not None
         return (

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from rbl_attacks.one_pixel import OnePixel
 from robustbench_lite.search.defended import DefendedModel, Traits
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.losses import margin_loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
-from tests.conftest import images, small_network
+from tests.conftest import images, points_of, small_network, untargeted
 
 N = 20
 
@@ -39,8 +39,7 @@ class Swaying(nn.Module):
 
 
 def points(x: Tensor, first_draw: int = 0) -> Points:
-    index = torch.arange(len(x))
-    return Points(x, index % 3, torch.full_like(index, -1), index, torch.full_like(index, first_draw))
+    return points_of(x, torch.arange(len(x)) % 3, draw=first_draw)
 
 
 def test_a_users_random_network_draws_anew_for_each_vote_and_for_each_seed() -> None:
@@ -82,7 +81,7 @@ def test_in_a_search_no_two_points_share_a_draw_of_their_sample() -> None:
     y = small_network()(x).argmax(1)
     model = DefendedModel(Watched(), Traits(random=True, draws=2, votes=3))
     engine = Engine(OnePixel(population=6, generations=4), Passes(model, 64), ThreatModel.parse("l0", 1))
-    found = list(engine.search(Task(x, y, torch.full_like(y, -1), torch.arange(N))))
+    found = list(engine.search(untargeted(x, y)))
     assert sum(len(part.position) for part in found) == N
     assert max(len(asked) for asked in shown.values()) == 1
     assert sum(int(part.forward.sum()) for part in found) == len(shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -27,7 +28,7 @@ def _no_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RBL_DATA_DIR", raising=False)
 
 
-def _npz(folder: Path, **arrays: np.ndarray) -> str:
+def _npz(folder: Path, **arrays: Any) -> str:
     np.savez(folder / "data.npz", **arrays)
     return f"npz:{folder / 'data.npz'}"
 
@@ -125,7 +126,7 @@ def test_a_folder_is_a_class_a_sub_folder(tmp_path: Path) -> None:
     data = load_dataset(f"folder:{tmp_path}")
     assert data.x.shape == (2, 1, 4, 5)
     assert data.y.tolist() == [0, 1]
-    assert data.x[1].unique().tolist() == pytest.approx([100 / 255])
+    assert data.x[1].unique().tolist() == pytest.approx([100 / 255])  # type: ignore[no-untyped-call]
 
 
 def test_classes_are_called_by_their_names_where_there_are_any(tmp_path: Path) -> None:
@@ -209,7 +210,9 @@ def test_each_kind_of_bad_data_is_told_the_likely_fix(x: torch.Tensor, y: torch.
         check_data(x, y, 2)
 
 
-def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(tmp_path, monkeypatch) -> None:
+def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"No file is at .*--data-dir"):
         load_dataset("cifar10-jpeg", data_dir=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from robustbench_lite.errors import UsageError, WeightsError
 from robustbench_lite.sources.weights import load_card, load_weights, save_weights, weights_hash
 
 
-def _network(value: float = 0.0, out: int = 3) -> nn.Module:
-    network = nn.Sequential(nn.Linear(2, out), nn.BatchNorm1d(out))
+def _network(value: float = 0.0, out: int = 3) -> Any:
+    network: Any = nn.Sequential(nn.Linear(2, out), nn.BatchNorm1d(out))
     with torch.no_grad():
         network[0].weight.fill_(value)
         network[0].bias.zero_()

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from robustbench_lite.errors import UnknownNameError, UsageError, WeightsError
 from robustbench_lite.sources import zoo
 from robustbench_lite.sources.models import named_network, reference_model
+from tests.conftest import present
 
 BUNDLED = zoo.bundled_networks()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,7 +29,7 @@ def put(folder: Path, name: str, source: str = "fashion_mnist-none") -> Path:
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of huggingface_hub without a connection, with the repository somebody/networks in it."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -41,13 +42,13 @@ def hub(tmp_path, monkeypatch) -> Path:
     return repository
 
 
-def test_names_say_data_set_defense_and_any_other_network():
+def test_names_say_data_set_defense_and_any_other_network() -> None:
     assert zoo.network_name("mnist", "none") == "mnist-none"
     assert zoo.network_name("mnist", "none", "residual") == "mnist-none-residual"
     assert zoo.network_name("mnist", "none", "package.module:wide") == "mnist-none-wide"
 
 
-def test_a_folder_adds_networks_and_replaces_no_bundled_one(tmp_path, monkeypatch):
+def test_a_folder_adds_networks_and_replaces_no_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "fashion_mnist-none-residual")
     put(tmp_path, "fashion_mnist-parseval")  # in truth the undefended one
     monkeypatch.setenv(zoo.ENVIRONMENT, f" {tmp_path} ,")
@@ -56,38 +57,38 @@ def test_a_folder_adds_networks_and_replaces_no_bundled_one(tmp_path, monkeypatc
     assert zoo.network_files()["fashion_mnist-parseval"].parent == BUNDLED
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.ENVIRONMENT, str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="nowhere"):
         zoo.network_files()
 
 
-def test_an_unknown_name_gets_a_suggestion():
+def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="fashion_mnist-parseval"):
         named_network("fashion_mnist-parsevl")
 
 
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-def test_networks_come_from_a_repository_of_the_hub(hub, monkeypatch, revision):
+def test_networks_come_from_a_repository_of_the_hub(hub: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     monkeypatch.setenv(zoo.ENVIRONMENT, f"hf:somebody/networks{revision}")
-    assert named_network("fashion_mnist-none-wide").card.name == "fashion_mnist-none-wide"
+    assert present(named_network("fashion_mnist-none-wide").card).name == "fashion_mnist-none-wide"
 
 
 @pytest.mark.parametrize("source", ["hf:somebody/nothing", "hf:not a name", "hf:somebody/networks@other"])
-def test_a_repository_that_cannot_be_had_is_named(hub, monkeypatch, source):
+def test_a_repository_that_cannot_be_had_is_named(hub: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setenv(zoo.ENVIRONMENT, source)
     with pytest.raises(WeightsError, match=source):
         zoo.network_files()
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setenv(zoo.ENVIRONMENT, "hf:somebody/uninstalled")
     with pytest.raises(UsageError, match=r"robustbench_lite\[hub\]"):
         zoo.network_files()
 
 
-def test_a_network_is_called_what_its_file_is_called(tmp_path, monkeypatch):
+def test_a_network_is_called_what_its_file_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "second")
     card = json.loads((tmp_path / "second.json").read_text())
     (tmp_path / "second.json").write_text(json.dumps(card | {"name": "fashion_mnist-none"}))
@@ -95,7 +96,7 @@ def test_a_network_is_called_what_its_file_is_called(tmp_path, monkeypatch):
     assert named_network("second").name == "second"
 
 
-def test_a_card_runs_no_code_that_nobody_allowed(tmp_path, monkeypatch):
+def test_a_card_runs_no_code_that_nobody_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "theirs")
     card = json.loads((tmp_path / "theirs.json").read_text())
     code = {"network": "os:mkdir", "network_params": {"path": str(tmp_path / "made")}}
