@@ -11,6 +11,7 @@ from torch import Tensor
 from rbl_attacks.carlini_wagner_distance import DISTANCES, CarliniWagnerState
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.looks import free_to_look, surely_none
 from robustbench_lite.search.losses import margin
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -89,12 +90,11 @@ class CarliniWagner(Attack):
         slope.addcmul_(per_row(state.const, slope), answer.need_gradient(), value=-0.5)
         due = state.step % max(1, self.steps // 10) == 0
         state = state.replace(hit=hit, step=state.step + 1)
-        looks_are_free = over.device.type == "cpu"
-        if not looks_are_free or bool(due.any()):
+        if not surely_none(due):
             loss = value + state.const * shortfall
             over = over | (due & self._stalled(state, loss, size))
             state = state.replace(checked=torch.where(due, loss, state.checked))
-        if looks_are_free and not bool(over.any()):  # most steps end no run
+        if surely_none(over):  # most steps end no run
             return self._adam(state, slope)
         state = self._start_run(self._adam(state.distance.next_run(state, over, self.steps), slope), over)
         return state.replace(finished=state.finished | (state.spent >= self.search_steps * self.steps))
@@ -129,7 +129,7 @@ class CarliniWagner(Attack):
     def _start_run(self, s: CarliniWagnerState, over: Tensor) -> CarliniWagnerState:
         """Fresh moments, back to the starting point, for rows whose run is ``over``."""
         s = s.replace(step=s.step.masked_fill(over, 0), hit=s.hit & ~over, checked=s.checked.masked_fill(over, float("inf")))
-        if over.device.type == "cpu":  # a look is free, and there are few such rows
+        if free_to_look(over):  # there are few such rows
             rows = over.nonzero().squeeze(1)
             start = s.start[rows]
             for whole, fresh in ((s.v, start), (s.x_adv, start.sigmoid()), (s.mean, 0.0), (s.square, 0.0)):

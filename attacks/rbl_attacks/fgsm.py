@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.looks import surely_all
 from robustbench_lite.search.losses import cross_entropy
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -65,7 +66,7 @@ class FGSM(Attack):
     def ask(self, state: FGSMState) -> Query:
         if not self.sweep:
             points = state.candidates[:, 0]
-            if _all_free_to_see(state.has_gradient):
+            if surely_all(state.has_gradient):
                 return Query.labels(points, final=True)
             return Query.gradient(points, cross_entropy, rows=~state.has_gradient)
         # The gradient is asked at the first point alone; the candidates that it yields are only judged.
@@ -74,18 +75,13 @@ class FGSM(Attack):
         return Query.gradient(state.candidates, cross_entropy, rows=~state.has_gradient, valid=valid)
 
     def tell(self, state: FGSMState, answer: Answer) -> FGSMState:
-        if _all_free_to_see(state.has_gradient):
+        if surely_all(state.has_gradient):
             return state.replace(finished=torch.ones_like(state.finished))
         gradient = answer.need_gradient()
         ascent = state.threat.ascent(state.x, gradient[:, 0] if self.sweep else gradient)
         steps = [state.threat.project(state.x + share * state.threat.radius * ascent, state.x) for share in self._shares]
         candidates, waiting = torch.stack(steps, 1), ~state.has_gradient  # (B, P, C, H, W)
-        if not _all_free_to_see(waiting):
+        if not surely_all(waiting):
             # A row that had its candidates judged is finished, and what it would ask next does not matter.
             candidates = torch.where(waiting.reshape(-1, 1, 1, 1, 1), candidates, state.candidates)
         return state.replace(candidates=candidates, has_gradient=torch.ones_like(waiting), finished=state.finished | ~waiting)
-
-
-def _all_free_to_see(rows: Tensor) -> bool:
-    """Whether all ``rows`` (B,) are true, where a look does not wait for an accelerator."""
-    return rows.device.type == "cpu" and bool(rows.all())

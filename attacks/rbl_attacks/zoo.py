@@ -13,6 +13,7 @@ from rbl_attacks.zoo_state import ZOOState
 from rbl_attacks.zoo_update import STEP, Slopes, adam, differences, newton
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access, Answer, Attack, Query
+from robustbench_lite.search.looks import surely_all, surely_none
 from robustbench_lite.search.losses import margin_loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
@@ -90,7 +91,7 @@ class ZOO(Attack):
         space, at = self._space(state.x.shape[1:]), self._next(state)
         points = space.around(state.x, state.noise, at, STEP[self.update])
         alone, valid = state.probing | (state.step >= self.steps), None  # a row that took its last step has that point judged
-        if alone.device.type != "cpu" or bool(alone.any()):  # an accelerator would have to wait for the look
+        if not surely_none(alone):
             valid = ~alone.unsqueeze(1) | (torch.arange(points.shape[1], device=alone.device) == 0)  # (B, 2 n + 1)
         return Query.scores(points, valid, loss=margin_loss, beside=space.neighbours(points, at))
 
@@ -130,7 +131,7 @@ class ZOO(Attack):
 
     def _next_const(self, state: ZOOState, over: Tensor) -> ZOOState:
         """Rows that are ``over`` go on with the next c, from the image and with fresh moments."""
-        if over.device.type == "cpu" and not bool(over.any()):
+        if surely_none(over):
             return state
         above = torch.where(over & state.reached, torch.minimum(state.above, state.const), state.above)
         below = torch.where(over & ~state.reached, torch.maximum(state.below, state.const), state.below)
@@ -154,7 +155,7 @@ class ZOO(Attack):
     def _shuffled(self, state: ZOOState) -> ZOOState:
         """New orders where they are due; elsewhere the same numbers are drawn again."""
         parts, space = self._parts(state), self._space(state.x.shape[1:])
-        if state.x.device.type == "cpu" and bool((state.moves % parts > 0).all()):
+        if surely_all(state.moves % parts > 0):
             return state
         level = state.step // (self.grow_every or self.steps + 1)
         weight = space.weight(state.x, state.noise) if self.importance else None

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from robustbench_lite.search.defended import Pointwise as Pointwise
     from robustbench_lite.search.defended import Traits as Traits
     from robustbench_lite.search.defended import Wrapper as Wrapper
+    from robustbench_lite.search.looks import free_to_look as free_to_look
+    from robustbench_lite.search.looks import surely_all as surely_all
+    from robustbench_lite.search.looks import surely_none as surely_none
     from robustbench_lite.search.losses import cross_entropy as cross_entropy
     from robustbench_lite.search.losses import difference_of_logits_ratio as difference_of_logits_ratio
     from robustbench_lite.search.losses import margin as margin
@@ -51,7 +54,10 @@ _HOMES = {
     "Wrapper": "defended",
     "cross_entropy": "losses",
     "difference_of_logits_ratio": "losses",
+    "free_to_look": "looks",
     "margin": "losses",
     "margin_loss": "losses",
+    "surely_all": "looks",
+    "surely_none": "looks",
 }
 __getattr__, __dir__, __all__ = face(__name__, _HOMES)

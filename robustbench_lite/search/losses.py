@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustbench_lite.search.looks import surely_none
+
 _SATURATED = 2.0**-24
 """A cross-entropy below this is 0: p of the class is 1 in float32. The next value that there is, log(1 + 2^-23), comes out on
 either side of 2^-23 from one release of torch to the next, so the threshold lies half way."""
@@ -25,7 +27,7 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
     Untargeted z_y - max_{j != y} z_j, targeted max_{j != t} z_j - z_t.
     """
-    if _free_to_look(logits) and _untargeted(target):
+    if _untargeted(target):
         return _lead(logits, y)
     targeted = target >= 0
     lead = _lead(logits, torch.where(targeted, target, y))
@@ -62,13 +64,9 @@ class _Lead(torch.autograd.Function):
         return grad.new_zeros(ctx.shape).scatter_(1, label, grad).scatter_(1, rival, -grad), None
 
 
-def _free_to_look(logits: Tensor) -> bool:
-    """Branching on values saves work on a CPU; an accelerator would have to wait for each look."""
-    return logits.device.type == "cpu" and len(logits) > 0
-
-
 def _untargeted(target: Tensor) -> bool:
-    return int(target.max()) < 0
+    """Whether a free look shows that no row has a class to reach."""
+    return surely_none(target >= 0)
 
 
 def margin_loss(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -82,10 +80,10 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the gradient), the softmax has no
     gradient left and a model with large logits would look robust: those rows climb the margin instead.
     """
-    if _free_to_look(logits) and _untargeted(target):
+    if _untargeted(target):
         loss = F.cross_entropy(logits, y, reduction="none")
         saturated = loss.detach() < _SATURATED
-        return torch.where(saturated, -_lead(logits, y), loss) if bool(saturated.any()) else loss
+        return loss if surely_none(saturated) else torch.where(saturated, -_lead(logits, y), loss)
     targeted = target >= 0
     loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
     climb = torch.where(targeted, -loss, loss)

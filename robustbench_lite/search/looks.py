@@ -1,0 +1,24 @@
+"""Looks at the values of a tensor, from within an algorithm.
+
+On a CPU a look is free, and branching on what it shows saves work. An accelerator would have to finish all that it was
+given before it could answer, so there the work is done for every row instead, and masks sort out the results.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def free_to_look(tensor: Tensor) -> bool:
+    """Whether the values of ``tensor`` can be looked at without waiting for them."""
+    return tensor.device.type == "cpu"
+
+
+def surely_all(claims: Tensor) -> bool:
+    """Whether a free look shows that all ``claims`` (bool, of any shape) are true; no claims at all are all true."""
+    return free_to_look(claims) and bool(claims.all())
+
+
+def surely_none(claims: Tensor) -> bool:
+    """Whether a free look shows that none of the ``claims`` (bool, of any shape) is true."""
+    return free_to_look(claims) and not bool(claims.any())
