@@ -5,18 +5,21 @@ Rows at different steps share one model call. Nothing that is decided for a row 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.attack import Answer, Attack, Query, State
+from robustbench_lite.search.attack import Attack, Query, State
+from robustbench_lite.search.claims import looks_for
 from robustbench_lite.search.forward import Passes, Points, not_finite
+from robustbench_lite.search.keeper import Keeper
+from robustbench_lite.search.looks import looks_are_free
 from robustbench_lite.search.oracle import Cost, Oracle
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import Rows
@@ -61,8 +64,6 @@ class Outcome(Rows):
 class Engine:
     """Runs one attack on one model under one threat model. ``search`` yields outcomes as rows finish."""
 
-    #: On an accelerator, look at which rows are done only every few steps: each look waits for the device.
-    SETTLE_EVERY = 4
     TELL_SECONDS = 0.25
 
     def __init__(
@@ -76,10 +77,14 @@ class Engine:
         device: torch.device | str = "cpu",
         free_looks: bool | None = None,
     ) -> None:
-        self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
+        self.attack = attack
+        self.threat = threat
+        self.seed = seed
+        self.query_budget = query_budget
         self.device = torch.device(device)
-        self.free_looks = self.device.type == "cpu" if free_looks is None else free_looks
-        self.oracle = Oracle(passes, attack, self.free_looks, self.device)
+        self.looks = looks_for(looks_are_free(self.device) if free_looks is None else free_looks)
+        self.oracle = Oracle(passes, attack, self.looks.free, self.device)
+        self.keeper = Keeper(self.oracle, threat, self.looks, query_budget)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.first_success_ends = threat.eps is not None
 
@@ -88,53 +93,51 @@ class Engine:
 
         ``on_step`` hears, a few times a second, how many rows' worth of work is done, rows in flight included.
         """
-        positions = range(len(task.y)) if task.positions is None else task.positions.tolist()
+        every = range(len(task.y))
+        positions = every if task.positions is None else task.positions.tolist()
         if not len(positions):
             return
-        waiting, told = iter(positions), time.monotonic()
+        waiting = iter(positions)
         width = self.oracle.rows_at_once(self.threat, tuple(task.x.shape[1:]))
         slots = self._enter(task, waiting, width)
-        left, step = len(positions) - len(slots.y), 0
-        while len(slots.y):
-            slots, query = self._step(slots)
-            step += 1
+        left = len(positions) - len(slots.y)
+        told = time.monotonic()
+        for step in itertools.count(1):
+            query = self.attack.ask(slots.state)
+            slots = self._step(slots, query)
             if on_step is not None and time.monotonic() - told > self.TELL_SECONDS:
-                progress, told = self.attack.progress(slots.state), time.monotonic()
-                in_flight = 0.0 if progress is None else float(progress.sum())
-                on_step(len(positions) - left - len(slots.y) + in_flight)
-            if not self._time_to_settle(slots, step, left):
+                told = time.monotonic()
+                on_step(len(positions) - left - len(slots.y) + self._progress(slots))
+            if not self.looks.time_to_settle(slots.done, step, left > 0):
                 continue
-            gone = slots.done.nonzero().squeeze(1)
+            gone = self._restart(slots)
             if not len(gone):
                 continue
-            again = self._restarting(slots, gone)
-            if len(again):
-                self._restart(slots, again)
-                gone = slots.done.nonzero().squeeze(1)
-            if len(gone):
-                yield self._leave(slots, gone, query)
-                fresh = self._enter(task, waiting, min(len(gone), left)) if left else None
-                left -= 0 if fresh is None else len(fresh.y)
-                slots = self._refill(slots, gone, fresh)
+            yield self._leave(slots, gone, query)
+            fresh = self._enter(task, waiting, min(len(gone), left)) if left else None
+            left -= 0 if fresh is None else len(fresh.y)
+            slots = self._refill(slots, gone, fresh)
+            if not len(slots.y):
+                return
+
+    def _progress(self, slots: Slots) -> float:
+        """How many rows' worth of work is behind the rows in flight, as far as the attack can tell."""
+        progress = self.attack.progress(slots.state)
+        return 0.0 if progress is None else float(progress.sum())
 
     def _enter(self, task: Task, waiting: Iterator[int], count: int) -> Slots:
-        position = torch.tensor(list(islice(waiting, count)), dtype=torch.int64)
+        position = torch.tensor(list(itertools.islice(waiting, count)), dtype=torch.int64)
         x = task.x[position].to(self.device)
         y, target, index = (t[position].to(self.device) for t in (task.y, task.target, task.index))
-        zeros = torch.zeros_like(y)
-        inf = torch.full(y.shape, float("inf"), device=self.device)
-        return Slots(
-            position=position.to(self.device), index=index, restart=zeros, x=x, y=y, target=target, best=x.clone(),
-            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), wins=zeros.clone(), unasked=zeros.bool(),
-            done=zeros.bool(), fault=-inf, state=self._init(x, y, index, zeros),
-        )  # fmt: skip
+        state = self._init(x, y, index, torch.zeros_like(y))
+        return Slots.fresh(position.to(self.device), index, x, y, target, state)
 
     def _init(self, x: Tensor, y: Tensor, index: Tensor, restart: Tensor) -> State:
         rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
         return self.attack.init(x, y, self.threat, rng)  # type: ignore[no-any-return]
 
-    def _step(self, slots: Slots) -> tuple[Slots, Query]:
-        query = self.attack.ask(slots.state)
+    def _step(self, slots: Slots, query: Query) -> Slots:
+        """Answer ``query``, as far as rows can pay for it."""
         cost = self.oracle.cost(query, ~slots.done)
         if self.query_budget is not None:
             used = slots.forward + slots.backward + cost.forward + cost.backward
@@ -142,22 +145,26 @@ class Engine:
             slots = slots.replace(done=slots.done | broke)
             cost = self.oracle.cost(query, ~slots.done)
         if self._may_leave_it_to_the_judge(query):
-            return self._leave_it_to_the_judge(slots, query, cost), query
+            return self._leave_it_to_the_judge(slots, query, cost)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
         answer, finite = self.oracle.answer(query, rows, cost)
         if finite is not None:
             slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
-        slots = self._keep_nearest(slots, query, answer, cost)
+        slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
         return slots.replace(
-            state=state, done=slots.done | state.finished,
-            forward=slots.forward + cost.forward, backward=slots.backward + cost.backward,
-        ), query  # fmt: skip
+            state=state,
+            done=slots.done | state.finished,
+            forward=slots.forward + cost.forward,
+            backward=slots.backward + cost.backward,
+        )
 
     def _may_leave_it_to_the_judge(self, query: Query) -> bool:
         """Nothing depends on the answer to one last point a row: no draw of the model, no restart, no nearer point."""
-        nothing_depends = self.first_success_ends and self.restarts == 1 and not self.oracle.passes.model.traits.random
-        return query.final and query.points.dim() == 4 and self.free_looks and nothing_depends
+        if not (query.final and query.points.dim() == 4 and self.looks.free):
+            return False
+        random = self.oracle.passes.model.traits.random
+        return self.first_success_ends and self.restarts == 1 and not random
 
     def _leave_it_to_the_judge(self, slots: Slots, query: Query, cost: Cost) -> Slots:
         """The last points of the rows that ask are what they found. The query counts: the judge makes it."""
@@ -167,95 +174,24 @@ class Engine:
         forward = slots.forward + cost.forward
         return slots.replace(best=best, best_size=size, unasked=asks, done=torch.ones_like(asks), forward=forward)
 
-    def _keep_nearest(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> Slots:
-        """Each row's nearest successful point in the ball so far, its size, and the excess of claims outside of the ball."""
-        hits = answer.success.reshape(cost.valid.shape)  # (B, P)
-        hits = (hits if cost.whole else hits & cost.valid).flatten()
-        count, points = cost.valid.shape[1], query.points.reshape(-1, *slots.x.shape[1:])  # (B P, C, H, W)
-        # What successes claim, one after the other, (N,); without free looks, what all points would claim.
-        claim = hits.nonzero().squeeze(1) if self.free_looks else torch.arange(len(hits), device=self.device)
-        if self.free_looks and not len(claim):
-            return slots
-        row = claim if count == 1 else claim // count
-        asked, clean = points.index_select(0, claim), slots.x.index_select(0, row)
-        size = self.threat.norm.size(asked - clean)
-        if self.free_looks and self.attack.kind == "minimal_distance" and not self.oracle.holds_votes:
-            # Such an attack answers for no point but the one that is kept, and a vote cannot prefer a farther one.
-            nearer = (size < slots.best_size[row]).nonzero().squeeze(1)
-            if not len(nearer):
-                return slots
-            claim, row, asked, clean, size = (part.index_select(0, nearer) for part in (claim, row, asked, clean, size))
-        excess = self.threat.excess(asked, clean, size)
-        if not self.free_looks:
-            size, excess = size.masked_fill(~hits, float("inf")), excess.masked_fill(~hits, float("-inf"))
-        size = size.masked_fill(~(excess <= 0), float("inf"))
-        fault = slots.fault
-        if self.attack.kind == "fixed_eps":
-            fault = fault.scatter_reduce(0, row, excess, "amax")
-        index, nearest, nearest_size = row, asked, size
-        if count > 1:
-            index, point, nearest_size = self._nearest(row, claim % count, size, cost.valid.shape)
-            nearest = points.index_select(0, index * count + point)
-        nearer = nearest_size < slots.best_size[index]
-        sure = torch.ones_like(nearer)
-        if self.oracle.holds_votes:
-            slots, nearer, sure = self._vote(slots, index, nearest, nearest_size, cost)
-        best_size = torch.where(nearer, nearest_size, slots.best_size[index])
-        best = torch.where(nearer.reshape(-1, 1, 1, 1), nearest, slots.best[index])
-        slots.best.index_copy_(0, index, best)  # in place: a copy of all rows would cost more than the rest
-        done = slots.done
-        if self.first_success_ends:
-            done = done.index_copy(0, index, done[index] | (nearer & sure))
-        return slots.replace(best_size=slots.best_size.index_copy(0, index, best_size), fault=fault, done=done)
-
-    def _nearest(self, row: Tensor, point: Tensor, size: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-        """Of claims (N,) in a table of ``shape`` (B, P): the rows that make some (M,), which point is nearest, and its size."""
-        index, place = torch.arange(shape[0], device=self.device), row
-        if self.free_looks:
-            index, place = torch.unique_consecutive(row, return_inverse=True)
-        sizes = size.new_full((len(index), shape[1]), float("inf")).index_put_((place, point), size)
-        nearest_size, nearest = sizes.min(1)
-        return index, nearest, nearest_size
-
-    def _vote(self, slots: Slots, index: Tensor, points: Tensor, size: Tensor, cost: Cost) -> tuple[Slots, Tensor, Tensor]:
-        """A random model votes on ``points`` (M, C, H, W), whose logits may have been lucky, and the judge will draw anew.
-
-        Returns the slots that have paid for it, which points are the best so far, and which of them end the search in a ball:
-        those that three of four votes are for. A slim majority is kept, and the search goes on.
-        """
-        model = self.oracle.passes.model.traits
-        used = (slots.forward + cost.forward)[index]
-        asked = size.isfinite() if self.first_success_ends else size < slots.best_size[index]
-        if self.query_budget is not None:
-            asked = asked & (used + (slots.backward + cost.backward)[index] + model.votes <= self.query_budget)
-        rows = Points(points, slots.y[index], slots.target[index], slots.index[index], used)
-        wins = self.oracle.vote(rows) * asked
-        best = wins * 2 > model.votes
-        if self.first_success_ends:
-            best &= wins > slots.wins[index]
-        wins = torch.where(best, wins, slots.wins[index])
-        forward = slots.forward.index_add(0, index, asked * model.votes)
-        return slots.replace(forward=forward, wins=slots.wins.index_copy(0, index, wins)), best, wins * 4 >= model.votes * 3
-
-    def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
-        if not self.free_looks:
-            return step % self.SETTLE_EVERY == 0
-        done = int(slots.done.sum())
-        # A few empty slots cost less than entering rows one by one.
-        return done > 0 and (left == 0 or done * 16 >= len(slots.done))
-
-    def _restarting(self, slots: Slots, gone: Tensor) -> Tensor:
-        """Of the rows that are done, those that start anew: within budget, and nothing found or the nearest still wanted."""
-        more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
-        if self.first_success_ends:
-            more &= ~slots.best_size[gone].isfinite()
-        return gone[more]
-
-    def _restart(self, slots: Slots, again: Tensor) -> None:
+    def _restart(self, slots: Slots) -> Tensor:
+        """Start rows that are done anew, in place, where they may; returns the others, (M,)."""
+        gone = slots.done.nonzero().squeeze(1)
+        again = gone[self._may_restart(slots, gone)]
+        if not len(again):
+            return gone
         restart = slots.restart[again] + 1
         slots.restart[again] = restart
         slots.done[again] = False
         slots.state.assign(again, self._init(slots.x[again], slots.y[again], slots.index[again], restart))
+        return slots.done.nonzero().squeeze(1)
+
+    def _may_restart(self, slots: Slots, gone: Tensor) -> Tensor:
+        """Which rows start anew: those within budget, with nothing found or the nearest still wanted, (M,) bool."""
+        more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
+        if self.first_success_ends:
+            more &= ~slots.best_size[gone].isfinite()
+        return more
 
     def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
         last = query.points if query.points.dim() == 4 else query.points[:, 0]
@@ -267,10 +203,17 @@ class Engine:
         if len(wrong):
             at = gone[wrong[0]]
             self._refuse(int(slots.index[at]), float(fault[wrong[0]]), bool(last[at].isfinite().all()))
-        position, unasked, best, size, forward, backward = (
-            field[gone] for field in (slots.position, slots.unasked, slots.best, slots.best_size, slots.forward, slots.backward)
+        size = slots.best_size[gone]
+        unasked = slots.unasked[gone]
+        return Outcome(
+            position=slots.position[gone],
+            found=size.isfinite() & ~unasked,
+            unasked=unasked,
+            x_adv=slots.best[gone],
+            size=size,
+            forward=slots.forward[gone],
+            backward=slots.backward[gone],
         )
-        return Outcome(position, size.isfinite() & ~unasked, unasked, best, size, forward, backward)
 
     def _refuse(self, sample: int, excess: float, finite_point: bool) -> None:
         if math.isnan(excess) and finite_point:

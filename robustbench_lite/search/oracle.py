@@ -39,6 +39,24 @@ class Reply(NamedTuple):
     """The model's output was finite at every valid point of the row, (B,) bool; None when it was everywhere."""
 
 
+class Passed(NamedTuple):
+    """What passes through the model give for N points."""
+
+    logits: Tensor
+    """(N, K)."""
+    gradient: Tensor | None = None
+    """(N, C, H, W); None where none was taken."""
+
+
+class LastCost(NamedTuple):
+    """A cost that may be asked for again, and what it is the cost of."""
+
+    rows: int
+    per_row: int
+    with_gradient: bool
+    cost: Cost
+
+
 class Oracle:
     """Answers the queries of one attack on one model.
 
@@ -48,7 +66,7 @@ class Oracle:
 
     def __init__(self, passes: Passes, attack: Attack, free_looks: bool, device: torch.device) -> None:
         self.passes, self.attack, self.free_looks, self.device = passes, attack, free_looks, device
-        self._last_whole: tuple[tuple[int, int, bool], Cost] | None = None
+        self._last_whole: LastCost | None = None
 
     def cost(self, query: Query, live: Tensor) -> Cost:
         """What ``query`` costs each row; rows that are not ``live`` (B,) ask nothing."""
@@ -59,18 +77,19 @@ class Oracle:
             )
         count = query.points.shape[1] if query.points.dim() == 5 else 1
         if self.free_looks and query.valid is None and bool(live.all()):
-            rows, wants = query.gradient_rows, query.access == Access.GRADIENT
-            if not wants or rows is None or bool(rows.all()) or not bool(rows.any()):
-                return self._whole(live, count, wants and (rows is None or bool(rows[0])))
+            wish = _common_wish(query)
+            if wish is not None:
+                return self._whole(live, count, wish)
         return self._cost(query, live, count)
 
     def _whole(self, live: Tensor, count: int, with_gradient: bool) -> Cost:
         """What a query for all points of all rows costs. The same step after step, and never written to."""
         asked = (len(live), count, with_gradient)
-        if self._last_whole is None or self._last_whole[0] != asked:
-            query = Query(live.new_empty(live.shape), Access.GRADIENT if with_gradient else Access.SCORES)
-            self._last_whole = asked, self._cost(query, live, count)._replace(whole=True)
-        return self._last_whole[1]
+        if self._last_whole is None or self._last_whole[:3] != asked:
+            access = Access.GRADIENT if with_gradient else Access.SCORES
+            cost = self._cost(Query(live.new_empty(live.shape), access), live, count)
+            self._last_whole = LastCost(*asked, cost._replace(whole=True))
+        return self._last_whole.cost
 
     def _cost(self, query: Query, live: Tensor, count: int) -> Cost:
         valid = live.unsqueeze(1).expand(-1, count)
@@ -88,17 +107,9 @@ class Oracle:
     def answer(self, query: Query, rows: Points, cost: Cost) -> Reply:
         """Evaluate the valid points. ``rows`` has one entry a slot; its ``x`` is not looked at."""
         shape = query.points.shape[: query.points.dim() - 3]
-        points = self._spread(rows, query.points.flatten(0, 1) if len(shape) == 2 else query.points, cost.valid.shape[1])
-        incremental = self._incremental(query)
-        fits = query.valid is None and len(points.x) <= self.passes.batch_size
-        # The few rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
-        if incremental is not None:
-            logits, gradient = self._beside(incremental, query, cost), None
-        elif cost.whole or (fits and (len(shape) == 1 or not self.free_looks or bool(cost.valid.all()))):
-            wanted = query.access == Access.GRADIENT and not (self.free_looks and not bool(cost.gradient.any()))
-            logits, gradient = self._in_turn(query, points, wanted)
-        else:
-            logits, gradient = self._packed(query, points, cost)
+        x = query.points.flatten(0, 1) if len(shape) == 2 else query.points
+        points = self._spread(rows, x, cost.valid.shape[1])
+        logits, gradient = self._evaluate(query, points, cost)
         if gradient is None and query.access == Access.GRADIENT:
             gradient = torch.zeros_like(points.x)
         margins, loss = margin(logits, points.y, points.target), query.loss
@@ -114,6 +125,32 @@ class Oracle:
         if self.free_looks and math.isfinite(float(margins.sum())):
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
+
+    def _evaluate(self, query: Query, points: Points, cost: Cost) -> Passed:
+        """Logits and gradients by the shortest way that gives them."""
+        incremental = self._incremental(query)
+        if incremental is not None:
+            return Passed(self._beside(incremental, query, cost))
+        if self._leaves_none_out(query, cost):
+            return self._in_turn(query, points, self._wants_gradients(query, cost))
+        return self._packed(query, points, cost)
+
+    def _leaves_none_out(self, query: Query, cost: Cost) -> bool:
+        """Whether the model is shown every point, also the few that do not count.
+
+        Rows that are done ride along until the engine settles: to leave them out costs more, and waits for a look.
+        """
+        if cost.whole:
+            return True
+        if query.valid is not None or cost.valid.numel() > self.passes.batch_size:
+            return False
+        one_a_row = query.points.dim() == 4
+        return one_a_row or not self.free_looks or bool(cost.valid.all())
+
+    def _wants_gradients(self, query: Query, cost: Cost) -> bool:
+        """Whether some gradient counts, as far as a free look tells."""
+        surely_none = self.free_looks and not bool(cost.gradient.any())
+        return query.access == Access.GRADIENT and not surely_none
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
         """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill ``Attack.batches``."""
@@ -134,8 +171,10 @@ class Oracle:
 
     def _beside(self, incremental: Incremental, query: Query, cost: Cost) -> Tensor:
         """The logits of neighbours (B P, K); 0 at points that do not count."""
-        assert query.beside is not None
-        (base, place), (rows, count) = query.beside, cost.valid.shape
+        if query.beside is None:
+            raise TypeError("The query is not about neighbours.")
+        base, place = query.beside
+        rows, count = cost.valid.shape
         at = place[:, :, None, None].expand(-1, -1, base.shape[1], 1)
         pixel = query.points.flatten(3).gather(3, at).reshape(rows * count, -1)  # (B P, C)
         step = max(1, self._full(incremental) // count)
@@ -159,21 +198,21 @@ class Oracle:
         ballots = self.passes.votes(rows, self.passes.model.traits.votes)
         return torch.stack([margin(logits, rows.y, rows.target) < 0 for logits in ballots]).sum(0)
 
-    def _pass(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _pass(self, query: Query, points: Points, with_gradient: bool) -> Passed:
         if with_gradient and query.loss is not None:
-            return self.passes.gradient(points, query.loss)
-        return self.passes.logits(points), None
+            return Passed(*self.passes.gradient(points, query.loss))
+        return Passed(self.passes.logits(points))
 
-    def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> Passed:
         """All points, one model batch after the other."""
         size = self.passes.batch_size
         if len(points.x) <= size:
             return self._pass(query, points, with_gradient)
         parts = [self._pass(query, points.take(slice(i, i + size)), with_gradient) for i in range(0, len(points.x), size)]
         logits, gradients = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(gradients) if with_gradient else None
+        return Passed(torch.cat(logits), torch.cat(gradients) if with_gradient else None)
 
-    def _packed(self, query: Query, points: Points, cost: Cost) -> tuple[Tensor, Tensor | None]:
+    def _packed(self, query: Query, points: Points, cost: Cost) -> Passed:
         """Full model batches of the valid points only, those that want a gradient first, so that one batch at most is mixed."""
         valid, wanted = cost.valid.flatten(), cost.gradient.flatten()
         first = wanted.nonzero().squeeze(1)
@@ -190,7 +229,7 @@ class Oracle:
             logits[part] = part_logits
             if part_gradient is not None and gradient is not None:
                 gradient[part] = part_gradient
-        return logits, gradient
+        return Passed(logits, gradient)
 
     def _spread(self, rows: Points, x: Tensor, count: int) -> Points:
         """One entry a point instead of one a row."""
@@ -199,3 +238,12 @@ class Oracle:
         y, target, index, draw = (field.repeat_interleave(count) for field in rows[1:])
         offset = torch.arange(count, device=draw.device).repeat(len(rows.y)) * self.passes.forwards_per_point
         return Points(x, y, target, index, draw + offset)
+
+
+def _common_wish(query: Query) -> bool | None:
+    """Whether all rows want the gradient (True) or none does (False); ``None`` where they differ."""
+    if query.access < Access.GRADIENT:
+        return False
+    if query.gradient_rows is None or bool(query.gradient_rows.all()):
+        return True
+    return None if bool(query.gradient_rows.any()) else False
