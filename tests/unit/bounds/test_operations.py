@@ -5,7 +5,7 @@ import torch
 
 from robustbench_lite.bounds.operations import Convolution
 from robustbench_lite.bounds.relaxation import Lines
-from robustbench_lite.bounds.relaxed import relaxed
+from robustbench_lite.bounds.relaxed import relax
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -37,7 +37,7 @@ def test_rows_through_an_activation_are_those_of_its_lines_and_so_is_their_gradi
     segments, owner = [(0, slice(0, 2)), (2, slice(2, 5))], torch.tensor([0, 0, 2, 2, 2])
 
     def fused(a, below, above, intercept):
-        return tuple(relaxed(a, Lines(above if parallel else below, above, intercept), segments))
+        return tuple(relax(a, Lines(above if parallel else below, above, intercept), segments))
 
     def literal(a, below, above, intercept):
         up, down = a.clamp_min(0), a.clamp(max=0)
