@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustbench_lite.bounds.graph import Graph
 from robustbench_lite.bounds.operations import (
@@ -16,22 +15,23 @@ from robustbench_lite.bounds.operations import (
     Affine,
     Convolution,
     Input,
-    Linear,
     Reshape,
     Scale,
     Sum,
 )
 from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines
-from robustbench_lite.bounds.relaxed import relaxed
+from robustbench_lite.bounds.relaxed import relax
+from robustbench_lite.bounds.starts import ONE_UNIT, Start
 from robustbench_lite.bounds.windows import Rows, Window
+from robustbench_lite.search.kernels import works_in_caches
 
 
-class Costs(NamedTuple):
-    """What the intercepts of the activations before a layer cost each of its units, and each unit times -1, (B, *shape)."""
+class Pending(NamedTuple):
+    """Rows that wait at a node: coefficients (M, *shape), or windows of such rows."""
 
-    lower: Tensor
-    negative: Tensor
+    a: Tensor
+    window: Window | None
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Backward:
 
     graph: Graph
     rows: Rows
-    pending: dict[int, tuple[Tensor, Window | None]] = field(default_factory=dict)
+    pending: dict[int, Pending] = field(default_factory=dict)
     constant: Tensor = field(init=False)
     negative: Tensor = field(init=False)
 
@@ -55,46 +55,31 @@ class Backward:
     def start(self, node: int, a: Tensor, window: Window | None = None) -> None:
         """Rows ``a`` (M, *shape) about the values of ``node``, or windows of such rows."""
         if node not in self.pending:
-            self.pending[node] = a, window
+            self.pending[node] = Pending(a, window)
             return
         other, seen = self.pending[node]
         if window is None or seen is None or window.stride != seen.stride:
-            self.pending[node] = self._whole(node, a, window) + self._whole(node, other, seen), None
+            whole = self._whole(node, a, window) + self._whole(node, other, seen)
+            self.pending[node] = Pending(whole, None)
             return
         both = window.with_other(seen)
-        self.pending[node] = window.grown(a, both) + seen.grown(other, both), both
+        self.pending[node] = Pending(window.grown(a, both) + seen.grown(other, both), both)
 
-    def start_at_units(self, node: int, units: Tensor, lines: Mapping[int, Lines], costs: Costs | None, sign: int = 1) -> None:
-        """One row for each of ``units`` (M,) of ``node``, as indices into its flattened values, times ``sign``.
-
-        Units that come in runs are those of a convolution behind an activation with parallel lines.
-        """
-        here, image_shaped = self.graph.nodes[node], len(self.graph.nodes[node].shape) == 3
-        ready = here.operation.rows(units, here.shape, self.rows.run) if isinstance(here.operation, Affine) else None
-        if ready is not None and isinstance(here.operation, Linear | Convolution):
-            window = _ONE_UNIT.behind(here.operation) if isinstance(here.operation, Convolution) else None
-            bias = here.operation.bias
-            channel = units // (here.shape[1] * here.shape[2]) if image_shaped else units
-            self._shift(None if bias is None else sign * bias[channel])
-            source, ready = here.inputs[0], ready if sign == 1 else -ready
-            if costs is None:
-                self._to(source, ready, window)
-            else:  # past the slopes, which are 0 in the padding
-                ends = [cost.flatten(1)[self.rows.owner, units] for cost in (costs if sign == 1 else costs[::-1])]
-                self.constant, self.negative = self.constant + ends[0], self.negative + ends[1]
-                slopes = lines[source]
-                if self.rows.run > 1:
-                    ready = self.rows.scaled(ready, slopes.above, window)
-                else:
-                    ready = self._sloped(ready, slopes, None, window)
-                (source,) = self.graph.nodes[source].inputs
-                self._to(source, ready, window, masked=True)
-        elif image_shaped:
-            one = F.one_hot(units // (here.shape[1] * here.shape[2]), here.shape[0]).to(self.graph.dtype)
-            self.start(node, sign * one[:, :, None, None], _ONE_UNIT)
+    def begin(self, start: Start, lines: Mapping[int, Lines]) -> None:
+        """Rows of single units; where their costs are known, they go on past the ``lines`` of the activations before them."""
+        self._shift(start.offset)
+        if start.paid is not None:
+            self._book(start.paid.lower, start.paid.negative)
+            if self.rows.run > 1:
+                a = self.rows.scaled(start.a, lines[start.node].above, start.window)
+            else:
+                a = self._sloped(start.a, lines[start.node], None, start.window)
+            (source,) = self.graph.nodes[start.node].inputs
+            self._to(source, a, start.window, masked=True)  # slopes are 0 in the padding
+        elif start.behind:
+            self._to(start.node, start.a, start.window)
         else:
-            whole = F.one_hot(units, torch.Size(here.shape).numel()).to(self.graph.dtype)
-            self.start(node, sign * whole.reshape(-1, *here.shape))
+            self.start(start.node, start.a, start.window)
 
     def run(
         self,
@@ -117,12 +102,12 @@ class Backward:
             match node.operation:
                 case Input():
                     ends = region.lowest(a, self.rows, window)
-                    self.constant, self.negative = self.constant + ends.lower, self.negative + ends.negative
+                    self._book(ends.lower, ends.negative)
                 case Activation() if stop is not None:
                     self._end(a, window, stop[index])
-                case Activation() if below is None and window is None and a.device.type == "cpu":
-                    behind = relaxed(a, lines[index], self.rows.segments)
-                    self.constant, self.negative = self.constant + behind.cost, self.negative + behind.negative
+                case Activation() if below is None and window is None and works_in_caches(a.device):
+                    behind = relax(a, lines[index], self.rows.segments)
+                    self._book(behind.cost, behind.negative)
                     self.start(node.inputs[0], behind.rows)
                 case Activation():
                     self._pay(a, lines[index].intercept, window)
@@ -166,8 +151,14 @@ class Backward:
 
     def _pay(self, a: Tensor, intercept: Tensor, window: Window | None) -> None:
         """Book what the intercepts cost: they are those of the upper lines, which negative coefficients meet."""
-        cost, total = self.rows.dot(a.clamp(max=0), intercept, window), self.rows.dot(a, intercept, window)
-        self.constant, self.negative = self.constant + cost, self.negative + (cost - total)
+        cost = self.rows.dot(a.clamp(max=0), intercept, window)
+        total = self.rows.dot(a, intercept, window)
+        self._book(cost, cost - total)
+
+    def _book(self, cost: Tensor, negative: Tensor) -> None:
+        """Add (M,) to the constants of the rows, and to those of the rows times -1."""
+        self.constant = self.constant + cost
+        self.negative = self.negative + negative
 
     def _sloped(self, a: Tensor, lines: Lines, below: Tensor | None, window: Window | None) -> Tensor:
         """Rows over an activation's input, from rows over its output."""
@@ -190,12 +181,9 @@ class Backward:
         return a if window is None else self.rows.spread(a, self.graph.nodes[index].shape, window)
 
 
-_ONE_UNIT = Window((1, 1), (0, 0), (1, 1))
-
-
 def widest_row(graph: Graph, node: int, *, at_units: bool) -> int:
     """The most values that one row holds at a node on its way back from ``node``."""
-    windows: dict[int, Window | None] = {node: _ONE_UNIT if at_units and len(graph.nodes[node].shape) == 3 else None}
+    windows: dict[int, Window | None] = {node: ONE_UNIT if at_units and len(graph.nodes[node].shape) == 3 else None}
     widest = 1
     for index in range(node, 0, -1):
         if index not in windows:

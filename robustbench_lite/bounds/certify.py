@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def certify(
     batch_size: int = 64,
 ) -> Certificate:
     """Bound the margin of every sample from below; see :func:`proofs`."""
-    return joined(list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size)))
+    return join(list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size)))
 
 
 @exactly
@@ -134,6 +135,15 @@ class _Graphs:
         return self.made[dtype]
 
 
+class _Margins(NamedTuple):
+    """The smallest bounds over the classes of B samples."""
+
+    margins: Tensor
+    """(B,) float64."""
+    stage: Tensor
+    """The number of the stage that each came from, (B,)."""
+
+
 @dataclass(frozen=True)
 class _Run:
     graphs: _Graphs
@@ -146,15 +156,17 @@ class _Run:
         if int(y.max()) >= logits.shape[1]:
             raise UsageError(f"The labels go up to {int(y.max())}, but the model has {logits.shape[1]} classes.")
         size = logits.abs().amax(1).clamp_min(1.0)
-        margins, stage = self._margins(x, y, eps, logits, torch.float32)
+        found = self._margins(x, y, eps, logits, torch.float32)
+        margins, stage = found.margins, found.stage
         near = (margins.abs() < NEAR * size).nonzero().squeeze(1)
         if len(near):
-            margins[near], stage[near] = self._margins(x[near], y[near], eps[near], logits[near], torch.float64)
+            exact = self._margins(x[near], y[near], eps[near], logits[near], torch.float64)
+            margins[near] = exact.margins
+            stage[near] = exact.stage
         margins -= LOGIT_ROUNDING * size
         return Certificate((margins > 0).cpu(), margins.cpu(), tuple(list(STAGES)[i] for i in stage.tolist()))
 
-    def _margins(self, x: Tensor, y: Tensor, eps: Tensor, logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The smallest bound over the classes, (B,) float64, and the number of the stage that it came from, (B,)."""
+    def _margins(self, x: Tensor, y: Tensor, eps: Tensor, logits: Tensor, dtype: torch.dtype) -> _Margins:
         graph, (samples, classes) = self.graphs(dtype), logits.shape
         work = Work(Problem(graph, region_of(x.to(dtype), self.norm, eps.to(dtype), box=self.box)))
         itself = torch.nn.functional.one_hot(y, classes).bool()
@@ -180,7 +192,7 @@ class _Run:
             stage[at] = torch.where(found > bound[at], order.index(name), stage[at])
             bound[at] = torch.maximum(bound[at], found)
         least = bound.min(1)
-        return least.values, stage.gather(1, least.indices.unsqueeze(1)).squeeze(1)
+        return _Margins(least.values, stage.gather(1, least.indices.unsqueeze(1)).squeeze(1))
 
     def _stages(self) -> Sequence[str]:
         if self.method == "auto":
@@ -208,7 +220,7 @@ def _by_lipschitz(graphs: _Graphs, norm: Norm) -> Callable[[Tensor, Tensor, Tens
     return batch
 
 
-def joined(parts: Sequence[Certificate]) -> Certificate:
+def join(parts: Sequence[Certificate]) -> Certificate:
     """The certificates of one batch after the other as one."""
     if not parts:
         raise UsageError("There is no sample to certify.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.backward import Backward, Costs, widest_row
+from robustbench_lite.bounds.backward import Backward, widest_row
 from robustbench_lite.bounds.graph import Graph
-from robustbench_lite.bounds.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Sum
+from robustbench_lite.bounds.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Shape, Sum
 from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines, adaptive, chord, chord_image, image
+from robustbench_lite.bounds.starts import Costs, Start, Units
 from robustbench_lite.bounds.windows import Rows
+from robustbench_lite.search.kernels import works_in_caches
 
 Relaxation = Callable[[Activation, Interval], Lines]
 Bounds = dict[int, Interval]
@@ -24,17 +25,6 @@ CHUNK = 2**19
 """Coefficients that one pass holds at a node, at most (unless one row has more): 4 MiB stay in the caches of a CPU."""
 WHOLE = 2 / 3
 """Share of a convolution's units that want a row from which on all of them get one."""
-
-
-class Units(NamedTuple):
-    """M units of one node, in the order of their samples, that get a row each."""
-
-    owner: Tensor
-    """Their samples, (M,)."""
-    unit: Tensor
-    """(M,), as indices into the flattened values of the node."""
-    run: int = 1
-    """That of the ``Rows``."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ def node_interval(problem: Problem, index: int, found: Bounds, method: Method) -
         case Affine():
             lower, upper = parts[0]
             return _around(node.operation.forward((lower + upper) / 2), node.operation.spread((upper - lower) / 2))
-    raise AssertionError(f"no interval for {node.operation}")
+    raise TypeError(f"No interval is known for {node.operation}.")
 
 
 def _around(centre: Tensor, radius: Tensor) -> Interval:
@@ -157,7 +147,7 @@ def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Itera
     they are then, and none is looked up. The others are closed either way (``chord_image``).
     """
     operation, shape = problem.graph.nodes[node].operation, problem.graph.nodes[node].shape
-    if whole and isinstance(operation, Convolution) and operation.simple and wanted.device.type == "cpu":
+    if whole and isinstance(operation, Convolution) and operation.simple and works_in_caches(wanted.device):
         most = wanted.sum(1) > WHOLE * wanted.shape[1]
         samples = most.nonzero().squeeze(1)
         if len(samples):
@@ -170,17 +160,26 @@ def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Itera
 
 def _unit_bounds(problem: Problem, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None) -> Extremes:
     """Lower bounds of ``units`` of ``node``, and of the units times -1."""
-    shape, (owner, unit, run) = problem.graph.nodes[node].shape, units
-    grid = shape[1:] if len(shape) == 3 else None
-    rows = Rows.of(owner) if grid is None else Rows.of(owner, unit % (grid[0] * grid[1]), (grid[0], grid[1]), run)
-    forth = Backward(problem.graph, rows)
-    forth.start_at_units(node, unit, lines, costs)
-    ends = forth.run(problem.region, lines)
+    rows = _rows_of(problem.graph.nodes[node].shape, units)
+    start = Start.of(problem.graph, node, units, costs)
+    ends = _run(problem, rows, start, lines)
     if all(line.parallel for line in lines.values()):
         return ends
+    return Extremes(ends.lower, _run(problem, rows, start.negated(), lines).lower)
+
+
+def _rows_of(shape: Shape, units: Units) -> Rows:
+    """What rows of ``units`` of a node of ``shape`` are about."""
+    if len(shape) < 3:
+        return Rows.of(units.owner)
+    position = units.unit % (shape[1] * shape[2])
+    return Rows.of(units.owner, position, (shape[1], shape[2]), units.run)
+
+
+def _run(problem: Problem, rows: Rows, start: Start, lines: dict[int, Lines]) -> Extremes:
     back = Backward(problem.graph, rows)
-    back.start_at_units(node, unit, lines, costs, sign=-1)
-    return Extremes(ends.lower, back.run(problem.region, lines).lower)
+    back.begin(start, lines)
+    return back.run(problem.region, lines)
 
 
 def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None:

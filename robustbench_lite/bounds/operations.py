@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_lite.search.convolution import FEW_CHANNELS, InputGradient
+from robustbench_lite.search.kernels import works_in_caches
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -70,13 +71,6 @@ class Affine(Operation, ABC):
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         """W^T a, (M, *out) -> (M, *in); ``shape`` is that of the input."""
 
-    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
-        """Rows of W of ``units`` (M,) of an output of ``shape``: (M, *in), for a convolution a window; None if not at hand.
-
-        Where units come in runs of all channels, (run, *in): they are the same for every run.
-        """
-        return None
-
     @abstractmethod
     def offset(self, a: Tensor) -> Tensor | None:
         """a . b for each row, (M, *out) -> (M,); None where there is no b."""
@@ -120,9 +114,6 @@ class Linear(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return F.linear(radius, self.weight.abs())
 
-    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
-        return self.weight[units]
-
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         return a @ self.weight
 
@@ -146,11 +137,6 @@ class Convolution(Affine):
 
     def spread(self, radius: Tensor) -> Tensor:
         return F.conv2d(radius, self.weight.abs(), None, self.stride, self.padding, self.dilation, self.groups)
-
-    def rows(self, units: Tensor, shape: Shape, run: int = 1) -> Tensor | None:
-        if run > 1:
-            return self.weight.contiguous()
-        return self.weight[units // (shape[1] * shape[2])] if self.simple else None
 
     @property
     def simple(self) -> bool:
@@ -192,7 +178,7 @@ class Convolution(Affine):
     def _fast(self) -> InputGradient | None:
         """The transpose as a forward convolution, where a CPU does that faster: few channels, or float64."""
         inputs = self.weight.shape[1]
-        if self.weight.device.type != "cpu" or self.groups > 1 or self.dilation != (1, 1) or self._skips:
+        if not (works_in_caches(self.weight.device) and self.simple) or self._skips:
             return None
         if self.weight.dtype == torch.float32 and inputs > FEW_CHANNELS:
             return None

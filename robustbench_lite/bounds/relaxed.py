@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.bounds.relaxation import Lines
+from robustbench_lite.bounds.windows import Segment
 
 
 class Relaxed(NamedTuple):
@@ -19,7 +20,7 @@ class Relaxed(NamedTuple):
     negative: Tensor
 
 
-def relaxed(a: Tensor, lines: Lines, segments: Sequence[tuple[int, slice]]) -> Relaxed:
+def relax(a: Tensor, lines: Lines, segments: Sequence[Segment]) -> Relaxed:
     """Rows ``a`` (M, *shape) over the output of an activation, in ``segments`` of one sample each, through its ``lines``.
 
     Negative coefficients meet the upper lines, with their intercepts; the others the lower lines.
@@ -27,8 +28,8 @@ def relaxed(a: Tensor, lines: Lines, segments: Sequence[tuple[int, slice]]) -> R
     last = a.dim() == 4 and not a.is_contiguous()
     first, end = segments[0][0], segments[-1][0] + 1  # only what these rows need is laid out anew
     below, above, intercept = (_flat(part[first:end], last) for part in (lines.below, lines.above, lines.intercept))
-    own = [(sample - first, part) for sample, part in segments]
-    out, cost, negative = _Relaxed.apply(_flat(a, last), above if lines.parallel else below, above, intercept, own)
+    own = [Segment(sample - first, part) for sample, part in segments]
+    out, cost, negative = _Relax.apply(_flat(a, last), above if lines.parallel else below, above, intercept, own)
     if last:
         channels, high, wide = a.shape[1:]
         return Relaxed(out.reshape(-1, high, wide, channels).permute(0, 3, 1, 2), cost, negative)
@@ -39,10 +40,10 @@ def _flat(values: Tensor, channels_last: bool) -> Tensor:
     return (values.permute(0, 2, 3, 1) if channels_last else values).flatten(1)
 
 
-class _Relaxed(torch.autograd.Function):
+class _Relax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, below: Tensor, above: Tensor, intercept: Tensor, segments: Sequence[tuple[int, slice]]
+        ctx: Any, a: Tensor, below: Tensor, above: Tensor, intercept: Tensor, segments: Sequence[Segment]
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.parallel, ctx.segments = below is above, segments
         ctx.save_for_backward(a, below, above, intercept)

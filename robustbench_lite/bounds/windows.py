@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.operations import Convolution, Pair, Shape
+from robustbench_lite.search.kernels import works_in_caches
 
 _MANY = 6
 """Rows a sample from which on a loop over samples pays."""
@@ -66,6 +67,13 @@ class Window(NamedTuple):
         return seen.permute(0, 2, 3, 1, 4, 5).reshape(len(values), grid[0] * grid[1], -1, *self.size)
 
 
+class Segment(NamedTuple):
+    """Where the rows of one sample are."""
+
+    sample: int
+    rows: slice
+
+
 @dataclass(frozen=True)
 class Rows:
     """M rows of coefficients, in the order of their samples; what they are about, without the coefficients."""
@@ -103,15 +111,16 @@ class Rows:
     def _by_sample(self, window: Window | None) -> bool:
         """A loop over samples is quicker than a copy of the sample for each row; not where gradients go back through slices."""
         many = len(self.owner) >= _MANY * (self.span[1] - self.span[0])
-        return window is None and many and self.owner.device.type == "cpu" and not torch.is_grad_enabled()
+        small_pieces = works_in_caches(self.owner.device) and not torch.is_grad_enabled()
+        return window is None and many and small_pieces
 
     @cached_property
-    def segments(self) -> list[tuple[int, slice]]:
+    def segments(self) -> list[Segment]:
         """Each sample with its rows."""
         samples = self.span[1] - self.span[0]
         ends = torch.bincount(self.owner - self.span[0], minlength=samples).cumsum(0).tolist()
         starts = [0, *ends]
-        return [(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]
+        return [Segment(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]
 
     def _product(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """``a`` (runs or 1, run, ...) times the ``values`` (B, *shape) of each run's sample, (M, ...)."""

@@ -18,6 +18,7 @@ from robustbench_lite.errors import AttackError
 from robustbench_lite.search.attack import Attack, Query, State
 from robustbench_lite.search.claims import Keeper
 from robustbench_lite.search.forward import Passes, Points, not_finite
+from robustbench_lite.search.looks import looks_are_free
 from robustbench_lite.search.oracle import Cost, Oracle
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import Rows
@@ -79,7 +80,7 @@ class Engine:
     ) -> None:
         self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
         self.device = torch.device(device)
-        self.free_looks = self.device.type == "cpu" if free_looks is None else free_looks
+        self.free_looks = looks_are_free(self.device) if free_looks is None else free_looks
         self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)

@@ -16,6 +16,7 @@ from robustbench_lite.search.convolution import speed_up_input_gradients
 from robustbench_lite.search.copies import frozen_twin
 from robustbench_lite.search.defended import DefendedModel, FastPath
 from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.search.kernels import works_in_caches
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _frozen(modules: Modules, device: torch.device) -> FastPath:
     """Without gradients of parameters; on a CPU with faster input gradients of strided convolutions."""
     module, surrogate = frozen_twin(modules)
     parts = nn.ModuleList(part for part in (module, surrogate) if part is not None)
-    count = speed_up_input_gradients(parts) if device.type == "cpu" else 0
+    count = speed_up_input_gradients(parts) if works_in_caches(device) else 0
     what = () if not count else (f"faster input gradients of {count} strided convolution{'s' * (count > 1)}",)
     return FastPath(module, module, surrogate, what)
 
@@ -72,8 +73,7 @@ def _channels_last(modules: Modules, device: torch.device) -> FastPath | None:
     """With convolutions in the layout in which they run up to three times faster; None where that gains nothing."""
     path = _frozen(modules, device)
     convolutions = _convolutions(path)
-    # torch 2.15, on a CPU, writes beyond its memory in the gradient of a convolution in this layout that skips inputs.
-    if len(convolutions) < FEWEST or (device.type == "cpu" and any(map(_skips, convolutions))):
+    if len(convolutions) < FEWEST or any(_harms(conv, device) for conv in convolutions):
         return None
     for layer in convolutions:
         weight = layer._parameters.get("weight")
@@ -91,9 +91,13 @@ def _convolutions(path: FastPath) -> list[nn.Conv2d]:
     return [part for part in parts.modules() if isinstance(part, nn.Conv2d)]
 
 
-def _skips(conv: nn.Conv2d) -> bool:
-    """There are inputs between its windows that it never sees."""
-    return any(kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True))
+def _harms(conv: nn.Conv2d, device: torch.device) -> bool:
+    """Whether the gradient of ``conv`` with channels last is unsafe: it skips inputs, on a CPU.
+
+    There torch 2.15 writes beyond its memory.
+    """
+    skips = any(kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True))
+    return skips and device.type == "cpu"
 
 
 def _probes(x: Tensor) -> Points:

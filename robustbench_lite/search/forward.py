@@ -12,6 +12,7 @@ from robustbench_lite.errors import ModelError, RobustBenchError, told
 from robustbench_lite.numerics import exact, own_generators
 from robustbench_lite.search.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.search.incremental import Attempt, Incremental, attempt
+from robustbench_lite.search.kernels import works_in_caches
 from robustbench_lite.search.losses import Loss
 from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.search.rows import SMALLEST_BATCH, at_least
@@ -100,7 +101,8 @@ class Passes:
 
     def incremental(self, shape: tuple[int, ...], device: torch.device) -> Incremental | None:
         """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the model has one."""
-        if not self.fast or device.type != "cpu" or self.model.traits.random or self.model.traits.abstains:
+        plain = not (self.model.traits.random or self.model.traits.abstains)
+        if not (self.fast and plain and works_in_caches(device)):
             return None
         if shape not in self._neighbours:
             self._neighbours[shape] = attempt(self.model.module, shape)

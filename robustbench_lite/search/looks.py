@@ -7,12 +7,18 @@ instead, and masks sort out the results.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def looks_are_free(device: torch.device) -> bool:
+    """Whether values on ``device`` can be looked at without waiting for them."""
+    return device.type == "cpu"
 
 
 def free_to_look(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` can be looked at without waiting for them."""
-    return tensor.device.type == "cpu"
+    return looks_are_free(tensor.device)
 
 
 def surely_all(claims: Tensor) -> bool:

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from robustbench_lite.bounds.operations import Convolution
 from robustbench_lite.bounds.relaxation import Lines
-from robustbench_lite.bounds.relaxed import relaxed
+from robustbench_lite.bounds.relaxed import relax
+from robustbench_lite.bounds.windows import Segment
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -39,10 +40,10 @@ def test_rows_through_an_activation_are_those_of_its_lines_and_so_is_their_gradi
     below, above, intercept = (torch.rand(3, 2, 3, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     if channels_last:
         a = a.contiguous(memory_format=torch.channels_last)
-    segments, owner = [(0, slice(0, 2)), (2, slice(2, 5))], torch.tensor([0, 0, 2, 2, 2])
+    segments, owner = [Segment(0, slice(0, 2)), Segment(2, slice(2, 5))], torch.tensor([0, 0, 2, 2, 2])
 
     def fused(a: Tensor, below: Tensor, above: Tensor, intercept: Tensor) -> tuple[Tensor, ...]:
-        return tuple(relaxed(a, Lines(above if parallel else below, above, intercept), segments))
+        return tuple(relax(a, Lines(above if parallel else below, above, intercept), segments))
 
     def literal(a: Tensor, below: Tensor, above: Tensor, intercept: Tensor) -> tuple[Tensor, ...]:
         up, down = a.clamp_min(0), a.clamp(max=0)
