@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from robustbench_lite.search.convolution import InputGradient
+from robustbench_lite.model.fast.convolution import InputGradient
 from robustbench_lite.sources.models import reference_model
 
 LAYERS = [  # channels before and after, kernel, stride, padding, side of the image

@@ -22,8 +22,8 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
-from rbl_defenses.detector import detection_scores, roc_area
-from rbl_defenses.feature_squeezing import FeatureSqueezing
+from rbl_defenses.feature_squeezing.defense import FeatureSqueezing
+from rbl_defenses.feature_squeezing.detector import detection_scores, roc_area
 from robustbench_lite import registry
 from robustbench_lite.sources.models import reference_model, trained_model
 

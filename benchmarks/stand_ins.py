@@ -17,8 +17,8 @@ from tabulate import tabulate
 from torch import nn
 
 import robustbench_lite as rbl
-from rbl_defenses.squeezers import BitDepth, Median, NonLocalMeans, SoftBitDepth, StraightThrough
-from robustbench_lite.search.defended import DefendedModel, Traits
+from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median, NonLocalMeans, SoftBitDepth, StraightThrough
+from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.sources.models import reference_model, trained_model
 
 

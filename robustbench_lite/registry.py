@@ -22,9 +22,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.numerals import fits_a_tensor, is_fraction
-from robustbench_lite.numerals import parse_number as parse_number
-from robustbench_lite.numerals import parse_whole as parse_whole
+from robustbench_lite.files.numerals import fits_a_tensor, is_fraction
+from robustbench_lite.files.numerals import parse_number as parse_number
+from robustbench_lite.files.numerals import parse_whole as parse_whole
 
 Kind = Literal["attack", "defense"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UsageError
+from robustbench_lite.rows.losses import LOSSES, LossName
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query, State
-from robustbench_lite.search.losses import LOSSES, LossName
-from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
 

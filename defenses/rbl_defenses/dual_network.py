@@ -18,7 +18,7 @@ from robustbench_lite.bounds.training import margin_bounds
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.threat import ThreatModel, norm_by_name
-from robustbench_lite.training import evaluating
+from robustbench_lite.training.trainer import evaluating
 
 _SHARES = ("warmup", "interval_until", "dual_from", "clean_weight")
 

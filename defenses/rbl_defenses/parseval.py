@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.threat import ThreatModel
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.graph import Graph
-from robustbench_lite.bounds.operations import (
+from robustbench_lite.bounds.graph.graph import Graph
+from robustbench_lite.bounds.graph.operations import (
     Activation,
     Affine,
     Convolution,
@@ -24,7 +24,7 @@ from robustbench_lite.bounds.relaxation import Lines
 from robustbench_lite.bounds.relaxed import relax
 from robustbench_lite.bounds.starts import ONE_UNIT, Start
 from robustbench_lite.bounds.windows import Rows, Window
-from robustbench_lite.search.kernels import works_in_caches
+from robustbench_lite.machine.kernels import works_in_caches
 
 
 class Pending(NamedTuple):

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from robustbench_lite.bounds.certify import METHODS, Certificate, proofs
-from robustbench_lite.bounds.tracing import graph_of
+from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.errors import UnknownNameError
 from robustbench_lite.threat import ThreatModel
 

@@ -14,16 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.bounds.graph import Graph
-from robustbench_lite.bounds.layers import Problem
+from robustbench_lite.bounds.graph.graph import Graph
+from robustbench_lite.bounds.graph.tracing import graph_of
+from robustbench_lite.bounds.hidden import Problem
 from robustbench_lite.bounds.lipschitz import lipschitz_constant
+from robustbench_lite.bounds.methods import STAGES, Question, Work
 from robustbench_lite.bounds.region import region_of
-from robustbench_lite.bounds.stages import STAGES, Question, Work
-from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.memory import keep_freed_memory
-from robustbench_lite.numerics import device_of, exactly, proving_device
-from robustbench_lite.search.copies import own_copy
+from robustbench_lite.machine.memory import keep_freed_memory
+from robustbench_lite.machine.numerics import device_of, exactly, proving_device
+from robustbench_lite.model.copies import own_copy
 from robustbench_lite.threat.norms import Norm, norm_by_name
 
 METHODS = (*STAGES, "auto", "lipschitz")

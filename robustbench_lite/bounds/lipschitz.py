@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.bounds.graph import Graph, Node
-from robustbench_lite.bounds.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Sum
+from robustbench_lite.bounds.graph.graph import Graph, Node
+from robustbench_lite.bounds.graph.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Sum
 
 EXACT = 2048
 """Up to so many inputs or outputs, a convolution's norm is that of its whole matrix; beyond, of a larger, periodic image."""

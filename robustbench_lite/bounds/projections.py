@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.layers import CHORDS, Bounds, Problem, is_exact, node_interval
-from robustbench_lite.bounds.operations import Activation, Affine, Input, Reshape, Sum
+from robustbench_lite.bounds.graph.operations import Activation, Affine, Input, Reshape, Sum
+from robustbench_lite.bounds.hidden import CHORDS, Bounds, Problem, is_exact, node_interval
 from robustbench_lite.bounds.region import Interval, L2Region
 from robustbench_lite.bounds.relaxation import chord
 

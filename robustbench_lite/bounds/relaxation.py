@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.operations import Activation
+from robustbench_lite.bounds.graph.operations import Activation
 from robustbench_lite.bounds.region import Interval
 
 

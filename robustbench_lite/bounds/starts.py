@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.bounds.graph import Graph, Node
-from robustbench_lite.bounds.operations import Convolution, Linear
+from robustbench_lite.bounds.graph.graph import Graph, Node
+from robustbench_lite.bounds.graph.operations import Convolution, Linear
 from robustbench_lite.bounds.windows import Window
 
 ONE_UNIT = Window((1, 1), (0, 0), (1, 1))

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.bounds.layers import INTERVALS, Problem
+from robustbench_lite.bounds.graph.tracing import graph_of
+from robustbench_lite.bounds.hidden import INTERVALS, Problem
+from robustbench_lite.bounds.methods import STAGES, Question, Work, rows_back
 from robustbench_lite.bounds.projections import projected_bounds
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.bounds.relaxation import chord
-from robustbench_lite.bounds.stages import STAGES, Question, Work, rows_back
-from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.threat.norms import Norm
 
 TRAINING_BOUNDS = ("ibp", "crown-ibp", "crown-ibp-chord", "dual")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.bounds.operations import Convolution, Pair, Shape
-from robustbench_lite.search.kernels import works_in_caches
+from robustbench_lite.bounds.graph.operations import Convolution, Pair, Shape
+from robustbench_lite.machine.kernels import works_in_caches
 
 _MANY = 6
 """Rows a sample from which on a loop over samples pays."""

@@ -16,9 +16,9 @@ from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import UsageError
 
 if TYPE_CHECKING:
-    from robustbench_lite.adversarials import Adversarials
-    from robustbench_lite.report import Cell, Report
+    from robustbench_lite.evaluation.report import Cell, Report
     from robustbench_lite.search.attack import Attack
+    from robustbench_lite.verification.examples import Adversarials
 
 
 ADVERSARIALS, EXAMPLES, PATCH, PATCH_PICTURE = "adversarials.npz", "examples.png", "patch.npz", "patch.png"
@@ -89,28 +89,28 @@ def attack(
     if examples < 0:
         raise UsageError(f"--examples is {examples}; it must be at least 0.")
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite import replay
-        from robustbench_lite.cli import plan
-        from robustbench_lite.plan import Plan, foresee
+        from robustbench_lite.cli import arguments
+        from robustbench_lite.evaluation.plan import Plan, foresee
+        from robustbench_lite.evaluation.run import run
+        from robustbench_lite.evaluation.settings import Settings
         from robustbench_lite.records.files import require_writable
-        from robustbench_lite.run import run
-        from robustbench_lite.settings import Settings
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
+        from robustbench_lite.verification import replay
 
         settings = Settings(
-            seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
-            fresh=fresh, keep_adversarials=True, outputs=plan.outputs(outputs), on_progress=on_progress,
+            seed=seed, query_budget=query_budget, batch_size=arguments.batch_size(batch_size), device=device, output=output,
+            fresh=fresh, keep_adversarials=True, outputs=arguments.outputs(outputs), on_progress=on_progress,
         )  # fmt: skip
-        eps = plan.radius(eps, norm, dataset)
+        eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = plan.attacks(chosen_attack, threat, _unheard, opt.trust(ctx, "attack", allow_code))
+        attacks = arguments.attacks(chosen_attack, threat, _unheard, opt.trust(ctx, "attack", allow_code))
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = plan.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
+        network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = arguments.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
         work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
-        work = plan.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
-        work = plan.calibrate(work, dataset, data_dir, download, settings)
+        work = arguments.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
+        work = arguments.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             require_writable(save, 2_000_000 + 2 * data.x.numel() * data.x.element_size(), "--save")
             report = run(work, settings)
@@ -142,20 +142,20 @@ def _unheard(note: str) -> None:
     """Nothing is left out of a list of one."""
 
 
-def _write(crafted: Adversarials, folder: Path, examples: int, class_name: Callable[[int], str]) -> int:
+def _write(crafted: Adversarials, folder: Path, most: int, class_name: Callable[[int], str]) -> int:
     """Both files; returns the rows of the sheet."""
-    from robustbench_lite import adversarials, pictures
+    from robustbench_lite.verification import examples, pictures
 
-    adversarials.write(crafted, folder / ADVERSARIALS)
+    examples.write(crafted, folder / ADVERSARIALS)
     (folder / EXAMPLES).unlink(missing_ok=True)  # an earlier sheet would show other images than those beside it
-    return pictures.write_sheet(crafted, folder / EXAMPLES, examples, class_name)
+    return pictures.write_sheet(crafted, folder / EXAMPLES, most, class_name)
 
 
 def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | None:
     """What a universal attack was fitted to, as an array and a picture, and how it did; None for other attacks."""
-    from robustbench_lite import pictures
     from robustbench_lite.records.npz import write_npz
     from robustbench_lite.search.attack import UniversalAttack
+    from robustbench_lite.verification import pictures
 
     for name in (PATCH, PATCH_PICTURE):
         (folder / name).unlink(missing_ok=True)

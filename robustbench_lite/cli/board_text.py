@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robustbench_lite.leaderboard.load import Loaded
-    from robustbench_lite.leaderboard.rerun import Rerun
+    from robustbench_lite.leaderboard.measure.rerun import Rerun
+    from robustbench_lite.leaderboard.measure.run import Planned
     from robustbench_lite.leaderboard.results import Problem
-    from robustbench_lite.leaderboard.running import Planned
 
 
 def plan_table(planned: Sequence[Planned]) -> str:

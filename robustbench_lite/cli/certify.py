@@ -14,7 +14,7 @@ from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import UsageError
 
 if TYPE_CHECKING:
-    from robustbench_lite.certification import Proved
+    from robustbench_lite.evaluation.certified import Proved
 
 
 def certify(
@@ -49,19 +49,19 @@ def certify(
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
         from robustbench_lite.bounds.certifier import BoundCertifier
-        from robustbench_lite.certification import certify_all
-        from robustbench_lite.cli import plan
+        from robustbench_lite.cli import arguments
+        from robustbench_lite.evaluation.certified import certify_all
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
-        eps = plan.radius(eps, norm, dataset)
+        eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps)
         if threat.eps is None:
             raise UsageError("A certificate is for a ball and needs its radius: give --eps, for example --eps 0.1.")
         certifier = BoundCertifier(method=method, box=not no_box)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
+        network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = arguments.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
         found = certify_all(
             subjects,
             data,

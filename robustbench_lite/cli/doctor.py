@@ -115,8 +115,8 @@ def _bundled_images(name: str, split: str) -> Dataset:
 
 
 def _networks() -> Iterator[Finding]:
+    from robustbench_lite.sources.model_zoo import bundled_networks, network_files
     from robustbench_lite.sources.models import named_network
-    from robustbench_lite.sources.zoo import bundled_networks, network_files
 
     fix = "pip install --force-reinstall --no-deps robustbench_lite"
     intact = []

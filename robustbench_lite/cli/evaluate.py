@@ -12,7 +12,7 @@ from robustbench_lite.cli import tables
 from robustbench_lite.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from robustbench_lite.report import Report
+    from robustbench_lite.evaluation.report import Report
 
 _A_CELL_FAILED = 3
 
@@ -57,27 +57,27 @@ def evaluate(
     tables.check_format(format_name)
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite.cli import plan
-        from robustbench_lite.plan import Plan, foresee
-        from robustbench_lite.run import run
-        from robustbench_lite.settings import Settings
+        from robustbench_lite.cli import arguments
+        from robustbench_lite.evaluation.plan import Plan, foresee
+        from robustbench_lite.evaluation.run import run
+        from robustbench_lite.evaluation.settings import Settings
         from robustbench_lite.sources.datasets import load_dataset
         from robustbench_lite.threat import ThreatModel
 
         settings = Settings(
-            seed=seed, query_budget=query_budget, batch_size=plan.batch_size(batch_size), device=device, output=output,
-            fresh=fresh, keep_adversarials=keep_adversarials, outputs=plan.outputs(outputs),
+            seed=seed, query_budget=query_budget, batch_size=arguments.batch_size(batch_size), device=device, output=output,
+            fresh=fresh, keep_adversarials=keep_adversarials, outputs=arguments.outputs(outputs),
             on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
         )  # fmt: skip
-        eps = plan.radius(eps, norm, dataset)
+        eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = plan.attacks(attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code))
+        attacks = arguments.attacks(attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code))
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = plan.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = plan.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
+        network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
+        subjects = arguments.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
         work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
-        work = plan.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
-        work = plan.calibrate(work, dataset, data_dir, download, settings)
+        work = arguments.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
+        work = arguments.calibrate(work, dataset, data_dir, download, settings)
         if not dry_run:
             report = run(work, settings)
     if not quiet:

@@ -17,7 +17,7 @@ from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import CheckFailed, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from robustbench_lite.leaderboard.bench import Means
+    from robustbench_lite.leaderboard.measure.bench import Means
 
 _A_CELL_FAILED = 3
 _QUERIES = 10_000
@@ -57,15 +57,15 @@ def plan(
     """
     if format_name not in ("table", "json", "github-matrix"):
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
-    from robustbench_lite.leaderboard import running
     from robustbench_lite.leaderboard.load import load
+    from robustbench_lite.leaderboard.measure import run
     from robustbench_lite.sources.datasets import can_download
 
     loaded = load(root, boards or [], opt.trust_in_files(allow_code))
-    planned = running.plan(loaded, root, running.Shard.parse(shard))
+    planned = run.plan(loaded, root, run.Shard.parse(shard))
     if format_name == "github-matrix":
         here = [one for one in loaded if one.board.data.bundled or can_download(one.board.data.name)]
-        print(json.dumps({"include": running.shards_of(planned, here, shards)}))
+        print(json.dumps({"include": run.shards_of(planned, here, shards)}))
     elif format_name == "json":
         print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
     else:
@@ -91,24 +91,24 @@ def run(
 
     Interrupted, the same command continues where it was.
     """
-    from robustbench_lite.leaderboard import running
     from robustbench_lite.leaderboard.answers import of_other_networks
-    from robustbench_lite.leaderboard.bench import Bench
     from robustbench_lite.leaderboard.load import load
+    from robustbench_lite.leaderboard.measure import run
+    from robustbench_lite.leaderboard.measure.bench import Bench
 
     means = _means(data_dir, download, device, batch_size, allow_code)
     loaded = load(root, boards or [], means.trust)
-    part = running.Shard.parse(shard)
+    part = run.Shard.parse(shard)
     others = {found.path.stem for one in loaded for found in of_other_networks(one, Bench(one.board, root, means))}
-    planned = running.plan(loaded, root, part, others)
+    planned = run.plan(loaded, root, part, others)
     failed = 0
     with progress_bar(quiet or jobs > 1) as on_progress:
-        for number, done in enumerate(running.run(planned, root, means, jobs, on_progress), 1):
+        for number, done in enumerate(run.run(planned, root, means, jobs, on_progress), 1):
             failed += done.error is not None
             if not quiet or done.error:
                 state = f"failed: {done.error}" if done.error else "done"
                 typer.echo(f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: {state}", err=True)
-    gone = running.prune(load(root, boards or [], means.trust), root) if prune and not failed else []
+    gone = run.prune(load(root, boards or [], means.trust), root) if prune and not failed else []
     if not quiet:
         print(f"{len(planned) - failed} cells measured, {failed} failed{f', {len(gone)} files deleted' if gone else ''}.")
     if failed:
@@ -155,8 +155,8 @@ def check(
     problems, built = look(root, opt.trust_in_files(allow_code))
     note = ""
     if rerun:
-        from robustbench_lite.leaderboard.rerun import Choice
-        from robustbench_lite.leaderboard.rerun import rerun as again
+        from robustbench_lite.leaderboard.measure.rerun import Choice
+        from robustbench_lite.leaderboard.measure.rerun import rerun as again
 
         means = _means(data_dir, download, device, "auto", allow_code)
         done = again(built.loaded, root, Choice(rerun, queries, salt), means, _silent)
@@ -203,7 +203,7 @@ def diff(
     root: Folder = Path("leaderboards"),
 ) -> None:
     """Say what changed in the tables between two states of them."""
-    from robustbench_lite.leaderboard.comparison import changes, tables_at
+    from robustbench_lite.leaderboard.diff import changes, tables_at
 
     with tables_at(base, root) as before, tables_at(head, root) as after:
         print("\n".join(changes(before, after)) or "Nothing changed.")
@@ -232,8 +232,8 @@ def lock(
 
 
 def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, allow_code: bool) -> Means:
-    from robustbench_lite.cli import plan as shared
-    from robustbench_lite.leaderboard.bench import Means
+    from robustbench_lite.cli import arguments as shared
+    from robustbench_lite.leaderboard.measure.bench import Means
 
     size = shared.batch_size(batch_size)
     return Means(

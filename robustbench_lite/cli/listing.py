@@ -19,7 +19,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.files.reading import CARD_BYTES, Form
 from robustbench_lite.files.text import printable, read_json
 from robustbench_lite.leaderboard.words import threat_in_short
-from robustbench_lite.sources.zoo import network_files
+from robustbench_lite.sources.model_zoo import network_files
 
 Row = dict[str, str]
 _CARD = Form(noun="card", what="no card", most=CARD_BYTES, error=UsageError, fix="See `rbl doctor`.")

@@ -12,7 +12,7 @@ import typer
 
 from robustbench_lite.cli.config import read_config
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.zoo import ENVIRONMENT
+from robustbench_lite.sources.model_zoo import ENVIRONMENT
 
 
 def _option(panel: str, *flags: str, text: str, metavar: str = "", parser: Callable[[str], Any] | None = None) -> Any:

@@ -118,8 +118,8 @@ def _by_key(key: str, output: Path) -> Path:
 
 
 def _show_network(name: str, trust: Trust) -> None:
+    from robustbench_lite.sources.model_zoo import network_files
     from robustbench_lite.sources.models import named_network
-    from robustbench_lite.sources.zoo import network_files
 
     known = network_files()
     if name not in known:

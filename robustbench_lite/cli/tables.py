@@ -12,9 +12,9 @@ from robustbench_lite.errors import UnknownNameError
 from robustbench_lite.leaderboard import words
 
 if TYPE_CHECKING:
-    from robustbench_lite.plan import Prospect
+    from robustbench_lite.evaluation.plan import Prospect
+    from robustbench_lite.evaluation.report import Cell, Report
     from robustbench_lite.records.statistics import Interval
-    from robustbench_lite.report import Cell, Report
 
 _CERTIFIED = "certified accuracy\n[95 % interval]"
 _ROBUST = "robust accuracy\n[95 % interval]"

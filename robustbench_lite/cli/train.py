@@ -16,7 +16,7 @@ from robustbench_lite.errors import CellError, DataError, RobustBenchError, Usag
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.weights import Card
-    from robustbench_lite.training import Progress, Recipe
+    from robustbench_lite.training.trainer import Progress, Recipe
 
 #: Options that change no weight: they stay out of the command that the card records.
 _NAME_LENGTH = 100
@@ -48,17 +48,18 @@ def train(
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
     """Train a network. Killed at any moment, the same command continues where it was."""
-    from robustbench_lite import registry, training
-    from robustbench_lite.cli.plan import radius
-    from robustbench_lite.examination import examine
-    from robustbench_lite.inputs import check_fit, pick_device
-    from robustbench_lite.modes import require_separate_rows
-    from robustbench_lite.sources import models, zoo
+    from robustbench_lite import registry
+    from robustbench_lite.cli.arguments import radius
+    from robustbench_lite.evaluation.inputs import check_fit, pick_device
+    from robustbench_lite.evaluation.modes import require_separate_rows
+    from robustbench_lite.sources import model_zoo, models
     from robustbench_lite.sources.datasets import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
+    from robustbench_lite.training import trainer
+    from robustbench_lite.training.card import examine
 
     trust = registry.Trust.ANY if allow_code else registry.Trust.INSTALLED
-    recipe = training.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    recipe = trainer.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     if len(registry.split("defense", defense)) > 1:
         raise UsageError(
             f"A network is trained with one defense, not with {defense!r}: train with the part that acts in training, and "
@@ -79,16 +80,16 @@ def train(
             f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and {tuple(test.x.shape[1:])} to test on."
         )
     spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
-    module = training.initialised(lambda: models.build(spec, trust), seed, where)
+    module = trainer.initialised(lambda: models.build(spec, trust), seed, where)
     require_separate_rows(module)  # no weights that come out of its training could be examined
     if name is None:
-        name = zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+        name = model_zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
     _require_name(name)
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
     with _progress_bar(name, recipe, quiet) as on_progress:
-        curve = training.train(module, chosen, data, recipe, checkpoint=checkpoint, device=where, on_progress=on_progress)
+        curve = trainer.train(module, chosen, data, recipe, checkpoint=checkpoint, device=where, on_progress=on_progress)
     about = {"name": name, "network": spec.name, "network_params": dict(spec.params), "command": _command(ctx)}
     with _kept(models.save_uncarded(module, name, output)), progress_bar(quiet) as on_test:
         card = examine(

@@ -15,7 +15,7 @@ from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.verification import Verification
+    from robustbench_lite.verification.verify import Verification
 
 _ONE_DOES_NOT_HOLD = 1
 _SHOWN = 20
@@ -45,19 +45,19 @@ def verify(
     """
     tables.check_format(format_name, ("table", "json"))
     with progress_bar(quiet) as on_progress:
-        from robustbench_lite import verification
-        from robustbench_lite.cli import plan
+        from robustbench_lite.cli import arguments
+        from robustbench_lite.verification import verify
 
-        found = verification.verify(
+        found = verify.verify(
             file,
-            plan.network_from(model, weights, Trust.ANY if allow_code else Trust.INSTALLED),
+            arguments.network_from(model, weights, Trust.ANY if allow_code else Trust.INSTALLED),
             dataset,
             data_dir=data_dir,
             download=download,
             allow_code=allow_code,
-            batch_size=plan.batch_size(batch_size),
+            batch_size=arguments.batch_size(batch_size),
             device=device,
-            outputs=plan.outputs(outputs),
+            outputs=arguments.outputs(outputs),
             on_progress=on_progress,
         )
     print(_json(found) if format_name == "json" else printable(_table(found)))

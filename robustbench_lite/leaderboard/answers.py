@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustbench_lite.errors import RecordError, RobustBenchError
-from robustbench_lite.leaderboard.bench import Bench
 from robustbench_lite.leaderboard.load import Loaded
+from robustbench_lite.leaderboard.measure.bench import Bench
 from robustbench_lite.leaderboard.results import CERTIFICATES, Problem
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import DataId

@@ -11,15 +11,15 @@ from typing import NamedTuple
 from robustbench_lite.errors import RecordError, UsageError
 from robustbench_lite.files.reading import OPTIONS_BYTES, Form
 from robustbench_lite.files.text import read_text
-from robustbench_lite.leaderboard import tables
 from robustbench_lite.leaderboard.board import PAGE, TABLES
-from robustbench_lite.leaderboard.document import Document
 from robustbench_lite.leaderboard.examples import read_examples
-from robustbench_lite.leaderboard.gallery import Picture, pictures
 from robustbench_lite.leaderboard.load import Loaded, load
-from robustbench_lite.leaderboard.page import MAX_BYTES, Section, page, section
+from robustbench_lite.leaderboard.render import tables
+from robustbench_lite.leaderboard.render.gallery import Picture, pictures
+from robustbench_lite.leaderboard.render.page import MAX_BYTES, Section, page, section
 from robustbench_lite.leaderboard.results import GALLERY, Problem, results_folder
-from robustbench_lite.leaderboard.standing import document
+from robustbench_lite.leaderboard.standing.document import Document
+from robustbench_lite.leaderboard.standing.summary import document
 from robustbench_lite.records.files import write_text
 from robustbench_lite.registry import Trust
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from robustbench_lite.leaderboard.board import Board, load_boards
 from robustbench_lite.leaderboard.results import Filled, fill
-from robustbench_lite.leaderboard.sheet import Sheet, of_board
 from robustbench_lite.leaderboard.slots import expand
+from robustbench_lite.leaderboard.standing.sheet import Sheet, of_board
 from robustbench_lite.registry import Trust
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from robustbench_lite.errors import RecordError, RobustBenchError
-from robustbench_lite.fitting import attribute
-from robustbench_lite.leaderboard.bench import Bench, Means
+from robustbench_lite.evaluation.fitting import attribute
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.examples import migrate_examples
+from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import Identity

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_lite.errors import RecordError, UsageError
-from robustbench_lite.leaderboard.page import page, section
+from robustbench_lite.leaderboard.render.page import page, section
 from robustbench_lite.leaderboard.results import CELLS, Found
-from robustbench_lite.leaderboard.run_sheet import of_records
-from robustbench_lite.leaderboard.standing import document
+from robustbench_lite.leaderboard.standing.run_sheet import of_records
+from robustbench_lite.leaderboard.standing.summary import document
 
 
 def report_page(run: Path, title: str) -> str:

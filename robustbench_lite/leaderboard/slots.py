@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustbench_lite import inputs
+from robustbench_lite.evaluation import inputs
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Data
 from robustbench_lite.leaderboard.entrants import Named, identify

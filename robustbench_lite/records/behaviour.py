@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.records.arrays import pack_numbers, unpack_floats
+from robustbench_lite.records.encoding import pack_numbers, unpack_floats
 from robustbench_lite.records.files import REPLACED
 from robustbench_lite.records.schema import Strict
 
@@ -18,7 +18,7 @@ batch sizes differ by about 1e-6; a false alarm costs the time of a measurement,
 
 
 class Behaviour(Strict):
-    """The answers to P probe images, K numbers each; see :mod:`robustbench_lite.probes` for the images."""
+    """The answers to P probe images, K numbers each; see :mod:`robustbench_lite.evaluation.probes` for the images."""
 
     probes: int
     """Version of the probe images."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from robustbench_lite.errors import RecordError
 from robustbench_lite.files.reading import RECORD_BYTES, Form, read_bytes
 from robustbench_lite.files.text import parse_model
-from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
+from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.seal import (

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.schema import Sparse
 from robustbench_lite.records.statistics import Interval, wilson
 
 
 class Outcomes(Sparse):
-    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.arrays` for the encoding."""
+    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.encoding` for the encoding."""
 
     clean_correct: str
     broken: str

@@ -11,6 +11,20 @@ from typing import TYPE_CHECKING
 from robustbench_lite._facade import face
 
 if TYPE_CHECKING:
+    from robustbench_lite.model.defended import DefendedModel as DefendedModel
+    from robustbench_lite.model.defended import FastPath as FastPath
+    from robustbench_lite.model.defended import Traits as Traits
+    from robustbench_lite.model.defended import Wrapper as Wrapper
+    from robustbench_lite.model.layers import Pointwise as Pointwise
+    from robustbench_lite.rows.looks import free_to_look as free_to_look
+    from robustbench_lite.rows.looks import surely_all as surely_all
+    from robustbench_lite.rows.looks import surely_none as surely_none
+    from robustbench_lite.rows.losses import cross_entropy as cross_entropy
+    from robustbench_lite.rows.losses import difference_of_logits_ratio as difference_of_logits_ratio
+    from robustbench_lite.rows.losses import margin as margin
+    from robustbench_lite.rows.losses import margin_loss as margin_loss
+    from robustbench_lite.rows.rng import SampleRng as SampleRng
+    from robustbench_lite.rows.rows import Rows as Rows
     from robustbench_lite.search.adam import Moments as Moments
     from robustbench_lite.search.adam import as_printed as as_printed
     from robustbench_lite.search.attack import Access as Access
@@ -24,48 +38,34 @@ if TYPE_CHECKING:
     from robustbench_lite.search.attack import State as State
     from robustbench_lite.search.attack import UniversalAttack as UniversalAttack
     from robustbench_lite.search.bracket import Bracket as Bracket
-    from robustbench_lite.search.defended import DefendedModel as DefendedModel
-    from robustbench_lite.search.defended import FastPath as FastPath
-    from robustbench_lite.search.defended import Traits as Traits
-    from robustbench_lite.search.defended import Wrapper as Wrapper
-    from robustbench_lite.search.layers import Pointwise as Pointwise
-    from robustbench_lite.search.looks import free_to_look as free_to_look
-    from robustbench_lite.search.looks import surely_all as surely_all
-    from robustbench_lite.search.looks import surely_none as surely_none
-    from robustbench_lite.search.losses import cross_entropy as cross_entropy
-    from robustbench_lite.search.losses import difference_of_logits_ratio as difference_of_logits_ratio
-    from robustbench_lite.search.losses import margin as margin
-    from robustbench_lite.search.losses import margin_loss as margin_loss
-    from robustbench_lite.search.rng import SampleRng as SampleRng
-    from robustbench_lite.search.rows import Rows as Rows
 
 _HOMES = {
     "Access": "search.attack",
     "Answer": "search.attack",
     "Attack": "search.attack",
     "Bracket": "search.bracket",
-    "DefendedModel": "search.defended",
-    "FastPath": "search.defended",
+    "DefendedModel": "model.defended",
+    "FastPath": "model.defended",
     "Fit": "search.attack",
     "FittedAttack": "search.attack",
     "Kind": "search.attack",
     "Moments": "search.adam",
     "Neighbours": "search.attack",
-    "Pointwise": "search.layers",
+    "Pointwise": "model.layers",
     "Query": "search.attack",
-    "Rows": "search.rows",
-    "SampleRng": "search.rng",
+    "Rows": "rows.rows",
+    "SampleRng": "rows.rng",
     "State": "search.attack",
-    "Traits": "search.defended",
+    "Traits": "model.defended",
     "UniversalAttack": "search.attack",
-    "Wrapper": "search.defended",
+    "Wrapper": "model.defended",
     "as_printed": "search.adam",
-    "cross_entropy": "search.losses",
-    "difference_of_logits_ratio": "search.losses",
-    "free_to_look": "search.looks",
-    "margin": "search.losses",
-    "margin_loss": "search.losses",
-    "surely_all": "search.looks",
-    "surely_none": "search.looks",
+    "cross_entropy": "rows.losses",
+    "difference_of_logits_ratio": "rows.losses",
+    "free_to_look": "rows.looks",
+    "margin": "rows.losses",
+    "margin_loss": "rows.losses",
+    "surely_all": "rows.looks",
+    "surely_none": "rows.looks",
 }
 __getattr__, __dir__, __all__ = face(__name__, _HOMES)

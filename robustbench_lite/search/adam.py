@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.rows import Rows
+from robustbench_lite.rows.rows import Rows
 from robustbench_lite.threat.norms import per_row
 
 DECAY = 0.9

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple
 
 from torch import Tensor
 
-from robustbench_lite.search.forward import Passes, Points
-from robustbench_lite.search.losses import Loss
-from robustbench_lite.search.rng import SampleRng
-from robustbench_lite.search.rows import Rows
+from robustbench_lite.model.passes import Passes, Points
+from robustbench_lite.rows.losses import Loss
+from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.rows.rows import Rows
 from robustbench_lite.threat import ThreatModel
 
 
@@ -53,7 +53,7 @@ else:
 class Neighbours(NamedTuple):
     """Says that a query's points are neighbours of one image a row: each differs from it in one pixel at most.
 
-    Networks may answer such queries several times as fast (``search.incremental``).
+    Networks may answer such queries several times as fast (``model.fast.incremental``).
     """
 
     base: Tensor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.rows import Rows
+from robustbench_lite.rows.rows import Rows
 
 GROWTH = 10.0
 """By how much a constant grows until the first success."""

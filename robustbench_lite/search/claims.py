@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustbench_lite.model.passes import Points
 from robustbench_lite.search.attack import Answer, Query
-from robustbench_lite.search.forward import Points
 from robustbench_lite.search.oracle import Cost, Oracle
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel

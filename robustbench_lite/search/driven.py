@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import AttackError, RobustBenchError
-from robustbench_lite.generators import kept_generators, seed_generators
+from robustbench_lite.machine.generators import kept_generators, seed_generators
+from robustbench_lite.model.passes import Passes, Points, not_finite
+from robustbench_lite.rows.losses import margin
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
 from robustbench_lite.search.engine import Engine, Outcome, Task
-from robustbench_lite.search.forward import Passes, Points, not_finite
 from robustbench_lite.search.lanes import Lane, Request
-from robustbench_lite.search.losses import margin
-from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 
 

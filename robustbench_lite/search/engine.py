@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
+from robustbench_lite.model.passes import Passes, Points, not_finite
+from robustbench_lite.rows.looks import looks_are_free
+from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.rows.rows import Rows
 from robustbench_lite.search.attack import Attack, Query, State
 from robustbench_lite.search.claims import Keeper
-from robustbench_lite.search.forward import Passes, Points, not_finite
-from robustbench_lite.search.looks import looks_are_free
 from robustbench_lite.search.oracle import Cost, Oracle
-from robustbench_lite.search.rng import SampleRng
-from robustbench_lite.search.rows import Rows
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.forward import Passes, Points, not_finite
-from robustbench_lite.search.losses import margin, relative
+from robustbench_lite.model.passes import Passes, Points, not_finite
+from robustbench_lite.rows.losses import margin, relative
 from robustbench_lite.threat import ThreatModel
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from robustbench_lite.generators import Generators
+from robustbench_lite.machine.generators import Generators
 
 
 class Stopped(Exception):

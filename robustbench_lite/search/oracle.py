@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import AttackError
+from robustbench_lite.model.fast.incremental import Incremental
+from robustbench_lite.model.passes import Passes, Points
+from robustbench_lite.rows.losses import margin
 from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query
-from robustbench_lite.search.forward import Passes, Points
-from robustbench_lite.search.incremental import Incremental
-from robustbench_lite.search.losses import margin
 from robustbench_lite.threat import ThreatModel
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from robustbench_lite.rows.rows import Rows
 from robustbench_lite.search.attack import State
-from robustbench_lite.search.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustbench_lite.errors import DataError, UnknownNameError
 from robustbench_lite.files.reading import MAX_CLASSES, below
-from robustbench_lite.sources.image_files import Labelled, from_folder, from_npz, from_parquet, from_torchvision
+from robustbench_lite.sources.data_files import Labelled, from_folder, from_npz, from_parquet, from_torchvision
 
 Split = Literal["train", "test"]
 BUNDLED = ("fashion_mnist", "mnist")

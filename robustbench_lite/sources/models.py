@@ -17,9 +17,9 @@ from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_
 from robustbench_lite.files.writing import write_text
 from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
 from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.networks import NETWORKS
 from robustbench_lite.sources.weights import WEIGHTS, Card, fitting_weights, load_card, load_weights, save_weights, weights_hash
-from robustbench_lite.sources.zoo import network_files, network_name
 
 _CODE = Form(
     noun="file", what="no Python file that runs to its end", most=CARD_BYTES, error=ModelError,
@@ -38,7 +38,7 @@ class LoadedModel:
 
 
 def reference_model(dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED) -> LoadedModel:
-    """The network that was trained on ``dataset`` with ``defense`` (names, without hyper-parameters); see ``sources.zoo``.
+    """The network that was trained on ``dataset`` with ``defense`` (names alone); see ``sources.model_zoo``.
 
     Raises:
         UsageError: there is none; says how to train one.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.files.reading import MAX_CLASSES
-from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.model.layers import ConvexAggregation
 
 
 class ResidualBlock(nn.Module):

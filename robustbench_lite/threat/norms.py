@@ -17,7 +17,7 @@ _TINY = 1e-12
 
 
 class RandomSource(Protocol):
-    """Per-row random numbers; ``robustbench_lite.search.rng.SampleRng`` is the implementation."""
+    """Per-row random numbers; ``robustbench_lite.rows.rng.SampleRng`` is the implementation."""
 
     def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
         """Uniform on [0, 1), (B, *shape)."""

@@ -6,11 +6,11 @@ import pytest
 from torch import Tensor, nn
 
 from robustbench_lite import registry
-from robustbench_lite.diagnosis import copied
+from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.attack import Query
-from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 from tests.accelerator.pretend import DEVICE, Pretend

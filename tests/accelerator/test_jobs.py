@@ -11,14 +11,14 @@ import torch
 
 import robustbench_lite as rbl
 from robustbench_lite import registry
-from robustbench_lite.diagnosis import copied
 from robustbench_lite.errors import UsageError
-from robustbench_lite.inputs import pick_device
-from robustbench_lite.numerics import device_of
+from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.evaluation.inputs import pick_device
+from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.training import Recipe, initialised, train
+from robustbench_lite.training.trainer import Recipe, initialised, train
 from tests.accelerator.pretend import DEVICE, NAME, Pretend
 from tests.conftest import images, present, small_network, toy
 

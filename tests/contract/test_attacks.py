@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import registry
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.search.attack import Access, Query
-from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.engine import Engine, Outcome, Task
-from robustbench_lite.search.forward import Passes, Points
 from robustbench_lite.search.oracle import Cost, Oracle, Reply
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
@@ -20,7 +20,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
-    "patch": {"universal": False, "steps": 6, "draws": 2},  # the universal one: tests/unit/attacks/test_patch.py
+    "patch": {"universal": False, "steps": 6, "draws": 2},  # the universal one: tests/unit/attacks/patch/test_attack.py
     "one_pixel": {"population": 24, "generations": 8},
     "zoo": {"steps": 12, "coordinates": 12, "search_steps": 2, "initial_const": 1.0, "learning_rate": 0.05},
 }

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.composition import Composition, defense_from
 from robustbench_lite.defense import Defense
-from robustbench_lite.diagnosis import diagnose, prepare
-from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.fast import with_fast_path
-from robustbench_lite.search.forward import Passes, Points
-from robustbench_lite.search.losses import cross_entropy
+from robustbench_lite.defense.composition import Composition, defense_from
+from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.fast.path import with_fast_path
+from robustbench_lite.model.passes import Passes, Points
+from robustbench_lite.rows.losses import cross_entropy
 from tests.conftest import points_of, small_network
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from rbl_attacks.foolbox_catalogue import ENTRIES, catalogue, load
+from rbl_attacks.foolbox.catalogue import ENTRIES, catalogue, load
 from robustbench_lite.errors import AttackError
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.attack import Access
-from robustbench_lite.search.defended import DefendedModel
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Outcome, Task
-from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined
 from tests.contract.test_attacks import EPS, network, take, task

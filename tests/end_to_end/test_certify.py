@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_lite.cli import main
 from tests.end_to_end.conftest import Rbl
-from tests.unit.test_certification import Unsound
+from tests.unit.evaluation.test_certified import Unsound
 
 
 def test_a_bundled_network_is_certified_and_the_certificate_is_kept(rbl: Rbl) -> None:

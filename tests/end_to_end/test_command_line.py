@@ -168,7 +168,7 @@ def test_a_cell_that_fails_exits_3_and_keeps_the_others(
 def test_an_interrupt_exits_130_and_says_how_to_go_on(
     rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustbench_lite import run as running
+    from robustbench_lite.evaluation import run as running
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -182,7 +182,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
 def test_an_unexpected_error_is_one_line_and_a_traceback_only_with_v(
     rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustbench_lite import run as running
+    from robustbench_lite.evaluation import run as running
 
     def surprised(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a surprise")

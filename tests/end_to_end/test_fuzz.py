@@ -26,11 +26,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from robustbench_lite import fitting
 from robustbench_lite.errors import RobustBenchError
+from robustbench_lite.evaluation import fitting
 from robustbench_lite.leaderboard.lock import read_lock
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.sources.zoo import bundled_networks
+from robustbench_lite.sources.model_zoo import bundled_networks
 from tests.end_to_end import mutations
 from tests.end_to_end.boards import BOARD
 from tests.end_to_end.conftest import Rbl
@@ -299,7 +299,7 @@ def test_words_of_the_command_line(survives: Callable[..., None], own_network: t
 
 
 def test_a_checkpoint(rbl: Rbl) -> None:
-    from robustbench_lite.checkpoint import Checkpoint, Position
+    from robustbench_lite.training.checkpoint import Checkpoint, Position
 
     layer = torch.nn.Linear(2, 2)
     store = Checkpoint(Path("a.pt"), {"data": "x"}, {"model": layer, "optimizer": torch.optim.Adam(layer.parameters())})

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustbench_lite.leaderboard.bench import Bench, Means
 from robustbench_lite.leaderboard.load import load
-from robustbench_lite.leaderboard.repeat import Repeat, Verdict
-from robustbench_lite.leaderboard.rerun import compare
+from robustbench_lite.leaderboard.measure.bench import Bench, Means
+from robustbench_lite.leaderboard.measure.repeat import Repeat, Verdict
+from robustbench_lite.leaderboard.measure.rerun import compare
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.records.cell import make_record, read_record, write_record
 from robustbench_lite.records.provenance import torch_version

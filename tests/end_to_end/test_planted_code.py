@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from robustbench_lite import adversarials
 from robustbench_lite.leaderboard.lock import read_lock
 from robustbench_lite.records.cell import make_record, read_record, write_record
-from robustbench_lite.sources.zoo import bundled_networks
+from robustbench_lite.sources.model_zoo import bundled_networks
+from robustbench_lite.verification import examples
 from tests.end_to_end.boards import BOARD
 from tests.end_to_end.conftest import Rbl
 
@@ -184,11 +184,11 @@ def saved(rbl: Rbl) -> Path:
 
 def forge(path: Path, part: str, **changes: Any) -> Path:
     """``path`` with the ``part`` of its record's identity changed, and sealed again."""
-    whole = adversarials.read(path)
+    whole = examples.read(path)
     identity = whole.record.identity
     identity = identity.model_copy(update={part: getattr(identity, part).model_copy(update=changes)})
     record = make_record(identity, whole.outcomes, whole.record.provenance)
-    adversarials.write(dataclasses.replace(whole, record=record), Path("forged.npz"))
+    examples.write(dataclasses.replace(whole, record=record), Path("forged.npz"))
     write_record(record, Path("forged.json"))
     read_record(Path("forged.json"))
     return Path("forged.npz")
@@ -198,7 +198,7 @@ def forge(path: Path, part: str, **changes: Any) -> Path:
 def test_a_record_that_names_code(refused: Callable[..., Any], rbl: Rbl, saved: Path, name: str) -> None:
     name, _, command = name.partition(" command=")
     given = {"command": command.strip("'")} if command else {}
-    defense = adversarials.read(saved).record.identity.defense
+    defense = examples.read(saved).record.identity.defense
     evil = defense.model_copy(update={"name": name, "parameters": given})
     trained = {"name": "adversarial_training", "parameters": {"attack": f"{name} command='touch planted'"}}
     for changes in ({"name": name, "parameters": given}, {"parts": [evil]}, {"parts": [defense, evil]}, trained):

@@ -30,8 +30,11 @@ import sys
 import time
 from pathlib import Path
 
-from robustbench_lite import evaluation, examination, training  # noqa: F401 -- whatever takes long comes before the start
-from robustbench_lite.cli import main, plan  # noqa: F401
+from robustbench_lite.evaluation import api
+from robustbench_lite.training import card
+from robustbench_lite.training import trainer  # noqa: F401 -- whatever takes long comes before the start
+from robustbench_lite.cli import main
+from robustbench_lite.cli import arguments  # noqa: F401
 
 number, of, commands = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 for step, command in enumerate(commands):

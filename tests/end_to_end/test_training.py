@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustbench_lite import examination
 from robustbench_lite.errors import CellError
 from robustbench_lite.registry import Trust
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import trained_model
 from robustbench_lite.sources.weights import weights_file_hash
+from robustbench_lite.training import card as examination
 from tests.conftest import present
 from tests.end_to_end.conftest import Rbl
 
@@ -88,7 +88,7 @@ def test_weights_outlive_an_examination_that_fails_and_the_same_command_goes_on_
     assert not path.with_suffix(".json").exists()
     assert (path.parent / "n.checkpoint.pt").exists()
     kept = weights_file_hash(path)
-    monkeypatch.setattr("robustbench_lite.training._step", fail)  # no step is taken again
+    monkeypatch.setattr("robustbench_lite.training.trainer._step", fail)  # no step is taken again
     again = rbl(*command)
     assert (again.code, again.err) == (0, "")
     assert present(trained_model(path, Trust.ANY).card).weights_sha256 == kept

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rbl_attacks.boundary import Boundary
-from rbl_attacks.carlini_wagner import CarliniWagner
+from rbl_attacks.boundary.attack import Boundary
+from rbl_attacks.carlini_wagner.attack import CarliniWagner
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
-from rbl_attacks.zoo import ZOO
+from rbl_attacks.zoo.attack import ZOO
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.engine import Task
 from robustbench_lite.threat import NORMS, ThreatModel

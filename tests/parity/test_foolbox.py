@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.search.craft import craft
+from robustbench_lite.search.lock_step import craft
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import judged, untargeted
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rbl_attacks import foolbox_catalogue
+from rbl_attacks.foolbox import catalogue
 from rbl_attacks.pgd import PGD
-from robustbench_lite.generators import kept_generators, seed_generators
-from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.machine.generators import kept_generators, seed_generators
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine, Outcome
-from robustbench_lite.search.forward import Passes
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted
 from tests.known_answer.test_linear_models import linear
@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def built(name: str, **options: Any) -> DrivenAttack:
-    attack: type[Any] = foolbox_catalogue.load(name)
+    attack: type[Any] = catalogue.load(name)
     made: DrivenAttack = attack(**options)
     return made
 

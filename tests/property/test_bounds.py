@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustbench_lite.bounds.certify import METHODS, certify
-from robustbench_lite.bounds.layers import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
+from robustbench_lite.bounds.graph.tracing import graph_of
+from robustbench_lite.bounds.hidden import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
-from robustbench_lite.bounds.tracing import graph_of
-from robustbench_lite.search.layers import Normalize
+from robustbench_lite.model.layers import Normalize
 from robustbench_lite.sources.networks import ResidualBlock
 from robustbench_lite.threat import NORMS, ThreatModel
 from tests.conftest import present

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.threat import NORMS
 
 names = st.sampled_from(sorted(NORMS))

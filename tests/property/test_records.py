@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.records.arrays import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.cell import ranges
+from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
 from robustbench_lite.records.statistics import wilson
 
 

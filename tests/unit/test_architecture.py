@@ -14,14 +14,9 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
-    {"errors", "generators", "memory", "numerics"}, {"files", "numerals"}, {"registry"},
-    {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
-    {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
-    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
-    {"settings", "cells", "proving"}, {"plan"}, {"run"}, {"evaluation"}, {"adversarials"},
-    {"replay", "pictures", "origin"}, {"checks"},
-    {"examination", "verification"},
-    {"leaderboard"}, {"cli"},
+    {"errors", "machine", "progress"}, {"rows", "files"}, {"registry"}, {"_facade", "attacks", "defenses", "threat"},
+    {"model"}, {"search", "sources"}, {"bounds"}, {"defense"}, {"records"}, {"evaluation"},
+    {"training", "verification"}, {"leaderboard"}, {"cli"},
 ]  # fmt: skip
 
 

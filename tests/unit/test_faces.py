@@ -13,8 +13,8 @@ import pytest
 
 import robustbench_lite
 
-FACES = ["robustbench_lite", *(f"robustbench_lite.{room}" for room in ("search", "bounds", "records"))]
-EAGER = ["robustbench_lite.threat", "robustbench_lite.defense"]
+FACES = ["robustbench_lite", *(f"robustbench_lite.{room}" for room in ("search", "bounds", "records", "defense"))]
+EAGER = ["robustbench_lite.threat"]
 LOOKED_FOR = {"errors", "Settings", "train", "certify", "evaluate", "Attack", "Defense", "ThreatModel"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rbl_defenses.adversarial_training import AdversarialTraining
 from robustbench_lite import registry
-from robustbench_lite.composition import defense_from
+from robustbench_lite.defense.composition import defense_from
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Spec, Trust, parse_number, parse_whole
 

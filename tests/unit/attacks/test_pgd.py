@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from rbl_attacks.pgd import PGD
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.craft import craft
-from robustbench_lite.search.defended import DefendedModel
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.forward import Passes
+from robustbench_lite.search.lock_step import craft
 from robustbench_lite.threat import ThreatModel
 
 

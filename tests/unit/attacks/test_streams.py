@@ -4,19 +4,22 @@ from itertools import combinations
 
 import pytest
 
-from rbl_attacks import boundary_state, one_pixel_candidates, patch_placement, zoo_order
-from robustbench_lite.search.rng import Pinned
+from rbl_attacks.boundary import state
+from rbl_attacks.one_pixel import candidates
+from rbl_attacks.patch import placement
+from rbl_attacks.zoo import order
+from robustbench_lite.rows.rng import Pinned
 
 GENERATORS = {
-    "boundary": [boundary_state.WAVES, boundary_state.STARTS],
+    "boundary": [state.WAVES, state.STARTS],
     "one_pixel": [
-        one_pixel_candidates.POSITIONS,
-        one_pixel_candidates.COLOURS,
-        one_pixel_candidates.PARENTS,
+        candidates.POSITIONS,
+        candidates.COLOURS,
+        candidates.PARENTS,
     ],
-    "patch": [patch_placement.PLACEMENTS, patch_placement.COLOURS],
-    "the fit of patch": [patch_placement.PLACEMENTS, patch_placement.ORDERS],
-    "zoo": [zoo_order.ORDERS],
+    "patch": [placement.PLACEMENTS, placement.COLOURS],
+    "the fit of patch": [placement.PLACEMENTS, placement.ORDERS],
+    "zoo": [order.ORDERS],
 }
 
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds import certify as module
-from robustbench_lite.bounds import layers
+from robustbench_lite.bounds import hidden
 from robustbench_lite.bounds.certify import NEAR, certify
-from robustbench_lite.bounds.layers import CHORDS, Problem, hidden_bounds
+from robustbench_lite.bounds.graph.tracing import graph_of
+from robustbench_lite.bounds.hidden import CHORDS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
-from robustbench_lite.bounds.tracing import graph_of
 from robustbench_lite.errors import ModelError, UnknownNameError, UnsupportedLayerError, UsageError
-from robustbench_lite.search.layers import Normalize
+from robustbench_lite.model.layers import Normalize
 from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.sources.networks import residual
@@ -145,7 +145,7 @@ def test_rows_for_all_units_of_a_convolution_give_the_bounds_of_rows_for_the_ope
     problem = Problem(graph_of(network, tuple(x.shape[1:])), region_of(x.double(), NORMS["linf"], torch.full((16,), 0.1)))
     bounds = []
     for share in (0.0, 2.0):  # all samples, and none
-        monkeypatch.setattr(layers, "WHOLE", share)
+        monkeypatch.setattr(hidden, "WHOLE", share)
         bounds.append(hidden_bounds(problem, CHORDS))
     every, open_only = bounds
     for node in every:

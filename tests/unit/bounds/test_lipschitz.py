@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.bounds import lipschitz
+from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.bounds.lipschitz import lipschitz_constant, operator_norm
-from robustbench_lite.bounds.tracing import graph_of
-from robustbench_lite.search.layers import ConvexAggregation
+from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.sources.networks import residual
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_lite.cli import listing, main
 from robustbench_lite.sources import datasets
-from robustbench_lite.sources.zoo import network_files
+from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.threat import NORMS
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from robustbench_lite.cli import tables
 from robustbench_lite.errors import UnknownNameError
+from robustbench_lite.evaluation.report import Cell, Report
 from robustbench_lite.records.cell import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.report import Cell, Report
 
 
 def cell(eps: float | None = 0.1, status: str = "complete", **changes: object) -> Cell:

@@ -15,7 +15,7 @@ from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
 from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.training import Recipe, initialised, train
+from robustbench_lite.training.trainer import Recipe, initialised, train
 from tests.conftest import toy
 
 

@@ -16,14 +16,14 @@ from robustbench_lite.bounds.certify import certify
 from robustbench_lite.bounds.training import TRAINING_BOUNDS, margin_bounds
 from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
+from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.search.layers import ConvexAggregation
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.networks import convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
-from robustbench_lite.training import Progress, Recipe, initialised, train
+from robustbench_lite.training.trainer import Progress, Recipe, initialised, train
 from tests.conftest import toy
 
 NETWORKS = {

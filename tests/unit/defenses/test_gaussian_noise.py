@@ -7,10 +7,10 @@ import torch
 
 import robustbench_lite as rbl
 from rbl_defenses.gaussian_noise import GaussianNoise
-from robustbench_lite.composition import defense_from
+from robustbench_lite.defense.composition import defense_from
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.defended import DefendedModel
-from robustbench_lite.search.forward import Passes, Points
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes, Points
 from tests.conftest import images, points_of, small_network
 
 

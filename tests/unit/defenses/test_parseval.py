@@ -11,14 +11,14 @@ from torch import nn
 
 from rbl_defenses.parseval import Parseval, parseval_layers, retract
 from robustbench_lite.errors import UsageError
+from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.search.layers import ConvexAggregation
 from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import named_network
 from robustbench_lite.sources.networks import residual
 from robustbench_lite.sources.weights import weights_hash
-from robustbench_lite.sources.zoo import network_files
-from robustbench_lite.training import Recipe, initialised, seeded, train
+from robustbench_lite.training.trainer import Recipe, initialised, seeded, train
 from tests.conftest import toy
 
 

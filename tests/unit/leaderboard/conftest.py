@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.results import Found
-from robustbench_lite.leaderboard.run_sheet import of_records
-from robustbench_lite.leaderboard.sheet import Sheet
+from robustbench_lite.leaderboard.standing.run_sheet import of_records
+from robustbench_lite.leaderboard.standing.sheet import Sheet
 from robustbench_lite.records.cell import DataId, Identity, ModelId, PluginId, Provenance, ThreatId, make_record
 from robustbench_lite.records.outcomes import CellArrays
 

@@ -76,5 +76,9 @@ def test_what_remains_is_code() -> None:
 def test_an_attack_of_several_files_is_hashed_with_all_of_them() -> None:
     from robustbench_lite.leaderboard.lock import _sources
 
-    assert set(_sources("rbl_attacks.zoo")) >= {"rbl_attacks.zoo", "rbl_attacks.zoo_space", "rbl_attacks.zoo_update"}
-    assert "rbl_attacks.pgd" not in _sources("rbl_attacks.zoo")
+    assert set(_sources("rbl_attacks.zoo.attack")) >= {
+        "rbl_attacks.zoo.attack",
+        "rbl_attacks.zoo.space",
+        "rbl_attacks.zoo.update",
+    }
+    assert "rbl_attacks.pgd" not in _sources("rbl_attacks.zoo.attack")

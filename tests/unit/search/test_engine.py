@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from rbl_attacks.pgd import PGD
 from robustbench_lite.errors import AttackError, ModelError
+from robustbench_lite.model.defended import DefendedModel, Traits
+from robustbench_lite.model.passes import Passes
+from robustbench_lite.rows.losses import margin_loss
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
-from robustbench_lite.search.defended import DefendedModel, Traits
 from robustbench_lite.search.engine import Engine, Outcome, Task
-from robustbench_lite.search.forward import Passes
-from robustbench_lite.search.losses import margin_loss
-from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.defended import DefendedModel, Traits
-from robustbench_lite.search.forward import Passes
+from robustbench_lite.model.defended import DefendedModel, Traits
+from robustbench_lite.model.passes import Passes
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.search.rng import SampleRng
 from robustbench_lite.threat import ThreatModel
 
 

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from torchvision.datasets import ImageFolder
 
 from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError, UsageError
+from robustbench_lite.sources.data_files import image_files
 from robustbench_lite.sources.datasets import check_data, load_dataset, load_named, tensor_from
-from robustbench_lite.sources.image_files import image_files
 
 PIXELS = np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
 LABELS = np.array([0, 1, 2, 1, 0])
@@ -230,7 +230,7 @@ def _picture(path: Path, size: tuple[int, int] = (4, 4)) -> Path:
 
 def test_a_picture_is_bounded_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _picture(tmp_path / "ant" / "0.png", (60, 50))
-    monkeypatch.setattr("robustbench_lite.sources.image_files.MAX_PIXELS", 2999)
+    monkeypatch.setattr("robustbench_lite.sources.data_files.MAX_PIXELS", 2999)
     monkeypatch.setattr(Image.Image, "convert", lambda *rest: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="60 x 50 pixels; at most 2,999"):
         load_dataset(f"folder:{tmp_path}")

@@ -14,6 +14,7 @@ from torch import nn
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
 from robustbench_lite.registry import Spec, Trust
 from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.model_zoo import bundled_networks
 from robustbench_lite.sources.models import (
     load_model,
     network_spec,
@@ -22,7 +23,6 @@ from robustbench_lite.sources.models import (
 )
 from robustbench_lite.sources.networks import convolutional
 from robustbench_lite.sources.weights import save_weights, weights_hash
-from robustbench_lite.sources.zoo import bundled_networks
 
 BUNDLED = bundled_networks()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.layers import ConvexAggregation, Normalize
+from robustbench_lite.model.layers import ConvexAggregation, Normalize
 from robustbench_lite.sources.networks import NETWORKS
 
 

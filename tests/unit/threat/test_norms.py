@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UnknownNameError
-from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.threat import NORMS, norm_by_name
 from robustbench_lite.threat.norms import largest
 

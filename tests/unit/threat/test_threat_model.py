@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.rng import SampleRng
+from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.threat import NORMS, Targeted, ThreatModel, Untargeted, goal_from
 from tests.conftest import images
 

@@ -1,0 +1,1 @@
+"""The Carlini-Wagner attack."""

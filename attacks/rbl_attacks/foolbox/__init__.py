@@ -1,0 +1,1 @@
+"""The attacks of Foolbox, through an adapter."""

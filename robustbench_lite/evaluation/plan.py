@@ -1,0 +1,161 @@
+"""What an evaluation measures: every subject under every attack, listed once for a run and for a dry run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from robustbench_lite.bounds.certifier import Certifier
+from robustbench_lite.evaluation import inputs
+from robustbench_lite.evaluation.certified import certifier_for
+from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit
+from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.probes import ask
+from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.records.behaviour import Behaviour, objection
+from robustbench_lite.records.cell import Identity, read_record
+from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
+
+
+class PlannedCell(NamedTuple):
+    """One attack on one subject."""
+
+    subject: Subject
+    attack: Attack
+    adaptive: bool
+    """False for an attacker that ignores what the defense declares."""
+    identity: Identity
+    """Everything that decides the outcome."""
+
+    @property
+    def label(self) -> str:
+        """The attack as tables call it."""
+        return inputs.short_label("attack", self.attack) + ("" if self.adaptive else " (plain)")
+
+    @property
+    def by_gradients(self) -> bool:
+        return self.attack.access == Access.GRADIENT
+
+
+@dataclass(frozen=True)
+class PlannedSubject:
+    """A subject that was found fit to be measured, with the cells that it takes part in."""
+
+    subject: Subject
+    model: DefendedModel
+    certifier: Certifier | None
+    cells: tuple[PlannedCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is crossed: every one of ``subjects`` under every one of ``attacks``, on the samples of ``data``."""
+
+    subjects: Sequence[Subject]
+    attacks: Sequence[Attack]
+    data: Dataset
+    threat: ThreatModel
+    fit_data: Dataset | None = None
+    """Training images, for attacks that are fitted on some."""
+
+    def checked(self) -> Plan:
+        """This plan, without the samples that the goal makes no sense for.
+
+        Raises:
+            UsageError: an attack cannot work under the threat model, or has no images to be fitted on.
+            DataError: the goal makes sense for no sample.
+        """
+        for attack in self.attacks:
+            inputs.check_fit(attack, self.threat)
+            if needs_fit(attack):
+                check_fit_data(attack, self.fit_data, self.data)
+        return replace(self, data=inputs.applicable(self.data, self.threat))
+
+    def ready(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
+        """Every subject with its model on ``device``, once all of them have been found fit to be measured.
+
+        Raises:
+            ModelError: a network fails on the images, or is of a kind that no verdict can be given for.
+            UnsupportedLayerError: a certificate was asked for by name, and a network has a layer without bounds.
+        """
+        data, shape = self.data, tuple(self.data.x.shape[1:])
+        models = [prepare(s.module, s.defense, device, settings.outputs) for s in self.subjects]
+        models = [diagnose(model, data.x, data.y, data.classes) for model in models]
+        return [
+            self._planned(subject, model, certifier_for(settings.certify, subject, self.threat, shape), settings)
+            for subject, model in zip(self.subjects, models, strict=True)
+        ]
+
+    def _planned(
+        self, subject: Subject, model: DefendedModel, certifier: Certifier | None, settings: Settings
+    ) -> PlannedSubject:
+        cells = []
+        for attack in self.attacks:
+            differs = model.traits.plain_differs(attack.access == Access.GRADIENT)
+            for adaptive in (True, False) if settings.plain and differs else (True,):
+                identity = self._identity(subject, attack, certifier, settings, adaptive=adaptive)
+                cells.append(PlannedCell(subject, attack, adaptive, identity))
+        return PlannedSubject(subject, model, certifier, tuple(cells))
+
+    def _identity(
+        self, subject: Subject, attack: Attack, certifier: Certifier | None, settings: Settings, *, adaptive: bool
+    ) -> Identity:
+        return Identity(
+            model=inputs.model_id(subject, settings.outputs),
+            defense=inputs.plugin_id("defense", subject.defense),
+            attack=inputs.plugin_id("attack", attack),
+            threat=inputs.threat_id(self.threat),
+            data=inputs.data_id(self.data),
+            seed=settings.seed,
+            query_budget=settings.query_budget,
+            fit_data=inputs.data_id(self.fit_data) if self.fit_data is not None and needs_fit(attack) else None,
+            certifier=None if certifier is None else inputs.certifier_id(certifier),
+            adaptive=None if adaptive else False,
+        )
+
+
+class Prospect(NamedTuple):
+    """A cell that an evaluation would measure, and what earlier runs left of it."""
+
+    key: str
+    defense: str
+    attack: str
+    n: int
+    state: str
+
+
+def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
+    """Say of each cell of ``plan`` what ``run`` would do. Measures and writes nothing; raises what ``run`` would raise."""
+    plan, device = plan.checked(), inputs.pick_device(settings.device)
+    folder = Path() if settings.output is None else settings.output
+    journal_path = folder / "journal.sqlite"
+    found = []
+    with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
+        for planned in plan.ready(settings, device):
+            behaviour = ask(planned.model, plan.data, device)
+            for cell in planned.cells:
+                key = cell.identity.key()
+                state = "to measure" if settings.fresh else _state(key, behaviour, journal, folder)
+                found.append(Prospect(key, planned.subject.label, cell.label, len(plan.data), state))
+    return found
+
+
+def _state(key: str, behaviour: Behaviour, journal: Journal, folder: Path) -> str:
+    """What earlier runs left of a cell whose network answers so."""
+    path = folder / "cells" / f"{key}.json"
+    if path.exists() and objection(read_record(path)[0].behaviour, behaviour) is None:
+        return "recorded"
+    journaled = 0 if journal.is_of_another(key, behaviour) else len(journal.outcomes(key))
+    if journaled:
+        return f"{journaled:,} samples in the journal"
+    return "to measure anew: recorded of another network" if path.exists() else "to measure"

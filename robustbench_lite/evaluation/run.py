@@ -1,0 +1,163 @@
+"""The cross product: every cell of a plan, resumable, each verdict confirmed by the judge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.evaluation import inputs
+from robustbench_lite.evaluation.attacked import Clean, Job, clean_logits
+from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
+from robustbench_lite.evaluation.certified import Claim, Proved, proved
+from robustbench_lite.evaluation.diagnosis import dead_gradients
+from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
+from robustbench_lite.evaluation.probes import ask
+from robustbench_lite.evaluation.report import Cell, Report
+from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.machine.numerics import exactly
+from robustbench_lite.model.fast.path import PROBES, with_fast_path
+from robustbench_lite.progress import Teller
+from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.files import require_writable
+from robustbench_lite.records.journal import open_journal
+from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
+
+_ROOM = 20_000_000
+"""Bytes that journal and records may take, without images."""
+
+
+@exactly
+def run(plan: Plan, settings: Settings) -> Report:
+    """Measure every cell of ``plan``. All input and every network is checked before the first cell starts.
+
+    Raises: as ``evaluate`` (``evaluation.api``).
+    """
+    plan, device = plan.checked(), inputs.pick_device(settings.device)
+    batch_size = inputs.pick_batch_size(settings.batch_size, plan.data, device)
+    folder = None if settings.output is None else Path(settings.output)
+    if folder is not None:
+        kept = plan.data.x.numel() * 4 * len(plan.attacks) * len(plan.subjects) if settings.keep_adversarials else 0
+        require_writable(folder, _ROOM + kept)
+    few = plan.data.x[:PROBES].to(device)
+    subjects = [replace(planned, model=with_fast_path(planned.model, few)) for planned in plan.ready(settings, device)]
+    dead = [_dead_gradients(planned, plan.data) for planned in subjects]
+    total = sum(len(planned.cells) for planned in subjects)
+    cells: list[Cell] = []
+    with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
+        at = Workplace(folder, journal, settings.fresh, settings.on_error)
+        for planned, signs in zip(subjects, dead, strict=True):
+            tell = Teller(settings.on_progress, len(cells), total, len(plan.data), planned.subject.label)
+            line = _Line(plan, settings, planned, signs, device, batch_size, at)
+            cells += line.measured(tell)
+    return Report(cells)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The cells of one subject."""
+
+    plan: Plan
+    settings: Settings
+    planned: PlannedSubject
+    signs: list[str]
+    """That gradients are masked, where it is so."""
+    device: torch.device
+    batch_size: int
+    at: Workplace
+
+    def measured(self, tell: Teller) -> Iterator[Cell]:
+        """Certify the subject, if it is to be, and measure it under one attack after the other."""
+        model, data = self.planned.model, self.plan.data
+        clean = clean_logits(model, data, self.batch_size, self.device, self.settings.seed)
+        behaviour = ask(model, data, self.device)
+        certificate = self._certificate(clean, behaviour, tell)
+        for number, cell in enumerate(self.planned.cells, tell.cell):
+            label = f"{cell.subject.label} x {inputs.short_label('attack', cell.attack)}"
+            job = self._job(cell, clean, behaviour, certificate)
+            heard = tell._replace(cell=number, label=label)
+            flags = self._flags(cell, certificate)
+            found = cell_of(cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags)
+            yield _noted(found, certificate)
+
+    def _certificate(self, clean: Clean, behaviour: Behaviour, tell: Teller) -> Proved | None:
+        plan, settings, certifier = self.plan, self.settings, self.planned.certifier
+        if certifier is None:
+            return None
+        claim = Claim.of(
+            self.planned.subject, certifier, plan.threat, plan.data, clean.correct, self.device, behaviour, settings.outputs
+        )
+        return proved(
+            claim,
+            self.at.journal,
+            self.at.folder,
+            fresh=settings.fresh,
+            seconds=settings.certify_seconds,
+            on_rows=partial(tell.steps, of=len(plan.data), before="certify"),
+        )
+
+    def _job(self, cell: PlannedCell, clean: Clean, behaviour: Behaviour, certificate: Proved | None) -> Job:
+        plan, settings = self.plan, self.settings
+        return Job(
+            key=cell.identity.key(),
+            model=self.planned.model,
+            attack=cell.attack,
+            threat=plan.threat,
+            data=plan.data,
+            clean_correct=clean.correct,
+            target=targets(plan.threat, clean.logits, plan.data, settings.seed),
+            seed=settings.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+            behaviour=behaviour,
+            query_budget=settings.query_budget,
+            keep_adversarials=settings.keep_adversarials,
+            adaptive=cell.adaptive,
+            certified=None if certificate is None else certificate.certified,
+            nearest_clean=clean.nearest,
+        )
+
+    def _flags(self, cell: PlannedCell, certificate: Proved | None) -> list[str]:
+        """What a reader of the cell must know of the network before trusting the number."""
+        flags = [*self.planned.model.remarks, *([] if certificate is None else _unfinished(certificate))]
+        return flags + (self.signs if cell.adaptive and cell.by_gradients else [])
+
+
+def _noted(cell: Cell, certificate: Proved | None) -> Cell:
+    """``cell`` with what is to be said of its certificate."""
+    said = None if certificate is None or certificate.note is None else f"the certificate was {certificate.note}"
+    notes = [note for note in (cell.note, said) if note is not None]
+    return dataclasses.replace(cell, note="; ".join(notes) or None)
+
+
+def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
+    """What a reader must know of a model that attacks by gradients learn nothing from."""
+    if not any(cell.by_gradients for cell in planned.cells):
+        return []
+    dead, probed = dead_gradients(planned.model, data.x, data.y)
+    if dead * 2 <= probed:
+        return []
+    return [f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
+
+
+def _unfinished(certificate: Proved) -> list[str]:
+    """What a reader must know of a certificate that ran out of time."""
+    if certificate.tried == certificate.of:
+        return []
+    return [
+        f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} of {certificate.of:,} "
+        "samples: the others count as not certified"
+    ]
+
+
+def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
+    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K); -1 for any wrong one."""
+    uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
+    return threat.goal.targets(logits, data.y, uniform)

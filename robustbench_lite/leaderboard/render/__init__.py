@@ -1,0 +1,1 @@
+"""A board's document as text, tables, pictures and a page."""

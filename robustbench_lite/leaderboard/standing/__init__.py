@@ -1,0 +1,1 @@
+"""From records to what a board says: worst cases, ranks, flags."""

@@ -1,0 +1,1 @@
+"""A network behind its defense, and how it is asked."""

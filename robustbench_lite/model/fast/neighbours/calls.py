@@ -1,0 +1,162 @@
+"""Which of the operations that windows know a function or a method of torch is."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_lite.model.fast.neighbours.layers import (
+    Affine,
+    Call,
+    Elementwise,
+    Flat,
+    Linear,
+    Mean,
+    Pool,
+    Same,
+    Sum,
+    adaptive_average,
+    average,
+    convolution,
+    flat,
+    pair,
+)
+
+
+def call_of_function(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Sequence[int]) -> Call | None:
+    """What the function (or method's name) ``target`` does to its first argument, a tensor of ``shape``.
+
+    ``args`` and ``kwargs`` are its other arguments: constants.
+    """
+    name = name_of(target)
+    if name in _ACTIVATIONS:
+        settings = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
+        numbers = [value for value in args if not isinstance(value, bool)]  # the last may be inplace=True
+        if any(isinstance(value, Tensor) for value in (*numbers, *settings.values())):
+            return None
+        function = getattr(torch, name) if hasattr(torch, name) else getattr(F, name)
+        return Call(Elementwise(name == "relu"), lambda x: function(x, *numbers, **settings))
+    maker = _FUNCTIONS.get(name)
+    return None if maker is None else maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
+
+
+def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
+    """``left`` and ``right`` are constants, or ``None`` for the tensor of ``shape``."""
+    sign = _SIGNS.get(name_of(target))
+    constants = [part for part in (left, right) if part is not None]
+    if sign is None or any(not isinstance(part, int | float | Tensor) for part in constants):
+        return None
+    if not constants:
+        linear = sign in (operator.add, operator.sub)
+        return Call(Sum((1.0, 1.0 if sign is operator.add else -1.0)), sign) if linear else None
+    constant = _by_channel(constants[0], shape)
+    if constant is None or (left is not None and sign is operator.truediv):
+        return None
+    whole = (lambda x: sign(x, right)) if left is None else (lambda x: sign(left, x))
+    if sign in (operator.add, operator.sub):
+        turned = left is not None and sign is operator.sub
+        return Call(Affine(torch.tensor(-1.0) if turned else None), whole)
+    return Call(Affine(constant if sign is operator.mul else 1 / constant), whole)
+
+
+def name_of(target: Any) -> str:
+    """The plain name of a function of torch or Python, or of a method; empty for any other. In-place ones have the same."""
+    if isinstance(target, str):
+        return target if target.startswith("__") else target.removesuffix("_")
+    name = getattr(target, "__name__", "")
+    known = any(getattr(home, name, None) is target for home in (torch, F, torch._C._nn, operator))
+    if not known and target not in (F.max_pool2d, getattr):
+        return ""
+    return {"fn": "max_pool2d"}.get(name, name.removesuffix("_"))
+
+
+def writes(target: Any, kwargs: Mapping[str, Any], args: Sequence[Any]) -> bool:
+    """Whether the function or method ``target`` writes its result over its first argument."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    own = name.endswith("_") and not name.endswith("__")
+    flagged = name_of(target) in _ACTIVATIONS and any(value is True for value in args)
+    return own or flagged or bool(kwargs.get("inplace")) or name in ("iadd", "isub", "imul", "itruediv")
+
+
+def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
+    wanted = torch.empty(tuple(shape), device="meta").reshape(*sizes).shape
+    if tuple(wanted) == tuple(shape):
+        return Call(Same(), lambda x: x)
+    every = (shape[0], int(torch.Size(shape[1:]).numel()))
+    return Call(Flat(), lambda x: x.flatten(1)) if tuple(wanted) == every else None
+
+
+def _flattened(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> Call | None:
+    whole = start_dim == 1 and end_dim in (-1, len(shape) - 1)
+    return Call(flat(shape), lambda x: x.flatten(1)) if whole else None
+
+
+def _mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
+    if len(shape) != 4 or not isinstance(dim, tuple | list) or sorted(part % 4 for part in dim) != [2, 3]:
+        return None
+    return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
+
+
+def _largest(
+    shape: Sequence[int], kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Call | None:  # fmt: skip
+    pool = Pool(pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation), largest=True)
+    whole = partial(F.max_pool2d, kernel_size=pool.kernel, stride=pool.stride, padding=pool.padding, dilation=pool.dilation,
+                    ceil_mode=ceil_mode)  # fmt: skip
+    return None if return_indices else Call(pool, whole)
+
+
+def _averaged(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
+    pool = average(*args, **kwargs)
+    return None if pool is None else Call(pool, lambda x: F.avg_pool2d(x, *args, **kwargs))
+
+
+def _adaptively_averaged(shape: Sequence[int], output_size: Any) -> Call | None:
+    operation = adaptive_average(shape, output_size)
+    return None if operation is None else Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
+
+
+def _dropped(shape: Sequence[int], p: float = 0.5, training: bool = True, inplace: bool = False) -> Call | None:
+    return None if training else Call(Same(), lambda x: x)
+
+
+def _linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
+    return Call(Linear(weight.detach()), lambda x: F.linear(x, weight, bias))
+
+
+def _convolved(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Call | None:
+    settings = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False), **kwargs)
+    operation = convolution(weight, **{"stride": 1, "padding": 0, **settings})
+    return None if operation is None else Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
+
+
+def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:
+    """``constant`` as (C,) or (); ``None`` where it differs from place to place or makes the result larger."""
+    tensor = torch.as_tensor(constant)
+    if tensor.numel() == 1 and tensor.dim() <= len(shape):
+        return tensor.reshape(())
+    sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
+    return tensor.reshape(-1) if sizes == (1, shape[1]) + (1,) * (len(shape) - 2) else None
+
+
+_ACTIVATIONS = {
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh",
+    "sigmoid", "tanh", "softplus", "logsigmoid", "softsign", "clamp", "clamp_min", "clamp_max", "abs", "square", "neg",
+}  # fmt: skip
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add, "iadd": operator.add, "sub": operator.sub, "isub": operator.sub, "mul": operator.mul,
+    "imul": operator.mul, "truediv": operator.truediv, "itruediv": operator.truediv, "div": operator.truediv,
+    "true_divide": operator.truediv, "divide": operator.truediv, "subtract": operator.sub, "multiply": operator.mul,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Call | None]] = {
+    "view": _reshaped, "reshape": _reshaped, "flatten": _flattened, "mean": _mean, "max_pool2d": _largest,
+    "avg_pool2d": _averaged, "adaptive_avg_pool2d": _adaptively_averaged, "dropout": _dropped, "linear": _linear,
+    "conv2d": _convolved, "contiguous": lambda shape: Call(Same(), lambda x: x),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""A change of one pixel, carried through layers as a small window."""

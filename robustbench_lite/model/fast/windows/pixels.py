@@ -1,0 +1,231 @@
+"""The change of one pixel inside a network: a small window of each layer, around the pixel.
+
+Where a window starts follows from where the pixel is, so an ``Axis`` lists it for every pixel once and for all. What windows
+start from, reach into and are added to are then tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_lite.rows.rows import at_least
+
+SMALLEST_GROUP = 8
+"""Smaller matrix products are padded: below it kernels change, and the last bits of a row with its company."""
+
+
+class Axis(NamedTuple):
+    """Where windows lie along one axis of a layer's output.
+
+    The layer has positions 0 to ``size`` - 1; a window may hang over its edges, where nothing changes.
+    """
+
+    starts: tuple[int, ...]
+    """The first position of the window of each pixel along this axis."""
+    length: int
+    size: int
+
+    @property
+    def first(self) -> int:
+        return min(self.starts)
+
+    @property
+    def before(self) -> int:
+        """Positions that windows reach beyond the front edge."""
+        return max(0, -self.first)
+
+    @property
+    def after(self) -> int:
+        return max(0, max(self.starts) + self.length - self.size)
+
+    @property
+    def places(self) -> int:
+        return max(self.starts) - self.first + 1
+
+    @property
+    def inside(self) -> bool:
+        """No window hangs over an edge."""
+        return self.before == self.after == 0
+
+
+class Axes(NamedTuple):
+    """Rows and columns."""
+
+    high: Axis
+    wide: Axis
+
+    @property
+    def area(self) -> int:
+        """Positions in a window."""
+        return self.high.length * self.wide.length
+
+    @property
+    def inside(self) -> bool:
+        return self.high.inside and self.wide.inside
+
+    @classmethod
+    def whole(cls, shape: Sequence[int], pixels: Axes) -> Axes:
+        """Windows that are all of a layer of ``shape`` (H, W)."""
+        axes = zip(shape, pixels, strict=True)
+        return cls(*(Axis((0,) * len(pixel.starts), size, size) for size, pixel in axes))
+
+
+class Windows(NamedTuple):
+    """The change of a layer's output at N points, in any order, from the output at their base."""
+
+    change: Tensor
+    """(N, h, w, C), or (N, F) where there are no places any more."""
+    row: Tensor
+    """The pixel's own row in the image, (N,) int64."""
+    column: Tensor
+    owner: Tensor
+    """Row of the base, (N,) int64."""
+    number: Tensor
+    """Which point it is, (N,) int64."""
+
+    def take(self, order: Tensor | slice) -> Windows:
+        return Windows(*(part[order] for part in self))
+
+    def as_ordered_in(self, other: Windows) -> Windows:
+        """The same points in the order of ``other``."""
+        if self.number is other.number:
+            return self
+        at = torch.empty_like(self.number)
+        at[self.number] = torch.arange(len(at), device=at.device)
+        return self.take(at[other.number])
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A kernel that slides over a layer, along one axis: from the windows of its input to those of its output."""
+
+    before: Axis
+    after: Axis
+    field: Axis
+    """What the windows of ``after`` are made of: windows of the input, large enough to hold those of ``before``."""
+    stride: int
+    remainders: tuple[int, ...]
+    """By how many positions the field starts late, for each pixel: below ``stride``."""
+
+    @classmethod
+    def of(cls, before: Axis, kernel: int, stride: int, padding: int, dilation: int, size: int) -> Slide:
+        """``size``: positions of the output."""
+        reach = (kernel - 1) * dilation
+        starts = tuple(-((reach - padding - at) // stride) for at in before.starts)  # rounded up
+        lasts = ((at + before.length - 1 + padding) // stride for at in before.starts)
+        length = max(1, *(last - start + 1 for last, start in zip(lasts, starts, strict=True)))
+        fields = tuple(start * stride - padding for start in starts)
+        remainders = tuple(field + reach - at for field, at in zip(fields, before.starts, strict=True))
+        field = Axis(fields, (length - 1) * stride + reach + 1, before.size)
+        return cls(before, Axis(starts, length, size), field, stride, remainders)
+
+    def taps(self, kernel: int, dilation: int) -> Tensor:
+        """The tap that joins position i of a window with position a of its output, (stride, h, h'); ``kernel`` for none."""
+        into = torch.arange(self.before.length)[:, None] - self.stride * torch.arange(self.after.length)
+        reached = (kernel - 1) * dilation - torch.arange(self.stride)[:, None, None] + into
+        tap = reached.div(dilation, rounding_mode="floor")
+        return torch.where((reached % dilation == 0) & (tap >= 0) & (tap < kernel), tap, kernel)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Windows put into larger ones, with 0 around them."""
+
+    before: Axes
+    after: Axes
+
+    def __call__(self, windows: Windows) -> Tensor:
+        """(N, h', w', C). What has no place there is left out."""
+        if self.before == self.after:
+            return windows.change
+        gaps = [_gaps(*axes) for axes in zip(self.before, self.after, strict=True)]
+        if all(len(set(gap)) == 1 for gap in gaps):
+            (top, *_), (left, *_) = gaps
+            bottom = self.after.high.length - self.before.high.length - top
+            right = self.after.wide.length - self.before.wide.length - left
+            return F.pad(windows.change, (0, 0, left, right, top, bottom))
+        return self._gathered(windows, *map(table, gaps))
+
+    def _gathered(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
+        change, (high, wide) = windows.change, self.after
+        row = torch.arange(high.length) - tops[windows.row, None]  # (N, h')
+        column = torch.arange(wide.length) - lefts[windows.column, None]  # (N, w')
+        count, lower, right, channels = change.shape
+        known = ((row >= 0) & (row < lower))[:, :, None] & ((column >= 0) & (column < right))[:, None, :]
+        first = torch.arange(count)[:, None] * lower
+        at = (first + row)[:, :, None] * right + column[:, None, :]  # (N, h', w')
+        at = torch.where(known, at, count * lower * right)  # the row of zeros behind them all
+        rows = torch.cat([change.reshape(-1, channels), change.new_zeros(1, channels)])
+        return rows.index_select(0, at.flatten()).reshape(count, high.length, wide.length, channels)
+
+
+def _gaps(before: Axis, after: Axis) -> tuple[int, ...]:
+    """Where in its new window the old one starts, for each pixel."""
+    return tuple(old - new for old, new in zip(before.starts, after.starts, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def table(numbers: tuple[int, ...]) -> Tensor:
+    """``numbers``, one for each pixel, to be looked up; not to be written to."""
+    return torch.tensor(numbers)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The windows of each point's base."""
+
+    axes: Axes
+    beyond: float
+    """What is beyond the edges."""
+
+    def prepared(self, output: Tensor) -> Tensor:
+        """``output`` (B, C, H, W) as windows are cut from it."""
+        high, wide = self.axes
+        edges = (wide.before, wide.after, high.before, high.after)
+        return F.pad(output, edges, value=self.beyond).permute(0, 2, 3, 1).contiguous()
+
+    def __call__(self, padded: Tensor, windows: Windows) -> Tensor:
+        """(N, h, w, C), new."""
+        high, wide = self.axes
+        row, column = table(high.starts)[windows.row], table(wide.starts)[windows.column]
+        first = (windows.owner * padded.shape[1] + row + high.before) * padded.shape[2] + column + wide.before
+        offset = torch.arange(high.length)[:, None] * padded.shape[2]
+        at = (first[:, None] + (offset + torch.arange(wide.length)).flatten()).flatten()
+        return padded.flatten(0, 2).index_select(0, at).reshape(len(first), high.length, wide.length, padded.shape[3])
+
+
+def joined(axes: Sequence[Axis]) -> Axis:
+    """The smallest windows that hold those of all ``axes``."""
+    starts = tuple(map(min, zip(*(axis.starts for axis in axes), strict=True)))
+    ends = map(max, zip(*([start + axis.length for start in axis.starts] for axis in axes), strict=True))
+    return Axis(starts, max(end - start for start, end in zip(starts, ends, strict=True)), axes[0].size)
+
+
+def outside(windows: Windows, axes: Axes) -> Tensor:
+    """Which positions of the windows lie beyond the layer's edges, (N, h, w) bool."""
+    pixels = zip(axes, (windows.row, windows.column), strict=True)
+    at = (table(axis.starts)[pixel, None] + torch.arange(axis.length) for axis, pixel in pixels)
+    row, column = ((part < 0) | (part >= axis.size) for part, axis in zip(at, axes, strict=True))
+    return row[:, :, None] | column[:, None, :]
+
+
+def by_group(windows: Windows, group: Tensor, matrices: Tensor) -> tuple[Windows, Tensor]:
+    """The windows sorted by ``group`` (N,), and the products of their changes with its ``matrices``, (N, E)."""
+    counts = [len(group)]
+    if len(matrices) > 1:
+        windows, counts = windows.take(group.argsort()), torch.bincount(group, minlength=len(matrices)).tolist()
+    rows = windows.change.flatten(1)
+    products = rows.new_empty(len(rows), matrices.shape[2])
+    for part, out, matrix in zip(torch.split(rows, counts), torch.split(products, counts), matrices, strict=True):
+        if len(part) >= SMALLEST_GROUP:
+            torch.mm(part, matrix, out=out)
+        elif len(part):
+            out.copy_((at_least(part, SMALLEST_GROUP) @ matrix)[: len(part)])
+    return windows, products

@@ -1,0 +1,59 @@
+"""Run an attack in lock step on one batch: what adversarial training needs, with no judge and no early leave."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.errors import UsageError
+from robustbench_lite.machine.numerics import exactly
+from robustbench_lite.rows.losses import margin
+from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search.attack import Access, Answer, Attack
+from robustbench_lite.search.driven import DrivenAttack
+from robustbench_lite.threat import ThreatModel
+
+
+def check_lock_step(attack: Attack, threat: ThreatModel, purpose: str) -> None:
+    """Raise ``UsageError`` unless ``craft`` can run ``attack``: asked one point a row, by gradients, in a ball of that norm."""
+    single = attack.access == Access.GRADIENT and attack.kind == "fixed_eps" and attack.points((3, 32, 32)) == 1
+    single &= not isinstance(attack, DrivenAttack)
+    if not single or threat.norm.name not in attack.norms:
+        raise UsageError(
+            f"{purpose} cannot use {attack.name!r} in {threat.norm.label}: it needs a gradient attack with a fixed eps, "
+            "one point at a time, that does this norm, such as 'pgd steps=7'."
+        )
+
+
+@exactly
+def craft(
+    model: nn.Module,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    index: Tensor,
+    seed: int,
+    restart: int = 0,
+) -> Tensor:
+    """The last point that a single-point gradient attack reaches from each row of ``x``, (B, C, H, W), untargeted.
+
+    Unlike the engine it keeps a row to the attack's last step even when an earlier point was a success, as training wants.
+    The caller puts the model in eval mode; its parameters gather no gradients.
+    """
+    rng = SampleRng.create(seed, f"train/{attack.name}", index, torch.full_like(index, restart))
+    target = torch.full_like(y, -1)
+    state = attack.init(x, y, threat, rng)
+    while True:
+        query = attack.ask(state)
+        points = query.points.detach()
+        last = query.access < Access.GRADIENT or (query.gradient_rows is not None and not bool(query.gradient_rows.any()))
+        if last or query.loss is None or bool(state.finished.all()):
+            return points
+        points.requires_grad_()
+        logits = model(points.clone())  # it may write over its input, which gradients are taken by
+        (gradient,) = torch.autograd.grad(query.loss(logits, y, target).sum(), points)
+        logits, points = logits.detach(), points.detach()
+        answer = Answer(margin(logits, y, target) < 0, logits.argmax(1), logits, gradient)
+        state = attack.tell(state, answer)

@@ -1,0 +1,1 @@
+"""The one trainer, its checkpoint, and the card that says what came of it."""

@@ -1,0 +1,1 @@
+"""Saved adversarial examples, examined again by whoever has the model."""

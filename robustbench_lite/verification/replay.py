@@ -1,0 +1,85 @@
+"""Ask a model about clean images and their adversarials, side by side: what is saved of them, and what is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.evaluation import inputs
+from robustbench_lite.evaluation.attacked import clean_logits
+from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.evaluation.run import targets
+from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.machine.numerics import exactly
+from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.passes import Passes
+from robustbench_lite.search.judge import Finding, Judge
+from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.threat import ThreatModel
+from robustbench_lite.verification import examples
+from robustbench_lite.verification.examples import Adversarials, Context
+
+
+class Replay(NamedTuple):
+    """What the model says of M pairs of images, on the CPU."""
+
+    correct: Tensor
+    """It gives the clean image its label, (M,) bool."""
+    closeness: Tensor
+    """How near to a tie that is, (M,): see ``measure.Clean``."""
+    before: Tensor
+    """The class it gives the clean image, (M,)."""
+    target: Tensor
+    """The class that the adversarial has to reach, (M,); -1 for any wrong one."""
+    finding: Finding
+    """The judge's word on the adversarial."""
+
+
+class Setup(NamedTuple):
+    """The model, ready to be asked."""
+
+    model: DefendedModel
+    seed: int
+    batch_size: int
+    device: torch.device
+
+
+def gather(cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, settings: Settings) -> Adversarials:
+    """The adversarials of a cell that was measured with ``keep_adversarials``, with what the model says of each."""
+    if cell.record is None or cell.arrays is None or cell.x_adv is None:
+        raise ValueError("The cell was measured without a record, or without keep_adversarials.")
+    data, broken = inputs.applicable(data, threat), torch.from_numpy(cell.arrays.broken)
+    x, y, x_adv = data.x[broken], data.y[broken], cell.x_adv[broken]
+    if not len(x_adv):
+        return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, y, y, y))
+    seen = replay(set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None)
+    return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label))
+
+
+def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
+    device = inputs.pick_device(settings.device)
+    model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
+    return Setup(model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device)
+
+
+@exactly
+def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_rows: Callable[[int], None]) -> Replay:
+    """Ask the model about the clean images ``rows`` and their adversarials, a batch at a time."""
+    model, seed, batch_size, device = setup
+    judge = Judge(Passes(model, batch_size, seed), threat, "verify", device)
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        index = slice(start, start + batch_size)
+        part = rows.take(index)
+        clean = clean_logits(model, part, batch_size, device, seed)
+        target = targets(threat, clean.logits, part, seed)
+        finding = judge.examine(x_adv[index], part.x, part.y, target, part.ids)
+        parts.append((clean.correct, clean.closeness, clean.logits.argmax(1), target, *finding))
+        on_rows(start + len(part))
+    correct, closeness, before, target, *finding_columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Replay(correct, closeness, before, target, Finding(*finding_columns))
