@@ -116,9 +116,8 @@ def test_a_run_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "leaderboard", "run", "--jobs", "2", "--root", str(root)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        workers = eventually(
-            lambda: pids if len(pids := children(run.pid)) >= 3 else [], 60
-        )  # two, and what tracks their semaphores
+        # Two, and what tracks their semaphores.
+        workers = eventually(lambda: pids if len(pids := children(run.pid)) >= 3 else [], 60)
     finally:
         run.kill()
         run.wait()

@@ -1,9 +1,7 @@
-from typing import Any
-
 import pytest
 import torch
 
-from robustbench_lite.rows.losses import LOSSES, margin
+from robustbench_lite.rows.losses import LOSSES, LossName, margin
 
 NONE = torch.tensor([-1])
 
@@ -23,7 +21,7 @@ def test_targeted_margin_is_negative_only_when_the_target_wins() -> None:
 @pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 @pytest.mark.parametrize("target", [-1, 1])
-def test_every_loss_rises_towards_the_goal(name: Any, classes: int, target: int) -> None:
+def test_every_loss_rises_towards_the_goal(name: LossName, classes: int, target: int) -> None:
     logits = torch.linspace(3, 0, classes)[None].requires_grad_()
     loss = LOSSES[name](logits, torch.tensor([0]), torch.tensor([target]))
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
@@ -43,7 +41,7 @@ def test_class_0_is_a_target_like_any_other(others: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("rows", [1, 2], ids=["alone", "beside an untargeted row"])
-def test_every_loss_rises_towards_class_0_where_that_is_the_target(name: Any, rows: int) -> None:
+def test_every_loss_rises_towards_class_0_where_that_is_the_target(name: LossName, rows: int) -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(rows, 1).requires_grad_()
     loss = LOSSES[name](logits, torch.tensor([1, 1])[:rows], torch.tensor([0, -1])[:rows])
     (gradient,) = torch.autograd.grad(loss[0], logits)
@@ -52,7 +50,7 @@ def test_every_loss_rises_towards_class_0_where_that_is_the_target(name: Any, ro
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_a_loss_does_not_look_at_the_neighbours(name: Any) -> None:
+def test_a_loss_does_not_look_at_the_neighbours(name: LossName) -> None:
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     y, target = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([-1, 2, -1, 0, -1, 3])
     alone = torch.cat([LOSSES[name](logits[i : i + 1], y[i : i + 1], target[i : i + 1]) for i in range(6)])
