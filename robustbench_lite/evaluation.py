@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from robustbench_lite import inputs
 from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.cells import NO_GRADIENT, Workplace, cell_of
-from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, proved
+from robustbench_lite.certification import OWN, Claim, Proved, certifier_for, prove
+from robustbench_lite.clean import clean_logits
 from robustbench_lite.defense import Defense
 from robustbench_lite.diagnosis import Outputs, dead_gradients, diagnose, prepare
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
+from robustbench_lite.fitting import calibrate_defense, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
-from robustbench_lite.measure import Job, clean_logits
+from robustbench_lite.job import Job, Scene, Terms
 from robustbench_lite.numerals import require_seed
 from robustbench_lite.numerics import exactly
 from robustbench_lite.probes import ask
@@ -133,7 +134,7 @@ def evaluate(
     wanted = any(map(needs_fit, chosen)) or any(subject.defense.calibrates for subject in subjects)
     if data is None and images is None and wanted:
         images = load_dataset(dataset.name, split="train")
-    subjects = [calibrated(subject, images, dataset, options.device, options.outputs) for subject in subjects]
+    subjects = [calibrate_defense(subject, images, dataset, options.device, options.outputs) for subject in subjects]
     return run(subjects, dataset, chosen, threat, options, fit_data=images)
 
 
@@ -166,6 +167,13 @@ def run(
     crossed = [attackers(attacks, model.traits, options.plain) for model in prepared]
     dead = [_dead_gradients(attacks, model, data) for model in prepared]
     certifiers = [certifier_for(options.certify, subject, threat, tuple(data.x.shape[1:])) for subject in subjects]
+    terms = Terms(
+        seed=options.seed,
+        batch_size=batch_size,
+        device=device,
+        query_budget=options.query_budget,
+        keep_adversarials=options.keep_adversarials,
+    )
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, options.fresh, options.on_error)
@@ -176,19 +184,16 @@ def run(
             certificate, remarks = None, list(model.remarks)
             if certifier is not None:
                 claim = Claim.of(subject, certifier, threat, data, clean.correct, device, behaviour, options.outputs)
-                certificate = proved(
+                certificate = prove(
                     claim, journal, folder, fresh=options.fresh, seconds=options.certify_seconds,
                     on_rows=partial(tell.steps, of=len(data), before="certify"),
                 )  # fmt: skip
                 remarks += _unfinished(certificate)
+            proved = None if certificate is None else certificate.certified
+            scene = Scene(model, threat, data, clean, target, behaviour, proved)
             for attack, adaptive in faced:
                 identity = identify(subject, attack, threat, data, options, fit_data, certifier=certifier, adaptive=adaptive)
-                job = Job(
-                    key=identity.key(), model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
-                    target=target, seed=options.seed, batch_size=batch_size, device=device, behaviour=behaviour,
-                    query_budget=options.query_budget, keep_adversarials=options.keep_adversarials, adaptive=adaptive,
-                    certified=None if certificate is None else certificate.certified, nearest_clean=clean.nearest,
-                )  # fmt: skip
+                job = Job(identity.key(), scene, attack, terms, adaptive)
                 label = f"{subject.label} x {inputs.short_label('attack', attack)}"
                 tell = tell._replace(cell=len(cells), label=label)
                 flags = remarks + (signs if adaptive and attack.access == Access.GRADIENT else [])

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from robustbench_lite import adversarials, inputs
 from robustbench_lite.adversarials import Adversarials, Context
+from robustbench_lite.clean import clean_logits
 from robustbench_lite.diagnosis import diagnose, prepare
 from robustbench_lite.evaluation import Settings, targets
 from robustbench_lite.inputs import Subject
-from robustbench_lite.measure import clean_logits
 from robustbench_lite.numerics import exactly
 from robustbench_lite.report import Cell
 from robustbench_lite.search.defended import DefendedModel
@@ -29,7 +29,7 @@ class Replay(NamedTuple):
     correct: Tensor
     """It gives the clean image its label, (M,) bool."""
     closeness: Tensor
-    """How near to a tie that is, (M,): see ``measure.Clean``."""
+    """How near to a tie that is, (M,): see ``clean.Clean``."""
     before: Tensor
     """The class it gives the clean image, (M,)."""
     target: Tensor

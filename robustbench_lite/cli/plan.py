@@ -13,7 +13,7 @@ from robustbench_lite.composition import defense_from, trained_part
 from robustbench_lite.diagnosis import Outputs, diagnose, prepare
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import Settings, attackers, identify
-from robustbench_lite.fitting import calibrated, check_fit_data, needs_fit
+from robustbench_lite.fitting import calibrate_defense, check_fit_data, needs_fit
 from robustbench_lite.inputs import Subject
 from robustbench_lite.probes import ask
 from robustbench_lite.records.behaviour import Behaviour, objection
@@ -106,7 +106,7 @@ def calibrate(plan: Plan, dataset: str, data_dir: Path | None, download: bool, s
     if not any(subject.defense.calibrates for subject in plan.subjects):
         return plan
     images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
-    subjects = [calibrated(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
+    subjects = [calibrate_defense(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
     return plan._replace(subjects=subjects)
 
 

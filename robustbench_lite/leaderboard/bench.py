@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_lite import evaluation, inputs
+from robustbench_lite.clean import clean_logits
 from robustbench_lite.errors import DataError, RobustBenchError
 from robustbench_lite.evaluation import Settings, targets
-from robustbench_lite.fitting import calibrated, fitted, needs_fit
+from robustbench_lite.fitting import calibrate_defense, fit_attack, needs_fit
 from robustbench_lite.inputs import Subject
+from robustbench_lite.job import Job, Scene, Terms
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import subject_of
 from robustbench_lite.leaderboard.gallery import Example, example, write_examples
@@ -28,7 +30,7 @@ from robustbench_lite.leaderboard.near_ties import ROUNDINGS, rounded, watched
 from robustbench_lite.leaderboard.results import FITS, GALLERY, Found, results_folder
 from robustbench_lite.leaderboard.selection import chosen_samples
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
-from robustbench_lite.measure import Job, Measured, clean_logits, measure
+from robustbench_lite.measure import Measured, measure
 from robustbench_lite.probes import IMAGES, ask
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.behaviour import Behaviour
@@ -110,7 +112,7 @@ class Bench:
             entrant = self.board.rows[row]
             subject = subject_of(entrant, self.board, self.root, self.means.trust)
             if subject.defense.calibrates:
-                subject = calibrated(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
+                subject = calibrate_defense(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
             self._subjects[row] = subject
         return self._subjects[row]
 
@@ -223,14 +225,24 @@ class Bench:
         """Some samples under an attack that was fitted when the cell was measured: with that fit, if it lies in the results."""
         model, seed, batch_size, device = setup
         clean = clean_logits(model, data, batch_size, device, seed)
-        job = Job(
-            key=found.record.key, model=model, attack=slot.attack, threat=slot.threat, data=data, clean_correct=clean.correct,
-            target=targets(slot.threat, clean.logits, data, seed), seed=seed, batch_size=batch_size, device=device,
+        scene = Scene(
+            model=model,
+            threat=slot.threat,
+            data=data,
+            clean=clean,
+            target=targets(slot.threat, clean.logits, data, seed),
             behaviour=self.answers(slot.row, found.record.identity.data.ids()),
-            query_budget=slot.expected.query_budget, keep_adversarials=keep, nearest_clean=clean.nearest,
-        )  # fmt: skip
+        )
+        terms = Terms(
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            query_budget=slot.expected.query_budget,
+            keep_adversarials=keep,
+        )
+        job = Job(found.record.key, scene, slot.attack, terms)
         with _copy_of(self.folder / FITS / f"{found.record.key}.safetensors") as fit, open_journal(None) as journal:
-            return measure(fitted(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
+            return measure(fit_attack(job, self.fit_data if needs_fit(slot.attack) else None, fit), journal)
 
     def _examples(self, slot: Slot, found: Found, ids: NDArray[np.int64]) -> list[Example]:
         data = inputs.applicable(_part(self.data, ids), slot.threat)

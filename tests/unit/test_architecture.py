@@ -17,7 +17,7 @@ ROOMS = [
     {"errors", "memory", "numerics"}, {"files", "numerals"}, {"registry"},
     {"_facade", "attacks", "defenses"}, {"threat"}, {"search"}, {"sources"}, {"bounds"},
     {"defense"}, {"composition"}, {"checkpoint"}, {"training"}, {"records"}, {"modes", "outputs"},
-    {"diagnosis", "probes", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
+    {"diagnosis", "probes", "clean", "job", "measure", "report", "inputs", "progress"}, {"fitting", "certification"},
     {"cells", "proving"}, {"evaluation"}, {"adversarials"}, {"replay", "pictures", "origin"}, {"examination", "verification"},
     {"leaderboard"}, {"cli"},
 ]  # fmt: skip
