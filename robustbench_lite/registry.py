@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.files.numerals import fits_a_tensor, is_fraction
+from robustbench_lite.files.numerals import convert
 from robustbench_lite.files.numerals import parse_number as parse_number
 from robustbench_lite.files.numerals import parse_whole as parse_whole
 
@@ -227,7 +227,7 @@ def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what:
     for key, value in params.items():
         if key not in known and not takes_any:
             raise UnknownNameError(f"parameter of {what}", key, known)
-        values[key] = _convert(value, hints.get(key, Any), f"{key} of {what}")
+        values[key] = convert(value, hints.get(key, Any), f"{key} of {what}")
         if key in (inner := _inner_specs(factory)):
             for spec in split(inner[key], values[key]):
                 create(inner[key], spec, trust)
@@ -247,27 +247,6 @@ def _inner_specs(factory: Callable[..., Any]) -> dict[str, Kind]:
 
 def _annotated(cls: type[Any]) -> Any:
     return cls if dataclasses.is_dataclass(cls) else cls.__init__
-
-
-def _convert(value: Any, annotation: Any, what: str) -> Any:
-    """One value to its annotated type; floats may be written as fractions, ``none`` stands for None."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if annotation is Any:
-        return value
-    if isinstance(value, str):
-        if value.lower() == "none" and type(None) in typing.get_args(annotation):
-            return None
-        if is_fraction(value) and (annotation is float or float in typing.get_args(annotation)):
-            return parse_number(value, what)
-    try:
-        found = TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UsageError(f"{what} is {value!r}: {reason}.") from error
-    if isinstance(found, int | float) and not fits_a_tensor(found):
-        raise UsageError(f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold.")
-    return found
 
 
 def parameters(plugin: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from robustbench_lite.defense.composition import defense_from, trained_part
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.diagnosis import Outputs
-from robustbench_lite.evaluation.fitting import calibrated, check_fit_data, needs_fit
+from robustbench_lite.evaluation.fitting import calibrate_defense, check_fit_data, needs_fit
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
@@ -82,7 +82,7 @@ def calibrate(plan: Plan, dataset: str, data_dir: Path | None, download: bool, s
     if not any(subject.defense.calibrates for subject in plan.subjects):
         return plan
     images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
-    subjects = [calibrated(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
+    subjects = [calibrate_defense(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
     return replace(plan, subjects=subjects)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.fitting import calibrated, needs_fit
+from robustbench_lite.evaluation.fitting import calibrate_defense, needs_fit
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.report import Report
 from robustbench_lite.evaluation.run import run
@@ -72,5 +72,5 @@ def evaluate(
     wanted = any(map(needs_fit, chosen)) or any(subject.defense.calibrates for subject in subjects)
     if data is None and images is None and wanted:
         images = load_dataset(dataset.name, split="train")
-    subjects = [calibrated(subject, images, dataset, options.device, options.outputs) for subject in subjects]
+    subjects = [calibrate_defense(subject, images, dataset, options.device, options.outputs) for subject in subjects]
     return run(Plan(subjects=subjects, attacks=chosen, data=dataset, threat=threat, fit_data=images), options)

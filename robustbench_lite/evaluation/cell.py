@@ -14,9 +14,10 @@ from torch import Tensor
 
 from robustbench_lite.errors import CellError, ContradictionError, ModelError, RecordError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import Job, Measured, measure
-from robustbench_lite.evaluation.fitting import fitted, is_of_another, needs_fit
+from robustbench_lite.evaluation.attacked import Measured, measure
+from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs_fit
 from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.machine.numerics import name_of, settings_of
 from robustbench_lite.model.passes import Passes
@@ -57,27 +58,27 @@ def cell_of(
     path = None if at.folder is None else at.folder / "cells" / f"{job.key}.json"
     images = None if path is None else path.with_suffix(".npz")
     fit = None if at.folder is None or not needs_fit(job.attack) else at.folder / "fits" / f"{job.key}.safetensors"
-    needed = [file for file in (images, fit) if file is not None] if job.keep_adversarials else []
-    status = "partial" if job.data.partial else "complete"
+    needed = [file for file in (images, fit) if file is not None] if job.terms.keep_adversarials else []
+    status = "partial" if job.scene.data.partial else "complete"
     attack_label = inputs.short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
     cell = Cell(
-        identity=identity, model=subject.name, defense=subject.label, attack=attack_label, status=status, n=len(job.data),
-        path=path, forwards_per_point=Passes(job.model, 1, adaptive=job.adaptive).forwards_per_point,
+        identity=identity, model=subject.name, defense=subject.label, attack=attack_label, status=status, n=len(job.scene.data),
+        path=path, forwards_per_point=Passes(job.scene.model, 1, adaptive=job.adaptive).forwards_per_point,
     )  # fmt: skip
     kept = None if at.fresh or path is None or not path.exists() else read_record(path)
-    other = None if kept is None else objection(kept[0].behaviour, job.behaviour) or _of_another_gradient(kept[0], flags)
+    other = None if kept is None else objection(kept[0].behaviour, job.scene.behaviour) or _of_another_gradient(kept[0], flags)
     if kept is not None and other is None and all(file.exists() for file in needed) and not _more_is_proved(job, kept[1]):
         record, arrays = kept
-        tell.rows(len(job.data))
+        tell.rows(len(job.scene.data))
         if needed:
-            cell = dataclasses.replace(cell, fitted=_fitted(fitted(job, fit_data, fit)))
-        x_adv = _load_images(images, job, arrays) if job.keep_adversarials and images is not None else None
+            cell = dataclasses.replace(cell, fitted=_fitted(fit_attack(job, fit_data, fit)))
+        x_adv = _load_images(images, job, arrays) if job.terms.keep_adversarials and images is not None else None
         return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     unfinished = _forget_another(job, at, fit)
     cell = dataclasses.replace(cell, note=anew(other, None if path is None else path.parent.parent) or unfinished)
     try:
         attack, started = job.attack, time.perf_counter()
-        job = fitted(job, fit_data, fit, tell.steps)
+        job = fit_attack(job, fit_data, fit, tell.steps)
         if needs_fit(attack):
             at.journal.add(job.key, [], time.perf_counter() - started)
         measured = measure(job, at.journal, tell.rows)
@@ -107,10 +108,15 @@ def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
     told = [*flags, *_flags(job), *derived_flags(identity, measured.arrays.unconfirmed)]
     made = provenance(
-        seconds=measured.seconds, device=name_of(job.device), batch_size=job.batch_size, partial=job.data.partial, flags=told,
-        paths=measured.paths, numerics=settings_of(job.device),
-    )  # fmt: skip
-    return make_record(identity, measured.arrays, made, job.behaviour, measured.margins)
+        seconds=measured.seconds,
+        device=name_of(job.terms.device),
+        batch_size=job.terms.batch_size,
+        partial=job.scene.data.partial,
+        flags=told,
+        paths=measured.paths,
+        numerics=settings_of(job.terms.device),
+    )
+    return make_record(identity, measured.arrays, made, job.scene.behaviour, measured.margins)
 
 
 def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
@@ -119,7 +125,7 @@ def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
         at.journal.forget(job.key)
         if fit is not None:
             fit.unlink(missing_ok=True)
-    stale = at.journal.begin(job.key, job.behaviour)
+    stale = at.journal.begin(job.key, job.scene.behaviour)
     if fit is not None and is_of_another(fit, job):
         fit.unlink(missing_ok=True)  # another run may have been faster
         stale = True
@@ -128,9 +134,9 @@ def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
 
 def _more_is_proved(job: Job, arrays: CellArrays) -> bool:
     """The certificate of the record ran out of time, and has been continued since: the cell is measured again."""
-    if job.certified is None or arrays.certified is None:
+    if job.scene.certified is None or arrays.certified is None:
         return False
-    return bool((job.certified.numpy() & ~arrays.certified).any())
+    return bool((job.scene.certified.numpy() & ~arrays.certified).any())
 
 
 def _fitted(job: Job) -> Tensor | None:
@@ -141,17 +147,18 @@ def _fitted(job: Job) -> Tensor | None:
 
 def _flags(job: Job) -> list[str]:
     """What a reader must know of the model before trusting the number."""
-    if not (job.adaptive and job.model.traits.random):
+    traits = job.scene.model.traits
+    if not (job.adaptive and traits.random):
         return []
-    return [f"random model: gradients over {job.model.traits.draws} draws, verdicts by {job.model.traits.votes} votes"]
+    return [f"random model: gradients over {traits.draws} draws, verdicts by {traits.votes} votes"]
 
 
 def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
-    x_adv, kept = job.data.x.clone(), read_images(path, arrays.broken)
+    x_adv, kept = job.scene.data.x.clone(), read_images(path, arrays.broken)
     if kept.shape[1:] != x_adv.shape[1:]:
         raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
     broken, images = torch.from_numpy(arrays.broken), torch.from_numpy(kept)
-    size = job.threat.norm.size(images.double() - x_adv[broken].double())  # as the judge takes it
+    size = job.scene.threat.norm.size(images.double() - x_adv[broken].double())  # as the judge takes it
     if not torch.allclose(size, torch.from_numpy(arrays.distance)[broken].double(), rtol=_SAME_DISTANCE, atol=0):
         raise RecordError(f"The images in {path} are not as far from the clean ones as the record says: run with --fresh.")
     x_adv[broken] = images

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import clean_logits
+from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.probes import ask
@@ -135,7 +135,7 @@ class Proved:
         return torch.from_numpy(self.arrays.certified)
 
 
-def proved(
+def prove(
     claim: Claim,
     journal: Journal,
     folder: Path | None,
@@ -237,5 +237,5 @@ def certify_all(
             correct = clean_logits(model, data, batch_size, where, 0).correct
             behaviour = ask(model, data, where)
             claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour)
-            found.append(proved(claim, journal, output, fresh=fresh, on_rows=tell.rows))
+            found.append(prove(claim, journal, output, fresh=fresh, on_rows=tell.rows))
     return found

@@ -19,9 +19,10 @@ from robustbench_lite.defense.composition import parts_of
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import Job, clean_logits
+from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.diagnosis import Outputs, prepare
 from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.job import Job
 from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
 from robustbench_lite.machine.numerics import exactly
@@ -68,7 +69,13 @@ def check_fit_data(attack: Attack | Defense, images: Dataset | None, data: Datas
 
 
 @exactly
-def calibrated(subject: Subject, images: Dataset | None, data: Dataset, device: str, outputs: Outputs = "logits") -> Subject:
+def calibrate_defense(
+    subject: Subject,
+    images: Dataset | None,
+    data: Dataset,
+    device: str,
+    outputs: Outputs = "logits",
+) -> Subject:
     """``subject`` with what its defense sets from training images; any other subject as it is.
 
     The first ``CALIBRATION_IMAGES`` will do: at a share of 5 % their number alone is off by 0.3 % (one standard error).
@@ -88,7 +95,7 @@ def calibrated(subject: Subject, images: Dataset | None, data: Dataset, device: 
 
 
 @exactly
-def fitted(
+def fit_attack(
     job: Job, images: Dataset | None, path: Path | None, on_step: Callable[[int, int], None] = lambda step, of: None
 ) -> Job:
     """``job`` with its attack fitted to ``images``; any other job as it is.
@@ -99,18 +106,18 @@ def fitted(
     attack = job.attack
     if not isinstance(attack, FittedAttack) or not attack.fits or images is None:
         return job
-    fit = None if path is None else _read(path, job, attack, tuple(images.x.shape[1:]))
-    if fit is None or fit.step < fit.of:
-        fit = _run(attack, job, images, fit, path, on_step)
-    return dataclasses.replace(job, attack=dataclasses.replace(attack, fitted=fit.result))
+    found = None if path is None else _read(path, job, attack, tuple(images.x.shape[1:]))
+    if found is None or found.step < found.of:
+        found = _run(attack, job, images, found, path, on_step)
+    return dataclasses.replace(job, attack=dataclasses.replace(attack, fitted=found.result))
 
 
 def _run(
     attack: FittedAttack, job: Job, images: Dataset, fit: Fit | None, path: Path | None, on_step: Callable[[int, int], None]
 ) -> Fit:
-    passes = Passes(job.model, job.batch_size, job.seed, fast=True)
+    passes = Passes(job.scene.model, job.terms.batch_size, job.terms.seed, fast=True)
     saved = told = time.monotonic()
-    for fit in attack.fit(passes, _points(job, images), job.threat, job.seed, fit):  # noqa: B020 -- where it goes on from
+    for fit in attack.fit(passes, _points(job, images), job.scene.threat, job.terms.seed, fit):  # noqa: B020 -- where it goes on from
         now = time.monotonic()
         if now - told > _TELL_SECONDS:
             on_step(fit.step, fit.of)
@@ -131,18 +138,20 @@ def _points(job: Job, images: Dataset) -> Points:
 
     What is one perturbation for all images learns from none of the target class; what starts from images needs just these.
     """
-    logits, rows, _ = clean_logits(job.model, images, job.batch_size, job.device, job.seed)
+    terms = job.terms
+    clean = clean_logits(job.scene.model, images, terms.batch_size, terms.device, terms.seed)
+    rows = clean.correct
     if isinstance(job.attack, UniversalAttack):
-        rows = rows & job.threat.goal.applies_to(images.y)
+        rows = rows & job.scene.threat.goal.applies_to(images.y)
     if not bool(rows.any()):
         raise DataError(
             f"{job.attack.name} has nothing to be fitted on: of {len(images):,} training images ({images.name}, "
             f"{images.split}) the model classifies none correctly that the goal makes sense for."
         )
     y = images.y[rows]
-    target = _targets(job.threat, logits[rows], y)
+    target = _targets(job.scene.threat, clean.logits[rows], y)
     points = Points(images.x[rows], y, target, images.ids[rows], torch.zeros_like(y))
-    return Points(*(field.to(job.device) for field in points))
+    return Points(*(field.to(job.terms.device) for field in points))
 
 
 def _targets(threat: ThreatModel, logits: Tensor, y: Tensor) -> Tensor:
@@ -151,7 +160,7 @@ def _targets(threat: ThreatModel, logits: Tensor, y: Tensor) -> Tensor:
 
 def is_of_another(path: Path, job: Job) -> bool:
     """A fit lies at ``path``, and not of the network of ``job``: nobody asked that one, or it answers otherwise."""
-    return path.exists() and objection(_stored(path, job.key).behaviour, job.behaviour) is not None
+    return path.exists() and objection(_stored(path, job.key).behaviour, job.scene.behaviour) is not None
 
 
 def attribute(path: Path, key: str, behaviour: Behaviour) -> bool:
@@ -184,7 +193,7 @@ def _write(path: Path, job: Job, fit: Fit) -> None:
     needed = dict(fit.tensors) if fit.step < fit.of else {}
     tensors = {name: t.detach().cpu().contiguous() for name, t in (needed | {"result": fit.result}).items()}
     path.parent.mkdir(exist_ok=True)
-    _save(path, job.key, _Stored(fit.step, fit.of, tensors, job.behaviour))
+    _save(path, job.key, _Stored(fit.step, fit.of, tensors, job.scene.behaviour))
 
 
 def _save(path: Path, key: str, stored: _Stored) -> None:
@@ -199,10 +208,10 @@ def _read(path: Path, job: Job, attack: FittedAttack, shape: tuple[int, ...]) ->
     if not os.path.lexists(path) or is_of_another(path, job):
         return None
     stored = _stored(path, job.key)
-    tensors = {name: value.to(job.device) for name, value in stored.tensors.items()}
+    tensors = {name: value.to(job.terms.device) for name, value in stored.tensors.items()}
     fit = Fit(stored.step, stored.of, tensors.pop("result"), tensors)
     with explained(str(path), _FIT):
-        if not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(fit, shape, job.threat):
+        if not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(fit, shape, job.scene.threat):
             raise ValueError(f"it is no fit of {attack.name} for images of {shape}")
     return fit
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import Clean, Job, clean_logits
 from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
-from robustbench_lite.evaluation.certified import Claim, Proved, proved
+from robustbench_lite.evaluation.certified import Claim, Proved, prove
+from robustbench_lite.evaluation.clean import Clean, clean_logits
 from robustbench_lite.evaluation.diagnosis import dead_gradients
+from robustbench_lite.evaluation.job import Job, Scene, Terms
 from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.report import Cell, Report
@@ -41,7 +41,6 @@ def run(plan: Plan, settings: Settings) -> Report:
     Raises: as ``evaluate`` (``evaluation.api``).
     """
     plan, device = plan.checked(), inputs.pick_device(settings.device)
-    batch_size = inputs.pick_batch_size(settings.batch_size, plan.data, device)
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
         kept = plan.data.x.numel() * 4 * len(plan.attacks) * len(plan.subjects) if settings.keep_adversarials else 0
@@ -49,13 +48,20 @@ def run(plan: Plan, settings: Settings) -> Report:
     few = plan.data.x[:PROBES].to(device)
     subjects = [replace(planned, model=with_fast_path(planned.model, few)) for planned in plan.ready(settings, device)]
     dead = [_dead_gradients(planned, plan.data) for planned in subjects]
+    terms = Terms(
+        seed=settings.seed,
+        batch_size=inputs.pick_batch_size(settings.batch_size, plan.data, device),
+        device=device,
+        query_budget=settings.query_budget,
+        keep_adversarials=settings.keep_adversarials,
+    )
     total = sum(len(planned.cells) for planned in subjects)
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, settings.fresh, settings.on_error)
         for planned, signs in zip(subjects, dead, strict=True):
             tell = Teller(settings.on_progress, len(cells), total, len(plan.data), planned.subject.label)
-            line = _Line(plan, settings, planned, signs, device, batch_size, at)
+            line = _Line(plan, settings, planned, signs, terms, at)
             cells += line.measured(tell)
     return Report(cells)
 
@@ -69,19 +75,21 @@ class _Line:
     planned: PlannedSubject
     signs: list[str]
     """That gradients are masked, where it is so."""
-    device: torch.device
-    batch_size: int
+    terms: Terms
     at: Workplace
 
     def measured(self, tell: Teller) -> Iterator[Cell]:
         """Certify the subject, if it is to be, and measure it under one attack after the other."""
-        model, data = self.planned.model, self.plan.data
-        clean = clean_logits(model, data, self.batch_size, self.device, self.settings.seed)
-        behaviour = ask(model, data, self.device)
+        model, data, terms = self.planned.model, self.plan.data, self.terms
+        clean = clean_logits(model, data, terms.batch_size, terms.device, terms.seed)
+        behaviour = ask(model, data, terms.device)
         certificate = self._certificate(clean, behaviour, tell)
+        target = targets(self.plan.threat, clean.logits, data, self.terms.seed)
+        certified = None if certificate is None else certificate.certified
+        scene = Scene(model, self.plan.threat, data, clean, target, behaviour, certified)
         for number, cell in enumerate(self.planned.cells, tell.cell):
             label = f"{cell.subject.label} x {inputs.short_label('attack', cell.attack)}"
-            job = self._job(cell, clean, behaviour, certificate)
+            job = Job(cell.identity.key(), scene, cell.attack, self.terms, cell.adaptive)
             heard = tell._replace(cell=number, label=label)
             flags = self._flags(cell, certificate)
             found = cell_of(cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags)
@@ -92,36 +100,22 @@ class _Line:
         if certifier is None:
             return None
         claim = Claim.of(
-            self.planned.subject, certifier, plan.threat, plan.data, clean.correct, self.device, behaviour, settings.outputs
+            self.planned.subject,
+            certifier,
+            plan.threat,
+            plan.data,
+            clean.correct,
+            self.terms.device,
+            behaviour,
+            settings.outputs,
         )
-        return proved(
+        return prove(
             claim,
             self.at.journal,
             self.at.folder,
             fresh=settings.fresh,
             seconds=settings.certify_seconds,
             on_rows=partial(tell.steps, of=len(plan.data), before="certify"),
-        )
-
-    def _job(self, cell: PlannedCell, clean: Clean, behaviour: Behaviour, certificate: Proved | None) -> Job:
-        plan, settings = self.plan, self.settings
-        return Job(
-            key=cell.identity.key(),
-            model=self.planned.model,
-            attack=cell.attack,
-            threat=plan.threat,
-            data=plan.data,
-            clean_correct=clean.correct,
-            target=targets(plan.threat, clean.logits, plan.data, settings.seed),
-            seed=settings.seed,
-            batch_size=self.batch_size,
-            device=self.device,
-            behaviour=behaviour,
-            query_budget=settings.query_budget,
-            keep_adversarials=settings.keep_adversarials,
-            adaptive=cell.adaptive,
-            certified=None if certificate is None else certificate.certified,
-            nearest_clean=clean.nearest,
         )
 
     def _flags(self, cell: PlannedCell, certificate: Proved | None) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import typing
+from typing import Any
 
 from robustbench_lite.errors import UsageError
 
@@ -53,3 +55,34 @@ def parse_whole(text: object) -> int | None:
     (40, None)
     """
     return int(str(text)) if _WHOLE.fullmatch(str(text)) else None
+
+
+def convert(value: Any, annotation: Any, what: str) -> Any:
+    """One value to the type that it is annotated with.
+
+    Args:
+        value: text, or what it stands for; floats may be written as fractions, ``none`` stands for None.
+        annotation: the type, with ``None`` among it where that is allowed.
+        what: names the value in errors.
+
+    Raises:
+        UsageError: the value is not of that type, or no number that a tensor can hold.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if annotation is Any:
+        return value
+    if isinstance(value, str):
+        kinds = typing.get_args(annotation)
+        if value.lower() == "none" and type(None) in kinds:
+            return None
+        if is_fraction(value) and (annotation is float or float in kinds):
+            return parse_number(value, what)
+    try:
+        found = TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UsageError(f"{what} is {value!r}: {reason}.") from error
+    if isinstance(found, int | float) and not fits_a_tensor(found):
+        raise UsageError(f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold.")
+    return found

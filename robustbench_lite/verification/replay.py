@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import clean_logits
+from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.diagnosis import diagnose, prepare
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.report import Cell
@@ -31,7 +31,7 @@ class Replay(NamedTuple):
     correct: Tensor
     """It gives the clean image its label, (M,) bool."""
     closeness: Tensor
-    """How near to a tie that is, (M,): see ``measure.Clean``."""
+    """How near to a tie that is, (M,): see ``clean.Clean``."""
     before: Tensor
     """The class it gives the clean image, (M,)."""
     target: Tensor

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite.errors import DataError, RobustBenchError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.fitting import calibrated, needs_fit
+from robustbench_lite.evaluation.fitting import calibrate_defense, needs_fit
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.probes import IMAGES, ask
@@ -110,7 +110,7 @@ class Bench:
             entrant = self.board.rows[row]
             subject = subject_of(entrant, self.board, self.root, self.means.trust)
             if subject.defense.calibrates:
-                subject = calibrated(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
+                subject = calibrate_defense(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
             self._subjects[row] = subject
         return self._subjects[row]
 

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import Job, Measured, clean_logits, measure
-from robustbench_lite.evaluation.fitting import fitted, needs_fit
+from robustbench_lite.evaluation.attacked import Measured, measure
+from robustbench_lite.evaluation.clean import clean_logits
+from robustbench_lite.evaluation.fitting import fit_attack, needs_fit
+from robustbench_lite.evaluation.job import Job, Scene, Terms
 from robustbench_lite.evaluation.run import run, targets
 from robustbench_lite.leaderboard.examples import Example, Images, write_examples
 from robustbench_lite.leaderboard.measure.bench import Bench
@@ -133,26 +135,26 @@ class Repeat:
         slot, key = self.slot, self.found.record.key
         model, seed, batch_size, device = setup
         clean = clean_logits(model, data, batch_size, device, seed)
-        job = Job(
-            key=key,
+        scene = Scene(
             model=model,
-            attack=slot.attack,
             threat=slot.threat,
             data=data,
-            clean_correct=clean.correct,
+            clean=clean,
             target=targets(slot.threat, clean.logits, data, seed),
+            behaviour=self.bench.answers(slot.row, self.found.record.identity.data.ids()),
+        )
+        terms = Terms(
             seed=seed,
             batch_size=batch_size,
             device=device,
-            behaviour=self.bench.answers(slot.row, self.found.record.identity.data.ids()),
             query_budget=slot.expected.query_budget,
             keep_adversarials=keep,
-            nearest_clean=clean.nearest,
         )
+        job = Job(key, scene, slot.attack, terms)
         images = self.bench.fit_data if needs_fit(slot.attack) else None
         kept = self.bench.folder / FITS / f"{key}.safetensors"
         with _copy_of(kept) as fit, open_journal(None) as journal:
-            return measure(fitted(job, images, fit), journal)
+            return measure(fit_attack(job, images, fit), journal)
 
 
 def keep_examples(bench: Bench, slot: Slot, found: Found) -> None:

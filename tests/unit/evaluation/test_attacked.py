@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
-from rbl_attacks.fgsm import FGSM
-from robustbench_lite.evaluation.attacked import AUDIT, Job, clean_logits
+from robustbench_lite.evaluation.clean import Clean, clean_logits
+from robustbench_lite.evaluation.job import AUDIT, Scene
 from robustbench_lite.model.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.rows.rng import SampleRng
@@ -90,14 +90,18 @@ def test_clean_accuracy_is_that_of_the_network_as_it_was_given_whatever_the_sear
     assert correct.all()
 
 
-def test_no_job_takes_a_certificate_of_a_sample_that_is_classified_wrong() -> None:
+def test_no_scene_takes_a_certificate_of_a_sample_that_is_classified_wrong() -> None:
     network, x, y = labelled()
-    model, right = DefendedModel(network), torch.arange(N) > 0
+    right = torch.arange(N) > 0
     made = partial(
-        Job, key="", model=model, attack=FGSM(), threat=ThreatModel.parse("linf", 0.1), data=dataset(x, y, torch.arange(N)),
-        clean_correct=right, target=torch.full((N,), -1), seed=0, batch_size=8, device=CPU,
+        Scene,
+        model=DefendedModel(network),
+        threat=ThreatModel.parse("linf", 0.1),
+        data=dataset(x, y, torch.arange(N)),
+        clean=Clean(network(x), right, torch.ones(N)),
+        target=torch.full((N,), -1),
         behaviour=Behaviour.of(np.ones((1, 1), np.float32), fixed=1, probes=1),
-    )  # fmt: skip
+    )
     assert made(certified=right).open_rows.tolist() == [i > 0 and i % AUDIT == 0 for i in range(N)]
     with pytest.raises(ValueError, match="classified wrong"):
         made(certified=right | True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rbl_attacks.pgd import PGD
 from robustbench_lite.evaluation import attacked
-from robustbench_lite.evaluation.attacked import Job, clean_logits
+from robustbench_lite.evaluation.clean import clean_logits
+from robustbench_lite.evaluation.job import Job, Scene, Terms
 from robustbench_lite.model.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.journal import open_journal
@@ -34,20 +32,27 @@ class Above(nn.Module):
         return torch.stack([0 * p, 10 * (p - 0.25) + self.more, 0 * p - 10], 1)
 
 
-def job(more: float, traits: Traits = Traits(), **changes: Any) -> Job:  # noqa: B008 -- frozen
+def job(
+    more: float,
+    traits: Traits = Traits(),  # noqa: B008 -- frozen
+    query_budget: int | None = None,
+) -> Job:
     """Images at 0.125, 0.1875 and 0 of class 0, a ball of 0.125, and a search that sees class 1 ``more`` in the lead."""
     quick = Above(more)
     model = DefendedModel(Above(), traits, FastPath(quick, quick, None, ("quick",)))
     x = torch.tensor([0.125, 0.1875, 0.0]).reshape(3, 1, 1, 1).repeat(1, 1, 2, 2)
     data = Dataset("data", "given", x, torch.zeros(3, dtype=torch.int64), torch.arange(3), 3, 3)
     clean = clean_logits(model, data, 16, CPU, 0)
-    attack, threat = PGD(steps=4, step_size=0.0625, random_start=False), ThreatModel.parse("linf", 0.125)
-    made = Job(
-        key="cell", model=model, attack=attack, threat=threat, data=data, clean_correct=clean.correct,
-        target=torch.full((3,), -1), seed=0, batch_size=16, device=CPU, nearest_clean=clean.nearest,
+    scene = Scene(
+        model=model,
+        threat=ThreatModel.parse("linf", 0.125),
+        data=data,
+        clean=clean,
+        target=torch.full((3,), -1),
         behaviour=Behaviour.of(np.ones((1, 1), np.float32), fixed=1, probes=1),
-    )  # fmt: skip
-    return dataclasses.replace(made, **changes)
+    )
+    attack = PGD(steps=4, step_size=0.0625, random_start=False)
+    return Job("cell", scene, attack, Terms(seed=0, batch_size=16, device=CPU, query_budget=query_budget))
 
 
 def test_a_tie_that_only_the_quick_way_breaks_does_not_end_the_search() -> None:

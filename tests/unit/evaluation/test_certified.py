@@ -14,11 +14,12 @@ import robustbench_lite as rbl
 from robustbench_lite.attacks import PGD
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.bounds.certify import Certificate
-from robustbench_lite.defense import Defense
+from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import ContradictionError, RecordError, UnsupportedLayerError, UsageError
 from robustbench_lite.evaluation import attacked as measure
 from robustbench_lite.evaluation.certified import certify_all
 from robustbench_lite.evaluation.inputs import Subject, subject_from
+from robustbench_lite.evaluation.job import AUDIT
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
@@ -75,7 +76,7 @@ def test_a_cell_with_a_certificate_says_certified_is_at_most_robust_and_asks_les
     assert (both.robust == attacked.robust).all()
     assert (present(both.certified) <= both.robust).all()
     assert 0.2 < present(both.certified_accuracy) < present(both.robust_accuracy)
-    skipped = both.certified & (np.arange(48) % measure.AUDIT != 0)
+    skipped = both.certified & (np.arange(48) % AUDIT != 0)
     assert skipped.any()
     assert not both.forward_queries[skipped].any()
     assert (both.forward_queries[~skipped] == attacked.forward_queries[~skipped]).all()
@@ -98,13 +99,14 @@ def test_a_sample_that_is_certified_and_broken_stops_the_run_and_is_named(networ
 def test_a_lying_attack_is_found_out_by_a_sound_bound(
     network: nn.Module, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = measure._judged
+    honest = measure._judge
 
-    def lying(job: Any, judge: Any, waiting: Any) -> tuple[list[Any], Any]:
-        outcomes, nearest = honest(job, judge, waiting)
-        return [outcome._replace(broken=True, distance=0.05) for outcome in outcomes], nearest
+    def lying(job: Any, judge: Any, waiting: Any) -> Any:
+        judged = honest(job, judge, waiting)
+        lies = [outcome._replace(broken=True, distance=0.05) for outcome in judged.outcomes]
+        return judged._replace(outcomes=lies)
 
-    monkeypatch.setattr(measure, "_judged", lying)
+    monkeypatch.setattr(measure, "_judge", lying)
     with pytest.raises(ContradictionError, match="is certified"):
         rbl.evaluate(network, data, PGD(steps=2), norm="linf", eps=EPS, certify="dual", on_error="record")
 
