@@ -1,4 +1,6 @@
-"""Networks of the families that people bring, with random weights: what a pass costs does not depend on what was learned."""
+"""Networks of the families that people bring, with random weights: what a pass costs does not
+depend on what was learned.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,35 @@ def small_vgg() -> nn.Module:
     """Four convolutions with batch norm and max pooling, and two linear layers."""
 
     def block(before: int, after: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        return [
+            nn.Conv2d(before, after, 3, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
 
-    body = [*block(3, 32), *block(32, 32), nn.MaxPool2d(2), *block(32, 64), *block(64, 64), nn.MaxPool2d(2)]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(64 * 64, 128), nn.ReLU(inplace=True), nn.Linear(128, 10))
+    body = [
+        *block(3, 32),
+        *block(32, 32),
+        nn.MaxPool2d(2),
+        *block(32, 64),
+        *block(64, 64),
+        nn.MaxPool2d(2),
+    ]
+    return nn.Sequential(
+        *body, nn.Flatten(), nn.Linear(64 * 64, 128), nn.ReLU(inplace=True), nn.Linear(128, 10)
+    )
 
 
 def small_transformer() -> nn.Module:
     """Four layers over patches of 4 x 4 pixels."""
     return VisionTransformer(  # type: ignore[no-any-return]
-        image_size=32, patch_size=4, num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, num_classes=10
+        image_size=32,
+        patch_size=4,
+        num_layers=4,
+        num_heads=4,
+        hidden_dim=128,
+        mlp_dim=256,
+        num_classes=10,
     )
 
 
@@ -39,7 +60,9 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 
 
 def with_random_weights(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network of ``--architecture``, ``--images`` random images, and the classes that it gives them."""
+    """The network of ``--architecture``, ``--images`` random images, and the classes that it gives
+    them.
+    """
     torch.manual_seed(0)
     model = ARCHITECTURES[options.architecture]()
     for name, tensor in model.named_buffers():

@@ -1,10 +1,12 @@
 """Certificates, ours and theirs: the same networks, images and radius, in one run.
 
-    python benchmarks/bounds.py --networks none adversarial_training dual_network --against plain auto_LiRPA
+    python benchmarks/bounds.py --networks none adversarial_training dual_network --against plain
+    auto_LiRPA
 
-Prints milliseconds of CPU time a sample, the certified share and the margins, as a table; ``--json FILE`` writes the same.
-``plain`` is the dual network as published, written by hand with one row for every unit of every layer. auto_LiRPA (with
-equal slopes, the same bound) is what ``import auto_LiRPA`` finds; its version of 2022 on PyPI does not run with numpy 2.
+Prints milliseconds of CPU time a sample, the certified share and the margins, as a table; ``--json
+FILE`` writes the same. ``plain`` is the dual network as published, written by hand with one row for
+every unit of every layer. auto_LiRPA (with equal slopes, the same bound) is what ``import
+auto_LiRPA`` finds; its version of 2022 on PyPI does not run with numpy 2.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ from robustbench_lite.sources.datasets import Dataset, load_dataset
 from robustbench_lite.sources.models import reference_model, trained_model
 
 Bounder = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
-"""(model, x, y, eps) -> a lower bound of the margin of every sample over the whole Linf ball, (N,)."""
+"""(model, x, y, eps) -> a lower bound of the margin of every sample over the whole Linf ball, (N,).
+"""
 
 
 def ours(method: str, batch_size: int) -> Bounder:
     def run(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        return certify(model, x, y, eps=eps, method=method, box=False, batch_size=batch_size).margins
+        return certify(
+            model, x, y, eps=eps, method=method, box=False, batch_size=batch_size
+        ).margins
 
     return run
 
@@ -51,12 +56,18 @@ def class_rows(y: Tensor, classes: int) -> Tensor:
     """e_y - e_j for the other classes j, (B, K - 1, K)."""
     eye = torch.eye(classes)
     others = ~F.one_hot(y, classes).bool()
-    return (eye[y].unsqueeze(1) - eye).masked_select(others.unsqueeze(2)).reshape(len(y), classes - 1, classes)
+    return (
+        (eye[y].unsqueeze(1) - eye)
+        .masked_select(others.unsqueeze(2))
+        .reshape(len(y), classes - 1, classes)
+    )
 
 
 @torch.no_grad()
 def plain(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Wong and Kolter 2018, algorithm 1, for a chain of convolutions, linear layers and ReLUs: all rows of all units."""
+    """Wong and Kolter 2018, algorithm 1, for a chain of convolutions, linear layers and ReLUs: all
+    rows of all units.
+    """
     layers = list(model)  # type: ignore[call-overload]
     shapes = [x.shape[1:]]
     for layer in layers:
@@ -64,29 +75,37 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     slopes: dict[int, tuple[Tensor, Tensor]] = {}
 
     def back(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Bounds of rows (B or 1, R, *shape) over the output of the first ``depth`` layers, (B, R) each."""
-        low, high = torch.zeros(rows.shape[:2]), torch.zeros(rows.shape[:2])
+        """Bounds of rows (B or 1, R, *shape) over the output of the first ``depth`` layers, (B, R)
+        each.
+        """
+        low = torch.zeros(rows.shape[:2])
+        high = torch.zeros(rows.shape[:2])
         for index in reversed(range(depth)):
-            layer, shape = layers[index], shapes[index]
+            layer = layers[index]
+            shape = shapes[index]
             if isinstance(layer, nn.ReLU):
                 slope, intercept = (part.unsqueeze(1) for part in slopes[index])
                 low = low + (rows.clamp(max=0) * intercept).flatten(2).sum(2)
                 high = high + (rows.clamp_min(0) * intercept).flatten(2).sum(2)
-                rows = rows * slope  # (B, R, *shape), also where all samples began with the same rows
+                rows = (
+                    rows * slope
+                )  # (B, R, *shape), also where all samples began with the same rows
                 continue
             if isinstance(layer, nn.Flatten):
                 rows = rows.reshape(*rows.shape[:2], *shape)
                 continue
             bias = layer.bias.reshape(-1, *([1] * (len(shapes[index + 1]) - 1)))
             offset = (rows * bias).flatten(2).sum(2)
-            low, high = low + offset, high + offset
+            low = low + offset
+            high = high + offset
             flat = rows.flatten(0, 1)
             if isinstance(layer, nn.Conv2d):
                 flat = F.conv_transpose2d(flat, layer.weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
             else:
                 flat = flat @ layer.weight
             rows = flat.reshape(*rows.shape[:2], *shape)
-        centre, radius = (rows * x.unsqueeze(1)).flatten(2).sum(2), eps * rows.abs().flatten(2).sum(2)
+        centre = (rows * x.unsqueeze(1)).flatten(2).sum(2)
+        radius = eps * rows.abs().flatten(2).sum(2)
         return low + centre - radius, high + centre + radius
 
     for index, layer in enumerate(layers):
@@ -105,7 +124,9 @@ def auto_lirpa(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
 
     key = (id(model), len(x))
     if key not in _BOUNDED:  # made once for a network and a batch size, outside of what is timed
-        _BOUNDED[key] = BoundedModule(model, torch.empty_like(x), bound_opts={"activation_bound_option": "same-slope"})
+        _BOUNDED[key] = BoundedModule(
+            model, torch.empty_like(x), bound_opts={"activation_bound_option": "same-slope"}
+        )
     image = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), eps=eps))
     rows = class_rows(y, 10)
     lower, _ = _BOUNDED[key].compute_bounds(x=(image,), C=rows, method="CROWN", bound_upper=False)
@@ -117,15 +138,24 @@ PEERS = {"plain": plain, "auto_LiRPA": auto_lirpa}
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="fashion_mnist")
-    parser.add_argument("--networks", nargs="+", default=["none", "adversarial_training"], help="bundled ones, or .safetensors")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=["none", "adversarial_training"],
+        help="bundled ones, or .safetensors",
+    )
     parser.add_argument("--methods", nargs="+", default=["ibp", "crown-ibp", "dual", "crown"])
     parser.add_argument("--against", nargs="*", default=["plain"], choices=sorted(PEERS))
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=64, help="ours")
-    parser.add_argument("--peer-batch-size", type=int, default=10, help="theirs: dense rows outgrow the caches soon")
+    parser.add_argument(
+        "--peer-batch-size", type=int, default=10, help="theirs: dense rows outgrow the caches soon"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data-dir")
@@ -134,14 +164,21 @@ def parse() -> argparse.Namespace:
 
 
 def network_of(text: str, dataset: str) -> nn.Module:
-    loaded = trained_model(text) if text.endswith(".safetensors") else reference_model(dataset, text)
+    loaded = (
+        trained_model(text) if text.endswith(".safetensors") else reference_model(dataset, text)
+    )
     return loaded.module.requires_grad_(False).eval()
 
 
-def measure(name: str, model: nn.Module, data: Dataset, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    name: str, model: nn.Module, data: Dataset, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """All contestants in turn, ``--repeats`` times; CPU time is the median."""
     contestants = {f"rbl {method}": ours(method, options.batch_size) for method in options.methods}
-    contestants |= {f"{peer} (dual)": in_batches(PEERS[peer], options.peer_batch_size) for peer in options.against}
+    contestants |= {
+        f"{peer} (dual)": in_batches(PEERS[peer], options.peer_batch_size)
+        for peer in options.against
+    }
     margins: dict[str, Tensor] = {}
     seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     for repeat in range(options.repeats + 1):  # the first is a warm-up
@@ -169,14 +206,27 @@ def measure(name: str, model: nn.Module, data: Dataset, options: argparse.Namesp
 def main() -> None:
     options = parse()
     if "auto_LiRPA" in options.against and importlib.util.find_spec("auto_LiRPA") is None:
-        sys.exit("auto_LiRPA is not installed: leave it out of --against, or put a clone of its repository on PYTHONPATH.")
+        sys.exit(
+            "auto_LiRPA is not installed: leave it out of --against, or put a clone of its "
+            "repository on PYTHONPATH."
+        )
     torch.set_num_threads(options.threads)
     data = load_dataset(options.dataset, limit=options.samples, data_dir=options.data_dir)
-    rows = [row for name in options.networks for row in measure(name, network_of(name, options.dataset), data, options)]
-    print(f"{options.dataset}, {len(data)} images, Linf eps {options.eps}, whole ball, {options.threads} thread(s)")
+    rows = [
+        row
+        for name in options.networks
+        for row in measure(name, network_of(name, options.dataset), data, options)
+    ]
+    print(
+        f"{options.dataset}, {len(data)} images, Linf eps {options.eps}, whole ball, "
+        f"{options.threads} thread(s)"
+    )
     print(tabulate(rows, headers="keys", floatfmt=("", "", ".2f", ".3f", ".3f", ".1e")))
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options), "rows": rows}, indent=2, default=str), encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"options": vars(options), "rows": rows}, indent=2, default=str),
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

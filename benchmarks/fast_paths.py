@@ -1,10 +1,11 @@
-"""What the fast paths gain, layer by layer and network by network: where the rules of ``search/fast.py`` come from.
+"""What the fast paths gain, layer by layer and network by network: where the rules of
+``search/fast.py`` come from.
 
     python benchmarks/fast_paths.py
 
-Prints the CPU time of one thread for the input gradient of strided convolutions, by torch's kernel and by ours, in both
-layouts; and for a gradient of whole networks, as they were given and on the path that ``evaluate`` searches. Shares of the
-first column.
+Prints the CPU time of one thread for the input gradient of strided convolutions, by torch's kernel
+and by ours, in both layouts; and for a gradient of whole networks, as they were given and on the
+path that ``evaluate`` searches. Shares of the first column.
 """
 
 from __future__ import annotations
@@ -25,15 +26,25 @@ from robustbench_lite.model.fast.convolution import InputGradient
 from robustbench_lite.sources.models import reference_model
 
 LAYERS = [  # channels before and after, kernel, stride, padding, side of the image
-    (1, 16, 4, 2, 1, 28), (3, 16, 4, 2, 1, 32), (3, 128, 4, 4, 0, 32), (3, 768, 16, 16, 0, 224), (3, 96, 4, 4, 0, 224),
-    (16, 32, 4, 2, 1, 14), (96, 192, 2, 2, 0, 28), (3, 64, 7, 2, 3, 224), (3, 16, 3, 2, 1, 64), (16, 32, 3, 2, 1, 32),
+    (1, 16, 4, 2, 1, 28),
+    (3, 16, 4, 2, 1, 32),
+    (3, 128, 4, 4, 0, 32),
+    (3, 768, 16, 16, 0, 224),
+    (3, 96, 4, 4, 0, 224),
+    (16, 32, 4, 2, 1, 14),
+    (96, 192, 2, 2, 0, 28),
+    (3, 64, 7, 2, 3, 224),
+    (3, 16, 3, 2, 1, 64),
+    (16, 32, 3, 2, 1, 32),
     (64, 128, 3, 2, 1, 8),
-]  # fmt: skip
+]
 LAST = torch.channels_last
 
 
 def shares(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median CPU time of each run, the first in milliseconds, the others as shares of it; in turn, after a warm-up."""
+    """The median CPU time of each run, the first in milliseconds, the others as shares of it; in
+    turn, after a warm-up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
@@ -42,7 +53,10 @@ def shares(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, flo
             seconds[name].append(time.process_time() - start)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     first = next(iter(medians.values()))
-    return {name: 1e3 * value if name == next(iter(medians)) else value / first for name, value in medians.items()}
+    return {
+        name: 1e3 * value if name == next(iter(medians)) else value / first
+        for name, value in medians.items()
+    }
 
 
 def of_layer(sizes: tuple[int, ...], rows: int, repeats: int) -> dict[str, float | str]:
@@ -51,7 +65,8 @@ def of_layer(sizes: tuple[int, ...], rows: int, repeats: int) -> dict[str, float
     x = torch.rand(rows, before, side, side)
     ours = InputGradient(layer.weight, (stride, stride), (padding, padding))
     grad = torch.ones_like(layer(x))
-    weight, last = layer.weight.contiguous(memory_format=LAST), grad.contiguous(memory_format=LAST)
+    weight = layer.weight.contiguous(memory_format=LAST)
+    last = grad.contiguous(memory_format=LAST)
 
     def general(grad: Tensor, weight: Tensor) -> Tensor:
         return conv2d_input(list(x.shape), weight, grad, stride, padding)  # type: ignore[no-untyped-call,no-any-return]
@@ -65,7 +80,10 @@ def of_layer(sizes: tuple[int, ...], rows: int, repeats: int) -> dict[str, float
         },
         repeats,
     )
-    return {"layer": f"{before} to {after}, {kernel}x{kernel} at stride {stride}, {side} pixels", **found}
+    return {
+        "layer": f"{before} to {after}, {kernel}x{kernel} at stride {stride}, {side} pixels",
+        **found,
+    }
 
 
 def of_network(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, float | str]:
@@ -78,28 +96,57 @@ def of_network(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str
         return torch.autograd.grad(network(leaf).square().sum(), leaf)[0]
 
     found = shares(
-        {"as given, ms": lambda: gradient(prepared.module), "searched": lambda: gradient(path.module if path else model)},
+        {
+            "as given, ms": lambda: gradient(prepared.module),
+            "searched": lambda: gradient(path.module if path else model),
+        },
         repeats,
     )
-    return {"network": name, **found, "path": "as given" if path is None or not path.what else ", ".join(path.what)}
+    return {
+        "network": name,
+        **found,
+        "path": "as given" if path is None or not path.what else ", ".join(path.what),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--rows", type=int, default=32)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(tabulate([of_layer(sizes, options.rows, options.repeats) for sizes in LAYERS], headers="keys", floatfmt=".2f"), "\n")
-    bundled = [("fashion_mnist", "none", "convolutional", 1, 28), ("cifar10-jpeg", "none", "convolutional", 3, 32),
-               ("cifar10-jpeg", "none", "residual", 3, 32)]  # fmt: skip
+    print(
+        tabulate(
+            [of_layer(sizes, options.rows, options.repeats) for sizes in LAYERS],
+            headers="keys",
+            floatfmt=".2f",
+        ),
+        "\n",
+    )
+    bundled = [
+        ("fashion_mnist", "none", "convolutional", 1, 28),
+        ("cifar10-jpeg", "none", "convolutional", 3, 32),
+        ("cifar10-jpeg", "none", "residual", 3, 32),
+    ]
     networks = [
-        (f"{data}, {kind}", reference_model(data, defense, kind).module, torch.rand(options.rows, channels, side, side))
+        (
+            f"{data}, {kind}",
+            reference_model(data, defense, kind).module,
+            torch.rand(options.rows, channels, side, side),
+        )
         for data, defense, kind, channels, side in bundled
     ]
-    networks += [(name, make(), torch.rand(options.rows, 3, 32, 32)) for name, make in ARCHITECTURES.items()]
-    print(tabulate([of_network(*one, options.repeats) for one in networks], headers="keys", floatfmt=".2f"))
+    networks += [
+        (name, make(), torch.rand(options.rows, 3, 32, 32)) for name, make in ARCHITECTURES.items()
+    ]
+    print(
+        tabulate(
+            [of_network(*one, options.repeats) for one in networks], headers="keys", floatfmt=".2f"
+        )
+    )
 
 
 if __name__ == "__main__":

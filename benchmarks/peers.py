@@ -1,4 +1,6 @@
-"""Other toolkits' attacks behind one signature, set up to do what ours does: the same steps, step size, restarts and start."""
+"""Other toolkits' attacks behind one signature, set up to do what ours does: the same steps, step
+size, restarts and start.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from robustbench_lite.sources.datasets import load_dataset
 from robustbench_lite.threat.norms import norm_by_name
 
 Runner = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, x, y) -> the perturbed images; a row that no adversarial was found for may come back as it is."""
+"""(model, x, y) -> the perturbed images; a row that no adversarial was found for may come back as
+it is.
+"""
 
 
 class Counter(nn.Module):
@@ -29,7 +33,8 @@ class Counter(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.rows = model, 0
+        self.model = model
+        self.rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows += len(x)
@@ -39,15 +44,22 @@ class Counter(nn.Module):
 @torch.no_grad()
 def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
     return torch.cat(
-        [margin(model(a), b, torch.full_like(b, -1)) < 0 for a, b in zip(x_adv.split(256), y.split(256), strict=True)]  # type: ignore[no-untyped-call]
+        [
+            margin(model(a), b, torch.full_like(b, -1)) < 0
+            for a, b in zip(x_adv.split(256), y.split(256), strict=True)  # type: ignore[no-untyped-call]
+        ]
     )
 
 
 def in_batches(run: Runner, size: int) -> Runner:
-    """How other toolkits work through a data set: one batch after the other, each from the first step to the last."""
+    """How other toolkits work through a data set: one batch after the other, each from the first
+    step to the last.
+    """
 
     def whole(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([run(model, x[i : i + size], y[i : i + size]) for i in range(0, len(y), size)])
+        return torch.cat(
+            [run(model, x[i : i + size], y[i : i + size]) for i in range(0, len(y), size)]
+        )
 
     return whole
 
@@ -62,17 +74,23 @@ def as_evaluated(model: nn.Module, x: Tensor) -> DefendedModel:
 def training_images(model: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Those of the training images that the model classifies correctly."""
     data = load_dataset(options.dataset, split="train", data_dir=options.data_dir)
-    x, y = data.x.to(options.device), data.y.to(options.device)
+    x = data.x.to(options.device)
+    y = data.y.to(options.device)
     keep = ~broken(model, x, y)
     return x[keep], y[keep]
 
 
 def plain(options: argparse.Namespace) -> Runner:
     """PGD as one writes it by hand, on the network as it comes."""
-    norm, eps = norm_by_name(options.norm), options.eps
+    norm = norm_by_name(options.norm)
+    eps = options.eps
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x_adv = (x + (torch.rand_like(x) * 2 - 1) * eps).clamp(0, 1) if norm.name == "linf" else x.clone()
+        x_adv = (
+            (x + (torch.rand_like(x) * 2 - 1) * eps).clamp(0, 1)
+            if norm.name == "linf"
+            else x.clone()
+        )
         for _ in range(options.steps):
             x_adv.requires_grad_()
             loss = F.cross_entropy(model(x_adv), y, reduction="sum")
@@ -90,12 +108,17 @@ def foolbox(options: argparse.Namespace) -> Runner:
     name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
     if options.attack == "pgd":
         kind = {"linf": "LinfPGD", "l2": "L2PGD", "l1": "SparseL1DescentAttack"}[options.norm]
-        attack = getattr(peer.attacks, kind)(steps=options.steps, abs_stepsize=options.step_size, random_start=True)
+        attack = getattr(peer.attacks, kind)(
+            steps=options.steps, abs_stepsize=options.step_size, random_start=True
+        )
     elif options.attack == "fgsm":
         attack = getattr(peer.attacks, f"{name}FastGradientAttack")()
     elif options.attack == "carlini_wagner":
         attack = peer.attacks.carlini_wagner.L2CarliniWagnerAttack(
-            steps=options.steps, binary_search_steps=options.search_steps, stepsize=options.step_size, initial_const=1e-3
+            steps=options.steps,
+            binary_search_steps=options.search_steps,
+            stepsize=options.step_size,
+            initial_const=1e-3,
         )
     else:
         attack = peer.attacks.boundary_attack.BoundaryAttack(steps=options.steps)
@@ -112,15 +135,21 @@ def torchattacks(options: argparse.Namespace) -> Runner:
     import torchattacks as peer
 
     if options.attack in ("boundary", "zoo", "carlini_wagner") or options.norm == "l1":
-        sys.exit(f"torchattacks has no {options.attack} for {options.norm}: leave it out of --against.")
+        sys.exit(
+            f"torchattacks has no {options.attack} for {options.norm}: leave it out of --against."
+        )
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         if options.attack == "fgsm":
             attack = peer.FGSM(model, eps=options.eps)
         elif options.attack == "one_pixel":  # its first population is not among the steps
-            attack = peer.OnePixel(model, int(options.eps), options.steps - 1, options.population, options.batch_size)
+            attack = peer.OnePixel(
+                model, int(options.eps), options.steps - 1, options.population, options.batch_size
+            )
         elif options.norm == "l2":
-            attack = peer.PGDL2(model, eps=options.eps, alpha=options.step_size, steps=options.steps)
+            attack = peer.PGDL2(
+                model, eps=options.eps, alpha=options.step_size, steps=options.steps
+            )
         else:
             attack = peer.PGD(model, eps=options.eps, alpha=options.step_size, steps=options.steps)
         return attack(x, y)  # type: ignore[no-any-return]
@@ -133,31 +162,58 @@ def art(options: argparse.Namespace) -> Runner:
     from art.estimators.classification import PyTorchClassifier
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        shape, classes = tuple(x.shape[1:]), model(x[:1]).shape[1]
+        shape = tuple(x.shape[1:])
+        classes = model(x[:1]).shape[1]
         wrapped = PyTorchClassifier(
-            InSinglePrecision(model), nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type=x.device.type
+            InSinglePrecision(model),
+            nn.CrossEntropyLoss(),
+            shape,
+            classes,
+            clip_values=(0.0, 1.0),
+            device_type=x.device.type,
         )
         if options.attack == "one_pixel":
-            attack = PixelAttack(wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1)  # its population is 400
+            attack = PixelAttack(
+                wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1
+            )  # its population is 400
         elif options.attack == "boundary":
-            # An iteration of its 20 orthogonal proposals asks about 30 queries: as many in all as ours.
+            # An iteration of its 20 orthogonal proposals asks about 30 queries: as many in all as
+            # ours.
             attack = BoundaryAttack(
-                wrapped, targeted=False, max_iter=options.steps // 27, batch_size=options.batch_size, verbose=False
+                wrapped,
+                targeted=False,
+                max_iter=options.steps // 27,
+                batch_size=options.batch_size,
+                verbose=False,
             )
         elif options.attack == "carlini_wagner":
             attack = CarliniL2Method(
-                wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=1e-3,
-                learning_rate=options.step_size, batch_size=options.batch_size, verbose=False,
-            )  # fmt: skip
+                wrapped,
+                max_iter=options.steps,
+                binary_search_steps=options.search_steps,
+                initial_const=1e-3,
+                learning_rate=options.step_size,
+                batch_size=options.batch_size,
+                verbose=False,
+            )
         elif options.attack == "zoo":
             attack = ZooAttack(
-                wrapped, max_iter=options.steps, binary_search_steps=options.search_steps, initial_const=0.01,
-                nb_parallel=128, use_resize=False, use_importance=False, variable_h=1e-4, verbose=False,
+                wrapped,
+                max_iter=options.steps,
+                binary_search_steps=options.search_steps,
+                initial_const=0.01,
+                nb_parallel=128,
+                use_resize=False,
+                use_importance=False,
+                variable_h=1e-4,
+                verbose=False,
                 batch_size=options.art_batch_size,
-            )  # fmt: skip
+            )
             # Image by image: of a batch of several it moves the first one only.
             run_one = attack.generate
-            attack.generate = lambda x, y: np.concatenate([run_one(a[None], b[None]) for a, b in zip(x, y, strict=True)])
+            attack.generate = lambda x, y: np.concatenate(
+                [run_one(a[None], b[None]) for a, b in zip(x, y, strict=True)]
+            )
         elif options.attack == "patch":
             return art_patch(wrapped, model, x, classes, options)
         else:
@@ -179,17 +235,29 @@ class InSinglePrecision(nn.Module):
         return self.model(x.float())  # type: ignore[no-any-return]
 
 
-def art_patch(wrapped: object, model: nn.Module, x: Tensor, classes: int, options: argparse.Namespace) -> Tensor:
-    """Fitted for at least as many steps (its epochs are whole ones), and scored at one placement of each image."""
+def art_patch(
+    wrapped: object, model: nn.Module, x: Tensor, classes: int, options: argparse.Namespace
+) -> Tensor:
+    """Fitted for at least as many steps (its epochs are whole ones), and scored at one placement of
+    each image.
+    """
     from art.attacks.evasion import AdversarialPatchPyTorch
 
     side, (train, y) = min(x.shape[2:]), training_images(model, options)
     scale = (4 * options.eps / math.pi) ** 0.5 / side
     attack = AdversarialPatchPyTorch(
-        wrapped, rotation_max=22.5, scale_min=scale, scale_max=scale, learning_rate=options.step_size,
-        batch_size=options.fit_batch, max_iter=math.ceil(options.steps / math.ceil(len(y) / options.fit_batch)),
-        patch_shape=(x.shape[1], side, side), patch_type="circle", targeted=False, verbose=False,
-    )  # fmt: skip
+        wrapped,
+        rotation_max=22.5,
+        scale_min=scale,
+        scale_max=scale,
+        learning_rate=options.step_size,
+        batch_size=options.fit_batch,
+        max_iter=math.ceil(options.steps / math.ceil(len(y) / options.fit_batch)),
+        patch_shape=(x.shape[1], side, side),
+        patch_type="circle",
+        targeted=False,
+        verbose=False,
+    )
     attack.generate(train.cpu().numpy(), F.one_hot(y, classes).float().cpu().numpy())
     return torch.as_tensor(attack.apply_patch(x.cpu().numpy(), scale=scale)).to(x)
 
@@ -202,9 +270,14 @@ def adv_lib(options: argparse.Namespace) -> Runner:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return carlini_wagner_l2(  # type: ignore[no-any-return]
-            model, x, y, learning_rate=options.step_size, initial_const=1e-3, binary_search_steps=options.search_steps,
+            model,
+            x,
+            y,
+            learning_rate=options.step_size,
+            initial_const=1e-3,
+            binary_search_steps=options.search_steps,
             max_iterations=options.steps,
-        )  # fmt: skip
+        )
 
     return in_batches(run, options.batch_size)
 
@@ -215,5 +288,6 @@ PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
     "foolbox": foolbox,
     "torchattacks": torchattacks,
     "plain": plain,
-    "plain_prepared": plain,  # on the network as ``evaluate`` searches it: what is left is the engine
+    # on the network as ``evaluate`` searches it: what is left is the engine
+    "plain_prepared": plain,
 }

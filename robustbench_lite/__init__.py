@@ -1,6 +1,7 @@
 """robustbench_lite: how robust is this image classifier, really, and can anyone check it?
 
-``import robustbench_lite as rbl`` is cheap: torch is imported when a name that needs it is first used.
+``import robustbench_lite as rbl`` is cheap: torch is imported when a name that needs it is first
+used.
 """
 
 from __future__ import annotations

@@ -36,14 +36,18 @@ class UsageError(RobustBenchError):
 
 
 class UnknownNameError(UsageError):
-    """``UnknownNameError("attack", "pdg", ["fgsm", "pgd"])`` reads "No attack is named 'pdg'. Did you mean 'pgd'? ..."."""
+    """``UnknownNameError("attack", "pdg", ["fgsm", "pgd"])`` reads "No attack is named 'pdg'. Did
+    you mean 'pgd'? ...".
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"No {kind} is named {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
-        self.kind, self.name, self.known = kind, name, names
+        self.kind = kind
+        self.name = name
+        self.known = names
 
 
 class DataError(UsageError):
@@ -88,7 +92,9 @@ class MissingDependency(RobustBenchError):
 
 @contextmanager
 def as_model_error(what: str) -> Iterator[None]:
-    """Whatever a user's network raises inside becomes a ModelError: ``what``, and what was raised."""
+    """Whatever a user's network raises inside becomes a ModelError: ``what``, and what was
+    raised.
+    """
     try:
         yield
     except RobustBenchError:
@@ -98,11 +104,19 @@ def as_model_error(what: str) -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """What code that is not ours raised, as one sentence: its first line, its kind and, where one is known, the mend."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "without a word")
+    """What code that is not ours raised, as one sentence: its first line, its kind and, where one
+    is known, the mend.
+    """
+    first = next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), "without a word"
+    )
     said = f"{first[:_LONGEST].rstrip('.')} ({type(error).__name__})."
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in ("out of memory", "not enough memory")):
+    if isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in ("out of memory", "not enough memory")
+    ):
         return f"{said} Lower --batch-size."
     return (
-        f"{said} Batch norm learns nothing from a single image: raise --batch-size." if "more than 1 value" in first else said
+        f"{said} Batch norm learns nothing from a single image: raise --batch-size."
+        if "more than 1 value" in first
+        else said
     )

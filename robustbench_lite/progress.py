@@ -37,4 +37,6 @@ class Teller(NamedTuple):
     def steps(self, step: float, of: int, before: str = "fit") -> None:
         """So many steps of what comes before the search."""
         if self.listener is not None:
-            self.listener(Progress(self.cell, self.cells, step, of, f"{self.label}: {before}", before))
+            self.listener(
+                Progress(self.cell, self.cells, step, of, f"{self.label}: {before}", before)
+            )

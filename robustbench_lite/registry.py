@@ -1,10 +1,12 @@
 """Plug-ins by name, and the text form of their hyper-parameters.
 
-Attacks and defenses register through entry points, the built-in ones exactly as a third party's. Listing names reads package
-metadata only: no plug-in and no torch is imported. A *source* brings many attacks or defenses at once, those of another
-package say, under names such as ``foolbox:L2DeepFoolAttack``.
+Attacks and defenses register through entry points, the built-in ones exactly as a third party's.
+Listing names reads package metadata only: no plug-in and no torch is imported. A *source* brings
+many attacks or defenses at once, those of another package say, under names such as
+``foolbox:L2DeepFoolAttack``.
 
-Any other name is code, and whether it may run is decided by where the text that has it came from: see :class:`Trust`.
+Any other name is code, and whether it may run is decided by where the text that has it came from:
+see :class:`Trust`.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ Kind = Literal["attack", "defense"]
 
 
 class Trust(enum.IntEnum):
-    """What a name may lead to, by where its text entered. Everything that takes one denies by default."""
+    """What a name may lead to, by where its text entered. Everything that takes one denies by
+    default.
+    """
 
     REGISTERED = 0
-    """Text of a file, be it a board, a card, a record or a file of options: registered names and built-in networks."""
+    """Text of a file, be it a board, a card, a record or a file of options: registered names and
+    built-in networks.
+    """
     INSTALLED = 1
     """Text that was typed, or passed by Python: ``package.module:Class`` too."""
     ANY = 2
@@ -41,14 +47,23 @@ class Trust(enum.IntEnum):
 
     @property
     def in_files(self) -> Trust:
-        """The same for names in a file that is named: who types the name of a card has not typed what stands in it."""
+        """The same for names in a file that is named: who types the name of a card has not typed
+        what stands in it.
+        """
         return self if self == Trust.ANY else Trust.REGISTERED
 
     def require(self, needed: Trust, what: str, name: str) -> None:
-        """Refuse ``name``, before anything of it is imported, unless this trust is at least ``needed``."""
+        """Refuse ``name``, before anything of it is imported, unless this trust is at least
+        ``needed``.
+        """
         if self < needed:
-            known = "a file may give registered names alone" if needed < Trust.ANY else "it runs a file"
-            raise UsageError(f"The {what} {name!r} names code, and {known}. If you trust that code, add --allow-code.")
+            known = (
+                "a file may give registered names alone" if needed < Trust.ANY else "it runs a file"
+            )
+            raise UsageError(
+                f"The {what} {name!r} names code, and {known}. If you trust that code, add "
+                "--allow-code."
+            )
 
 
 @dataclass(frozen=True)
@@ -68,9 +83,13 @@ class Spec:
         try:
             words = shlex.split(text)
         except ValueError as error:
-            raise UsageError(f"Cannot read {text!r}: {error}. Write 'name key=value ...'.") from error
+            raise UsageError(
+                f"Cannot read {text!r}: {error}. Write 'name key=value ...'."
+            ) from error
         if not words:
-            raise UsageError("An empty name was given. Write 'name key=value ...', for example 'pgd steps=40'.")
+            raise UsageError(
+                "An empty name was given. Write 'name key=value ...', for example 'pgd steps=40'."
+            )
         params: dict[str, str] = {}
         for word in words[1:]:
             key, equals, value = word.partition("=")
@@ -85,7 +104,8 @@ class Spec:
 def split(kind: Kind, text: str) -> list[Spec]:
     """The specs that ``+`` joins, in ``a+b key=value`` or ``a key=value + b``.
 
-    Inside of a value a ``+`` joins nothing, but for ``a key=value+b`` where ``b`` is a registered name.
+    Inside of a value a ``+`` joins nothing, but for ``a key=value+b`` where ``b`` is a registered
+    name.
 
     >>> [spec.name for spec in split("defense", "parseval + feature_squeezing bits=3+none")]
     ['parseval', 'feature_squeezing', 'none']
@@ -95,14 +115,18 @@ def split(kind: Kind, text: str) -> list[Spec]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"Cannot read {text!r}: {error}. Write 'name key=value ... + name ...'.") from error
+        raise UsageError(
+            f"Cannot read {text!r}: {error}. Write 'name key=value ... + name ...'."
+        ) from error
     parts: list[list[str]] = [[]]
     for word in words:
         first, *more = word.split("+") if "=" not in word else _cut(kind, word)
         parts[-1] += [first] if first else []
         parts += [[name] if name else [] for name in more]
     if not all(parts):
-        raise UsageError(f"A name is missing beside a '+' in {text!r}. Write 'name key=value ... + name ...'.")
+        raise UsageError(
+            f"A name is missing beside a '+' in {text!r}. Write 'name key=value ... + name ...'."
+        )
     return [Spec.parse(shlex.join(part)) for part in parts]
 
 
@@ -111,23 +135,32 @@ def _cut(kind: Kind, word: str) -> list[str]:
     pieces: list[str] = []
     value, plus, name = word.rpartition("+")
     while plus and name in names(kind):
-        word, pieces = value, [name, *pieces]
+        word = value
+        pieces = [name, *pieces]
         value, plus, name = word.rpartition("+")
     return [word, *pieces]
 
 
 class Source(Protocol):
-    """What the entry point of a source leads to, usually a module; importing it and listing must not import what it wraps."""
+    """What the entry point of a source leads to, usually a module; importing it and listing must
+    not import what it wraps.
+    """
 
     def catalogue(self) -> Mapping[str, str]:
         """Name -> one line on it."""
 
     def load(self, name: str) -> type[Any]:
-        """The plug-in class of that name, which is called ``source:name``; ``UnknownNameError`` if there is none."""
+        """The plug-in class of that name, which is called ``source:name``; ``UnknownNameError`` if
+        there is none.
+        """
 
 
-_MARKS: dict[Kind, tuple[str, ...]] = {"attack": ("name", "version", "ask"), "defense": ("name", "version", "wrap")}
-"""What every plug-in class has. Looked for before anything is called that a card or a board names."""
+_MARKS: dict[Kind, tuple[str, ...]] = {
+    "attack": ("name", "version", "ask"),
+    "defense": ("name", "version", "wrap"),
+}
+"""What every plug-in class has. Looked for before anything is called that a card or a board names.
+"""
 
 
 @cache
@@ -166,7 +199,9 @@ def of_source(kind: Kind, name: str) -> bool:
 
 
 def load(kind: Kind, name: str, trust: Trust = Trust.REGISTERED) -> type[Any]:
-    """The class behind a registered name, ``source:name``, or, with the ``trust`` for it, a ``package.module:Class`` path."""
+    """The class behind a registered name, ``source:name``, or, with the ``trust`` for it, a
+    ``package.module:Class`` path.
+    """
     if of_source(kind, name):
         return source(kind, name.partition(":")[0]).load(name.partition(":")[2])
     if ":" in name:
@@ -176,7 +211,10 @@ def load(kind: Kind, name: str, trust: Trust = Trust.REGISTERED) -> type[Any]:
     else:
         found = _entries(kind)[name].load()
     if not (isinstance(found, type) and all(hasattr(found, mark) for mark in _MARKS[kind])):
-        raise UsageError(f"{name!r} is no {kind}: it must be a class derived from robustbench_lite's {kind.title()}.")
+        raise UsageError(
+            f"{name!r} is no {kind}: it must be a class derived from robustbench_lite's "
+            f"{kind.title()}."
+        )
     return found
 
 
@@ -184,17 +222,22 @@ def import_object(path: str, what: str, trust: Trust = Trust.REGISTERED) -> Any:
     """Import ``package.module:attribute``; the error says which half was not found.
 
     Raises:
-        UsageError: ``trust`` is not enough, nothing is there, or the module fails as it is imported.
+        UsageError: ``trust`` is not enough, nothing is there, or the module fails as it is
+        imported.
     """
     trust.require(Trust.INSTALLED, what, path)
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"The {what} {path!r} cannot be imported: no module {error.name!r} is installed.") from error
+        raise UsageError(
+            f"The {what} {path!r} cannot be imported: no module {error.name!r} is installed."
+        ) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"The {what} {path!r} cannot be imported: {reason}. Write package.module:Name.") from error
+        raise UsageError(
+            f"The {what} {path!r} cannot be imported: {reason}. Write package.module:Name."
+        ) from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
@@ -203,15 +246,23 @@ def import_object(path: str, what: str, trust: Trust = Trust.REGISTERED) -> Any:
 
 
 def create(kind: Kind, spec: Spec | str, trust: Trust = Trust.REGISTERED) -> Any:
-    """Build a plug-in from its spec: unknown keys and values that do not fit are usage errors that say what does."""
+    """Build a plug-in from its spec: unknown keys and values that do not fit are usage errors that
+    say what does.
+    """
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     return call_with_text(load(kind, spec.name, trust), spec.params, f"{kind} {spec.name!r}", trust)
 
 
-def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what: str, trust: Trust = Trust.REGISTERED) -> Any:
+def call_with_text(
+    factory: Callable[..., Any],
+    params: Mapping[str, Any],
+    what: str,
+    trust: Trust = Trust.REGISTERED,
+) -> Any:
     """Call ``factory(**params)`` after turning text values into the types of its signature.
 
-    A field with ``metadata={"spec": "attack"}`` (or defense) is a spec itself: what it names must have ``trust`` as well.
+    A field with ``metadata={"spec": "attack"}`` (or defense) is a spec itself: what it names must
+    have ``trust`` as well.
     """
     known = {
         name: parameter
@@ -233,11 +284,16 @@ def call_with_text(factory: Callable[..., Any], params: Mapping[str, Any], what:
                 create(inner[key], spec, trust)
     missing = [k for k, p in known.items() if p.default is p.empty and k not in values]
     if missing:
-        raise UsageError(f"The {what} needs {', '.join(missing)}: add {' '.join(f'{m}=...' for m in missing)}.")
+        raise UsageError(
+            f"The {what} needs {', '.join(missing)}: add {' '.join(f'{m}=...' for m in missing)}."
+        )
     try:
         return factory(**values)
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
-        raise UsageError(f"The {what} {f'does not accept {dict(params)}' if params else 'cannot be made'}: {error}") from error
+        raise UsageError(
+            f"The {what} {f'does not accept {dict(params)}' if params else 'cannot be made'}: "
+            f"{error}"
+        ) from error
 
 
 def _inner_specs(factory: Callable[..., Any]) -> dict[str, Kind]:
@@ -255,6 +311,8 @@ def parameters(plugin: Any) -> dict[str, Any]:
 
 
 def hyperparameters(plugin: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of a plug-in, or of its class, that a user sets; ``metadata={"hyperparameter": False}`` marks the others."""
+    """The fields of a plug-in, or of its class, that a user sets; ``metadata={"hyperparameter":
+    False}`` marks the others.
+    """
     fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
     return [field for field in fields if field.metadata.get("hyperparameter", True)]

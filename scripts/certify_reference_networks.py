@@ -2,9 +2,10 @@
 
 python scripts/certify_reference_networks.py --data-dir data
 
-All test images, at the radius of the card. The plain ball, as in published figures, by ``dual``, the bound of the paper, and by
-all bounds together (``auto``); of a network that was trained with the ball cut by [0, 1], that ball and ``auto``. About half an
-hour on one core; killed, it goes on where it was. After a training that changes a network, run it again.
+All test images, at the radius of the card. The plain ball, as in published figures, by ``dual``,
+the bound of the paper, and by all bounds together (``auto``); of a network that was trained with
+the ball cut by [0, 1], that ball and ``auto``. About half an hour on one core; killed, it goes on
+where it was. After a training that changes a network, run it again.
 """
 
 from __future__ import annotations
@@ -29,23 +30,35 @@ def commands_of(card: Card) -> list[str]:
 def _command(card: Card, method: str, cut: bool) -> str:
     eps = f"{round(card.eps * 255)}/255" if card.dataset.startswith("cifar10") else f"{card.eps:g}"
     words = ["--model", card.name, "--dataset", card.dataset, "--eps", eps, "--method", method]
-    return shlex.join(["rbl", "certify", *words, *([] if cut else ["--no-box"]), "--data-dir", "data"])
+    return shlex.join(
+        ["rbl", "certify", *words, *([] if cut else ["--no-box"]), "--data-dir", "data"]
+    )
 
 
 def certified(command: str, data_dir: Path, output: Path) -> Certified:
-    """Run ``command`` with the data where they are; a finished certificate in ``output`` is read instead."""
+    """Run ``command`` with the data where they are; a finished certificate in ``output`` is read
+    instead.
+    """
     words = [str(data_dir) if word == "data" else word for word in shlex.split(command)]
     done = subprocess.run(
-        [*words, "--format", "json", "-q", "--output", str(output)], check=True, capture_output=True, text=True
+        [*words, "--format", "json", "-q", "--output", str(output)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     (row,) = json.loads(done.stdout)["certificates"]
-    return Certified(**{field: row[field] for field in Certified.model_fields if field != "command"}, command=command)
+    return Certified(
+        **{field: row[field] for field in Certified.model_fields if field != "command"},
+        command=command,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--output", type=Path, default=Path("rbl-results"), help="Where certificates are kept.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("rbl-results"), help="Where certificates are kept."
+    )
     parser.add_argument("--networks", type=Path, default=bundled_networks())
     given = parser.parse_args()
     for path in sorted(given.networks.glob("*-dual_network*.json")):

@@ -1,4 +1,6 @@
-"""Refuse a tag that is not the package's version, or that the changelog has no section of: ``check_release.py v0.1.0``."""
+"""Refuse a tag that is not the package's version, or that the changelog has no section of:
+``check_release.py v0.1.0``.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,14 @@ def version() -> str:
 def main(tag: str) -> None:
     """Exit with a message unless ``tag`` can be released."""
     if tag != f"v{version()}":
-        raise SystemExit(f"The tag is {tag}, the package is {version()}: tag v{version()}, or change __version__ first.")
+        raise SystemExit(
+            f"The tag is {tag}, the package is {version()}: tag v{version()}, or change "
+            "__version__ first."
+        )
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    if not re.search(rf"^## {re.escape(version())} - \d{{4}}-\d\d-\d\d$", changelog, flags=re.MULTILINE):
+    if not re.search(
+        rf"^## {re.escape(version())} - \d{{4}}-\d\d-\d\d$", changelog, flags=re.MULTILINE
+    ):
         raise SystemExit(f"CHANGELOG.md has no section '## {version()} - YYYY-MM-DD'.")
     print(f"{tag} can be released.")
 

@@ -1,4 +1,5 @@
-"""Write attacks/README.md and defenses/README.md from the registry. A test holds the files to what this script would write.
+"""Write attacks/README.md and defenses/README.md from the registry. A test holds the files to what
+this script would write.
 
 python scripts/make_catalogues.py
 """
@@ -20,47 +21,80 @@ def _defaults(plugin: type) -> str:
 
 
 def _summary(plugin: type) -> str:
-    return inspect.getdoc(plugin).splitlines()[0]  # type: ignore[union-attr]
+    return " ".join((inspect.getdoc(plugin) or "").partition("\n\n")[0].split())
 
 
 def attacks() -> str:
     """The text of attacks/README.md."""
-    rows, details = [], []
+    rows = []
+    details = []
     for name in registry.names("attack"):
         attack = registry.load("attack", name)
-        kind = "inside a ball of radius eps" if attack.kind == "fixed_eps" else "nearest adversarial; eps is optional"
-        rows.append([
-            f"`{name}`", attack.access.name.lower(), ", ".join(sorted(attack.norms)), kind,
-            "yes" if attack.targeted else "no", attack.version, attack.paper,
-        ])  # fmt: skip
+        kind = (
+            "inside a ball of radius eps"
+            if attack.kind == "fixed_eps"
+            else "nearest adversarial; eps is optional"
+        )
+        rows.append(
+            [
+                f"`{name}`",
+                attack.access.name.lower(),
+                ", ".join(sorted(attack.norms)),
+                kind,
+                "yes" if attack.targeted else "no",
+                attack.version,
+                attack.paper,
+            ]
+        )
         details.append(f"## {name}\n\n{inspect.getdoc(attack)}\n\nDefaults: {_defaults(attack)}\n")
     headers = ["attack", "sees", "norms", "searches", "targeted", "version", "paper"]
     table = tabulate(rows, headers, tablefmt="github")
-    return "\n".join([
-        "# Attacks\n",
-        "One file an attack in [rbl_attacks/](rbl_attacks/). Use one by name, `rbl evaluate --attack 'pgd steps=100'`, or",
-        "as an object, `from robustbench_lite.attacks import PGD`. *Sees* is what the oracle lets the attack have: labels,",
-        "scores or gradients. This page is written by `python scripts/make_catalogues.py`.\n",
-        table + "\n",
-        *details,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# Attacks\n",
+            "One file an attack in [rbl_attacks/](rbl_attacks/). Use one by name, `rbl evaluate "
+            "--attack 'pgd steps=100'`, or",
+            "as an object, `from robustbench_lite.attacks import PGD`. *Sees* is what the oracle "
+            "lets the attack have: labels,",
+            "scores or gradients. This page is written by `python scripts/make_catalogues.py`.\n",
+            table + "\n",
+            *details,
+        ]
+    )
 
 
 def defenses() -> str:
     """The text of defenses/README.md."""
-    rows, details = [], []
+    rows = []
+    details = []
     for name in registry.names("defense"):
         defense = registry.load("defense", name)
-        rows.append([f"`{name}`", "yes" if defense.trains else "no", defense.version, defense.paper or "-", _summary(defense)])
-        details.append(f"## {name}\n\n{inspect.getdoc(defense)}\n\nDefaults: {_defaults(defense)}\n")
-    table = tabulate(rows, ["defense", "acts in training", "version", "paper", "what it does"], tablefmt="github")
-    return "\n".join([
-        "# Defenses\n",
-        "One file a defense in [rbl_defenses/](rbl_defenses/). Measure one with `rbl evaluate --defense parseval`, train with",
-        "one by `rbl train --defense 'adversarial_training eps=0.1'`. Written by `python scripts/make_catalogues.py`.\n",
-        table + "\n",
-        *details,
-    ])  # fmt: skip
+        rows.append(
+            [
+                f"`{name}`",
+                "yes" if defense.trains else "no",
+                defense.version,
+                defense.paper or "-",
+                _summary(defense),
+            ]
+        )
+        details.append(
+            f"## {name}\n\n{inspect.getdoc(defense)}\n\nDefaults: {_defaults(defense)}\n"
+        )
+    table = tabulate(
+        rows, ["defense", "acts in training", "version", "paper", "what it does"], tablefmt="github"
+    )
+    return "\n".join(
+        [
+            "# Defenses\n",
+            "One file a defense in [rbl_defenses/](rbl_defenses/). Measure one with `rbl evaluate "
+            "--defense parseval`, train with",
+            "one by `rbl train --defense 'adversarial_training eps=0.1'`. Written by `python "
+            "scripts/make_catalogues.py`.\n",
+            table + "\n",
+            *details,
+        ]
+    )
 
 
 def main() -> None:

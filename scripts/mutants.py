@@ -1,12 +1,13 @@
 """Break one line at a time and see whether the tests go red: a test that cannot fail says nothing.
 
-    python scripts/mutants.py                     # all of them; continues where an earlier run was stopped
+    python scripts/mutants.py             # all; continues where an earlier run was stopped
     python scripts/mutants.py --only bounds/      # those whose file or reason contains the text
-    python scripts/mutants.py --check             # only whether every text is still there; takes no time
+    python scripts/mutants.py --check     # only whether every text is still there
 
-The mutants stand in scripts/mutants/*.toml. Each names a file, a text that occurs in it exactly once, what takes its place,
-why that would be a fault, and the tests that must notice it. A mutant that no test can notice says so (``equivalent``) and is
-not run. Exit code 1: fewer than 95 % were killed, or one could not be run; 2: a text is not there exactly once.
+The mutants stand in scripts/mutants/*.toml. Each names a file, a text that occurs in it exactly
+once, what takes its place, why that would be a fault, and the tests that must notice it. A mutant
+that no test can notice says so (``equivalent``) and is not run. Exit code 1: fewer than 95 % were
+killed, or one could not be run; 2: a text is not there exactly once.
 """
 
 from __future__ import annotations
@@ -34,18 +35,38 @@ from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ROOT / "scripts" / "mutants"
-COPIED = ("robustbench_lite", "attacks", "defenses", "tests", "leaderboards", "pyproject.toml", "README.md")
+COPIED = (
+    "robustbench_lite",
+    "attacks",
+    "defenses",
+    "tests",
+    "leaderboards",
+    "pyproject.toml",
+    "README.md",
+)
 """What the tests need."""
 ENOUGH = 0.95
 TIMEOUT = 900
 """Seconds for the tests of one mutant; a mutant that never ends is killed, too."""
 _PRELOADED = (
-    "torch", "torchvision", "scipy.stats", "scipy.ndimage", "pydantic", "pandas", "safetensors.torch", "matplotlib", "typer",
+    "torch",
+    "torchvision",
+    "scipy.stats",
+    "scipy.ndimage",
+    "pydantic",
+    "pandas",
+    "safetensors.torch",
+    "matplotlib",
+    "typer",
     "pytest",
-)  # fmt: skip
+)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"
-_PASSED, _FAILED = 0, 1  # exit codes of pytest; the others are errors of collection or of use
+KILLED = "killed"
+SURVIVED = "survived"
+BROKEN = "broken"
+# exit codes of pytest; the others are errors of collection or of use
+_PASSED = 0
+_FAILED = 1
 
 
 class StaleError(Exception):
@@ -70,7 +91,9 @@ class Mutant:
         return f"{self.file}: {self.why}"
 
     def fingerprint(self) -> str:
-        """Of the change, the file that it is made in, and the tests: what an earlier result holds for."""
+        """Of the change, the file that it is made in, and the tests: what an earlier result holds
+        for.
+        """
         digest = hashlib.sha256(repr(self).encode())
         files = {self.file, "tests/conftest.py", *(test.partition("::")[0] for test in self.tests)}
         for path in sorted(files):
@@ -83,28 +106,44 @@ class Mutant:
         """``source`` with the fault in it."""
         count = source.count(self.find)
         if count != 1 or self.find == self.replace:
-            raise StaleError(f"{self.label}\n  the text is there {count} times, not once: {self.find!r}")
+            raise StaleError(
+                f"{self.label}\n  the text is there {count} times, not once: {self.find!r}"
+            )
         return source.replace(self.find, self.replace)
 
     def check(self) -> None:
-        """Raise ``StaleError`` unless the text is there once, the result is Python, and the tests are there."""
+        """Raise ``StaleError`` unless the text is there once, the result is Python, and the tests
+        are there.
+        """
         compile(self.applied((ROOT / self.file).read_text(encoding="utf-8")), self.file, "exec")
         for test in self.tests:
             path, *names = test.split("::")
             text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else ""
-            missing = [name for name in names if not re.search(rf"\b(def|class) {re.escape(name.partition('[')[0])}\b", text)]
+            missing = [
+                name
+                for name in names
+                if not re.search(rf"\b(def|class) {re.escape(name.partition('[')[0])}\b", text)
+            ]
             if not (ROOT / path).exists() or missing:
                 raise StaleError(f"{self.label}\n  there is no test {test}")
 
 
 def read_lists() -> list[Mutant]:
     """Every mutant, in the order of the files."""
-    lists = (tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.toml")))
-    return [Mutant(**entry | {"tests": tuple(entry["tests"])}) for part in lists for entry in part["mutant"]]
+    lists = (
+        tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.toml"))
+    )
+    return [
+        Mutant(**entry | {"tests": tuple(entry["tests"])})
+        for part in lists
+        for entry in part["mutant"]
+    ]
 
 
 class Copy:
-    """A copy of the project in which one mutant at a time lives, with a process that runs tests in it (:func:`serve`)."""
+    """A copy of the project in which one mutant at a time lives, with a process that runs tests in
+    it (:func:`serve`).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,21 +154,31 @@ class Copy:
             else:
                 shutil.copy2(ROOT / name, folder / name)
         paths = [str(folder / name) for name in (".", "attacks", "defenses")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(_THREADS, "1")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(
+            _THREADS, "1"
+        )
         self._server = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], cwd=folder, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, __file__, "--serve"],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, tests: Sequence[str]) -> tuple[int, str]:
-        """The exit code of pytest (that of a failed test when time runs out), and what it said last."""
+        """The exit code of pytest (that of a failed test when time runs out), and what it said
+        last.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         said = self.folder / "said.txt"
         self._server.stdin.write(json.dumps([str(said), *tests]) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
-        return code, "\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        return code, "\n".join(
+            said.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -158,10 +207,11 @@ class Copy:
 
 
 def serve() -> None:
-    """Run the tests that each line of the input names in a child of this process, and print its exit code.
+    """Run the tests that each line of the input names in a child of this process, and print its
+    exit code.
 
-    The children find the big packages in memory: to import them would take longer than most tests do. Nothing of this project
-    is imported here, so that each child sees the files as they are.
+    The children find the big packages in memory: to import them would take longer than most tests
+    do. Nothing of this project is imported here, so that each child sees the files as they are.
     """
     for package in _PRELOADED:
         importlib.import_module(package)
@@ -187,8 +237,11 @@ class State:
     """Results so far, in a file: a run that is stopped goes on from there."""
 
     def __init__(self, path: Path, fresh: bool) -> None:
-        self.path, self._lock = path, Lock()
-        self.known: dict[str, str] = json.loads(path.read_text()) if path.exists() and not fresh else {}
+        self.path = path
+        self._lock = Lock()
+        self.known: dict[str, str] = (
+            json.loads(path.read_text()) if path.exists() and not fresh else {}
+        )
 
     def add(self, fingerprint: str, outcome: str) -> None:
         with self._lock:
@@ -199,7 +252,9 @@ class State:
 
 
 def measured(todo: Sequence[Mutant], state: State, jobs: int) -> Iterator[tuple[Mutant, str, str]]:
-    """Run ``todo``, ``jobs`` at a time, each in a copy of its own; first all tests without any fault."""
+    """Run ``todo``, ``jobs`` at a time, each in a copy of its own; first all tests without any
+    fault.
+    """
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: SimpleQueue[Copy] = SimpleQueue()
         made = [Copy(_folder(Path(folder) / str(number))) for number in range(jobs)]
@@ -217,7 +272,9 @@ def measured(todo: Sequence[Mutant], state: State, jobs: int) -> Iterator[tuple[
             return mutant, outcome, said
 
         with ThreadPoolExecutor(jobs) as pool:
-            for done in as_completed([pool.submit(one, mutant, mutant.fingerprint()) for mutant in todo]):
+            for done in as_completed(
+                [pool.submit(one, mutant, mutant.fingerprint()) for mutant in todo]
+            ):
                 yield done.result()
         for copy in made:
             copy.close()
@@ -239,30 +296,52 @@ def _must_pass(copy: Copy, tests: Sequence[str]) -> None:
 def report(mutants: Sequence[Mutant], state: State) -> int:
     """Print what came of all; the exit code."""
     explained = [mutant for mutant in mutants if mutant.equivalent]
-    results = {mutant: state.known.get(mutant.fingerprint(), "changed since") for mutant in mutants if not mutant.equivalent}
+    results = {
+        mutant: state.known.get(mutant.fingerprint(), "changed since")
+        for mutant in mutants
+        if not mutant.equivalent
+    }
     count = Counter(results.values())
     rooms: dict[str, Counter[str]] = {}
     for mutant, outcome in results.items():
         parts = Path(mutant.file).parts
-        room = parts[1] if parts[0] == "robustbench_lite" and len(parts) > 2 else Path(parts[0 if len(parts) > 2 else -1]).stem
+        room = (
+            parts[1]
+            if parts[0] == "robustbench_lite" and len(parts) > 2
+            else Path(parts[0 if len(parts) > 2 else -1]).stem
+        )
         rooms.setdefault(room, Counter())[outcome] += 1
     for room, part in sorted(rooms.items()):
         print(f"  {room:14} {part[KILLED]:3} of {part.total():3}")
     for mutant, outcome in results.items():
         if outcome != KILLED:
             print(f"{outcome}: {mutant.label}")
-    print(f"{len(results)} mutants, {count[KILLED]} killed, {count[SURVIVED]} survived, {count[BROKEN]} broken", end="")
-    print(f"; {len(explained)} more that no test can notice, each with its reason" if explained else "")
+    print(
+        f"{len(results)} mutants, {count[KILLED]} killed, {count[SURVIVED]} survived, "
+        f"{count[BROKEN]} broken",
+        end="",
+    )
+    print(
+        f"; {len(explained)} more that no test can notice, each with its reason"
+        if explained
+        else ""
+    )
     return int(count[KILLED] < ENOUGH * len(results) or count[BROKEN] > 0)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--only", default="", help="those whose file or reason contains this text")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--check", action="store_true", help="only check that the list is in step with the code")
-    parser.add_argument("--state", type=Path, default=ROOT / ".mutants.json", help="where results are kept")
+    parser.add_argument(
+        "--check", action="store_true", help="only check that the list is in step with the code"
+    )
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / ".mutants.json", help="where results are kept"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -279,9 +358,15 @@ def main() -> int:
         print(f"{len(mutants)} mutants, each in step with the code")
         return 0
     state = State(options.state, options.fresh)
-    todo = [mutant for mutant in mutants if not mutant.equivalent and mutant.fingerprint() not in state.known]
+    todo = [
+        mutant
+        for mutant in mutants
+        if not mutant.equivalent and mutant.fingerprint() not in state.known
+    ]
     started = time.monotonic()
-    for number, (mutant, outcome, said) in enumerate(measured(todo, state, options.jobs) if todo else (), 1):
+    for number, (mutant, outcome, said) in enumerate(
+        measured(todo, state, options.jobs) if todo else (), 1
+    ):
         left = (time.monotonic() - started) / number * (len(todo) - number)
         ends = time.strftime("%H:%M", time.localtime(time.time() + left))
         print(f"{number}/{len(todo)}, ends about {ends}: {outcome:8} {mutant.label}", flush=True)

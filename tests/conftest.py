@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import TypeVar
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: as many processes as cores leave each of them one thread
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch is imported: as many processes as cores leave each of them one thread
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -33,8 +35,12 @@ def images(n: int, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Te
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0) -> nn.Sequential:
-    """A convolution and a linear layer with fixed random weights, in eval mode; it gives ``images`` all classes alike."""
+def small_network(
+    shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, seed: int = 0
+) -> nn.Sequential:
+    """A convolution and a linear layer with fixed random weights, in eval mode; it gives ``images``
+    all classes alike.
+    """
     channels, height, width = shape
     last = nn.Linear(4 * height * width, classes)
     network = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), last)
@@ -42,7 +48,8 @@ def small_network(shape: tuple[int, int, int] = (1, 6, 6), classes: int = 3, see
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        # A network that says one class of nearly everything would not show labels, rows or keys that are mixed up.
+        # A network that says one class of nearly everything would not show labels, rows or keys
+        # that are mixed up.
         logits = network(images(256, shape, seed=99))
         spread = logits.std(0)
         last.weight.mul_((spread.mean() / spread).unsqueeze(1))
@@ -56,15 +63,24 @@ def present(value: T | None) -> T:
     return value
 
 
-def judged(attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Which rows of ``task`` are broken before the judge, (N,), and the distances that the search claims."""
+def judged(
+    attack: Attack, model: nn.Module, task: Task, threat: ThreatModel, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Which rows of ``task`` are broken before the judge, (N,), and the distances that the search
+    claims.
+    """
     passes = Passes(DefendedModel(model), batch_size)
     judge = Judge(passes, threat, attack.name, "cpu")
-    hits, size = torch.zeros(len(task.y), dtype=torch.bool), torch.full((len(task.y),), float("inf"))
+    hits, size = (
+        torch.zeros(len(task.y), dtype=torch.bool),
+        torch.full((len(task.y),), float("inf")),
+    )
     for rows in Engine(attack, passes, threat).search(task):
         at = rows.position[rows.claimed]
         claims = rows.x_adv[rows.claimed]
-        hits[at] = judge.confirm(claims, task.x[at], task.y[at], task.target[at], task.index[at]).confirmed
+        hits[at] = judge.confirm(
+            claims, task.x[at], task.y[at], task.target[at], task.index[at]
+        ).confirmed
         size[rows.position] = rows.size
     return hits, size
 
@@ -84,7 +100,9 @@ def untargeted(x: Tensor, y: Tensor, first: int = 0) -> Task:
 
 def points_of(x: Tensor, y: Tensor, first: int = 0, draw: int = 0) -> Points:
     """Points to ask a model about, of the images of ``untargeted``, with the same draw for all."""
-    return Points(x, y, torch.full_like(y, -1), torch.arange(len(y)) + first, torch.full_like(y, draw))
+    return Points(
+        x, y, torch.full_like(y, -1), torch.arange(len(y)) + first, torch.full_like(y, draw)
+    )
 
 
 def toy(x: Tensor, y: Tensor, classes: int, split: str = "train") -> Dataset:

@@ -91,7 +91,8 @@ class FGSM(Attack[FGSMState]):
 
     def _step(self, state: FGSMState, gradient: Tensor) -> Tensor:
         """x + eps sign(gradient), in Linf and at full length: (B, P, C, H, W)."""
-        x, threat = state.x, state.threat
+        x = state.x
+        threat = state.threat
         ascent = threat.ascent(x, gradient)
         steps = [x + share * threat.radius * ascent for share in self._shares]
         return torch.stack([threat.project(step, x) for step in steps], 1)

@@ -1,6 +1,7 @@
 """Adversarial training.
 
-Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", arXiv:1706.06083.
+Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks",
+arXiv:1706.06083.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from robustbench_lite.training.trainer import evaluating
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTraining(Defense):
-    """Minimise the loss at the worst point of the ball: arg-min_w E max_{|delta| <= eps} L(w, x + delta, y).
+    """Minimise the loss at the worst point of the ball: arg-min_w E max_{|delta| <= eps} L(w, x +
+    delta, y).
 
     Args:
         norm: norm of the ball: ``linf``, ``l2`` or ``l1``.
         eps: its radius in input units.
-        attack: the inner attack, as text. The paper's CIFAR-10 count of 7 steps; the step defaults to 2.5 eps / steps.
-        warmup: share of the training over which the radius rises linearly from 0. The full radius from the first step
-            can leave a small network at chance (loss 2.3 for ten classes).
+        attack: the inner attack, as text. The paper's CIFAR-10 count of 7 steps; the step defaults
+            to 2.5 eps / steps.
+        warmup: share of the training over which the radius rises linearly from 0. The full radius
+            from the first step can leave a small network at chance (loss 2.3 for ten classes).
     """
 
     name: ClassVar[str] = "adversarial_training"
@@ -43,10 +46,17 @@ class AdversarialTraining(Defense):
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
-            raise UsageError(f"adversarial_training needs eps above 0, not {self.eps}: eps=0.1, or eps=8/255.")
+            raise UsageError(
+                f"adversarial_training needs eps above 0, not {self.eps}: eps=0.1, or eps=8/255."
+            )
         if not 0 <= self.warmup <= 1:
-            raise UsageError(f"adversarial_training needs warmup, a share of training, in [0, 1], not {self.warmup}.")
-        check_lock_step(self._attack(), ThreatModel.parse(self.norm, self.eps), "adversarial_training")
+            raise UsageError(
+                "adversarial_training needs warmup, a share of training, in [0, 1], not "
+                f"{self.warmup}."
+            )
+        check_lock_step(
+            self._attack(), ThreatModel.parse(self.norm, self.eps), "adversarial_training"
+        )
 
     def radius(self, progress: float) -> float:
         """The radius after the share ``progress`` of the training."""
@@ -54,10 +64,18 @@ class AdversarialTraining(Defense):
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
         threat = ThreatModel.parse(self.norm, self.radius(batch.progress))
-        # In train mode the attack would move batch statistics, and each image's attack would depend on its neighbours.
+        # In train mode the attack would move batch statistics, and each image's attack would depend
+        # on its neighbours.
         with evaluating(model):
             x_adv = craft(
-                model, self._attack(), batch.x, batch.y, threat, index=batch.index, seed=batch.seed, restart=batch.epoch
+                model,
+                self._attack(),
+                batch.x,
+                batch.y,
+                threat,
+                index=batch.index,
+                seed=batch.seed,
+                restart=batch.epoch,
             )
         loss: Tensor = F.cross_entropy(model(x_adv), batch.y)
         return loss

@@ -1,7 +1,8 @@
 """Training with the dual network.
 
-Wong and Kolter 2018, "Provable defenses against adversarial examples via the convex outer adversarial polytope",
-arXiv:1711.00851; projections: Wong et al. 2018, "Scaling provable adversarial defenses", arXiv:1805.12514.
+Wong and Kolter 2018, "Provable defenses against adversarial examples via the convex outer
+adversarial polytope", arXiv:1711.00851; projections: Wong et al. 2018, "Scaling provable
+adversarial defenses", arXiv:1805.12514.
 """
 
 from __future__ import annotations
@@ -25,26 +26,30 @@ _SHARES = ("warmup", "interval_until", "dual_from", "clean_weight")
 
 @dataclass(frozen=True, kw_only=True)
 class DualNetwork(Defense):
-    """Minimise the cross-entropy at a bound of the worst point of the ball: arg-min_w E L(-J(e_y 1^T - I), y).
+    """Minimise the cross-entropy at a bound of the worst point of the ball: arg-min_w E L(-J(e_y
+    1^T - I), y).
 
-    J, the dual objective, is a lower bound of every margin over the ball. With gradients it costs as much as tens of passes
-    through the network, so two cheaper bounds bring the network near first (a warm start, as in CROWN-IBP,
-    arXiv:1906.06316): intervals, and the dual network's last pass over hidden bounds by intervals.
+    J, the dual objective, is a lower bound of every margin over the ball. With gradients it costs
+    as much as tens of passes through the network, so two cheaper bounds bring the network near
+    first (a warm start, as in CROWN-IBP, arXiv:1906.06316): intervals, and the dual network's last
+    pass over hidden bounds by intervals.
 
     Args:
         norm: norm of the ball: ``linf`` or ``l2``.
         eps: its radius in input units.
-        warmup: share of the training over which the radius rises linearly from 0. The full radius from the first step
-            can leave a network at chance (loss 2.3 for ten classes).
+        warmup: share of the training over which the radius rises linearly from 0. The full radius
+            from the first step can leave a network at chance (loss 2.3 for ten classes).
         interval_until: share of the training, from its start, whose bound is by intervals alone.
-        dual_from: share of the training after which the bound is J itself; 0 is the paper's training.
-        clean_weight: weight of the cross-entropy on clean images beside that of the bound. It falls linearly from 1 to this
-            over the warm-up.
+        dual_from: share of the training after which the bound is J itself; 0 is the paper's
+            training.
+        clean_weight: weight of the cross-entropy on clean images beside that of the bound. It falls
+            linearly from 1 to this over the warm-up.
         box: perturbed images also stay within [0, 1]; the paper's bound covers the whole ball.
-        projections: hidden bounds of J are estimated by so many random projections, where a layer is too wide for one row
-            a unit; 0 computes them, for the open units only.
-        settled: margins that intervals prove to be at least this are left at that (the loss stays a bound, and they hardly
-            count in it): the cost goes to the classes and images that are still open. ``inf`` is the paper's loss.
+        projections: hidden bounds of J are estimated by so many random projections, where a layer
+            is too wide for one row a unit; 0 computes them, for the open units only.
+        settled: margins that intervals prove to be at least this are left at that (the loss stays a
+            bound, and they hardly count in it): the cost goes to the classes and images that are
+            still open. ``inf`` is the paper's loss.
     """
 
     name: ClassVar[str] = "dual_network"
@@ -65,14 +70,22 @@ class DualNetwork(Defense):
         if norm_by_name(self.norm).name not in ("linf", "l2"):
             raise UsageError(f"dual_network has no bound for norm={self.norm}: use linf or l2.")
         if not self.eps > 0:
-            raise UsageError(f"dual_network needs eps above 0, not {self.eps}: eps=0.1, or eps=8/255.")
+            raise UsageError(
+                f"dual_network needs eps above 0, not {self.eps}: eps=0.1, or eps=8/255."
+            )
         for field in _SHARES:
             if not 0 <= getattr(self, field) <= 1:
-                raise UsageError(f"dual_network needs {field}, a share, in [0, 1], not {getattr(self, field)}.")
+                raise UsageError(
+                    f"dual_network needs {field}, a share, in [0, 1], not {getattr(self, field)}."
+                )
         if not self.settled >= 0:
-            raise UsageError(f"dual_network needs settled (a margin) of at least 0, not {self.settled}.")
+            raise UsageError(
+                f"dual_network needs settled (a margin) of at least 0, not {self.settled}."
+            )
         if self.projections < 0:
-            raise UsageError(f"dual_network needs projections of at least 0, not {self.projections}.")
+            raise UsageError(
+                f"dual_network needs projections of at least 0, not {self.projections}."
+            )
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
         """Every bound there is, for balls of the norm that the network was trained for."""
@@ -91,9 +104,16 @@ class DualNetwork(Defense):
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
         with evaluating(model):  # a bound is of the network as it is deployed, and of one image
             margins = margin_bounds(
-                model, batch.x, batch.y, norm=norm_by_name(self.norm), eps=self.radius(batch.progress),
-                bound=self.bound(batch.progress), box=self.box, projections=self.projections, settled=self.settled,
-            )  # fmt: skip
+                model,
+                batch.x,
+                batch.y,
+                norm=norm_by_name(self.norm),
+                eps=self.radius(batch.progress),
+                bound=self.bound(batch.progress),
+                box=self.box,
+                projections=self.projections,
+                settled=self.settled,
+            )
         robust: Tensor = F.cross_entropy(-margins, batch.y)
         clean = 1 - (1 - self.clean_weight) * self._risen(batch.progress)
         if clean == 0:

@@ -1,4 +1,6 @@
-"""No defense: plain training with the cross-entropy. The yardstick for every other row of a table."""
+"""No defense: plain training with the cross-entropy. The yardstick for every other row of a
+table.
+"""
 
 from __future__ import annotations
 

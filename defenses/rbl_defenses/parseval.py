@@ -1,6 +1,7 @@
 """Parseval networks.
 
-Cisse et al. 2017, "Parseval networks: improving robustness to adversarial examples", arXiv:1704.08847.
+Cisse et al. 2017, "Parseval networks: improving robustness to adversarial examples",
+arXiv:1704.08847.
 """
 
 from __future__ import annotations
@@ -24,23 +25,29 @@ from robustbench_lite.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Parseval(Defense):
-    """Keep every layer an (approximate) Parseval tight frame, so that none stretches a perturbation.
+    """Keep every layer an (approximate) Parseval tight frame, so that none stretches a
+    perturbation.
 
-    A linear layer keeps its matrix orthonormal. A convolution keeps sqrt(kh kw) times its flattened kernel orthonormal:
-    the paper scales the patches by 1 / sqrt(kh kw) (section 4.2), and here that factor is part of the weights. Sums of
-    branches stay convex (section 4.3). Certificates compute the constants that a trained network really has.
+    A linear layer keeps its matrix orthonormal. A convolution keeps sqrt(kh kw) times its flattened
+    kernel orthonormal: the paper scales the patches by 1 / sqrt(kh kw) (section 4.2), and here that
+    factor is part of the weights. Sums of branches stay convex (section 4.3). Certificates compute
+    the constants that a trained network really has.
 
     Args:
-        beta: strength of the retraction W <- (1 + beta) W - beta W W^T W (equation 10). 0.5 makes it a Newton-Schulz
-            step towards the nearest orthonormal matrix. The paper's 3e-4 goes with small steps of SGD: Adam moves the
-            singular values by more than that a step, and they would drift off.
-        rows: share of the rows, drawn anew after every step, that is retracted (section 4.2); 1 takes all.
-        logit_scale: what multiplies the logits in the training loss. Orthonormal layers give margins well below 1,
-            which the cross-entropy cannot fit. The deployed network multiplies by it too: no verdict changes, and an
-            attack by the cross-entropy sees the probabilities that the network was trained to give.
-        scaled_patches: scale as the paper does. Without, flattened kernels themselves stay orthonormal: an average signal
-            keeps its length and the worst may grow by sqrt(kh kw). For deep networks without normalisation (the paper's
-            have batch norm), in which 3x3 kernels that are scaled shrink it to a third, layer after layer.
+        beta: strength of the retraction W <- (1 + beta) W - beta W W^T W (equation 10). 0.5 makes
+            it a Newton-Schulz step towards the nearest orthonormal matrix. The paper's 3e-4 goes
+            with small steps of SGD: Adam moves the singular values by more than that a step, and
+            they would drift off.
+        rows: share of the rows, drawn anew after every step, that is retracted (section 4.2); 1
+            takes all.
+        logit_scale: what multiplies the logits in the training loss. Orthonormal layers give
+            margins well below 1, which the cross-entropy cannot fit. The deployed network
+            multiplies by it too: no verdict changes, and an attack by the cross-entropy sees the
+            probabilities that the network was trained to give.
+        scaled_patches: scale as the paper does. Without, flattened kernels themselves stay
+            orthonormal: an average signal keeps its length and the worst may grow by sqrt(kh kw).
+            For deep networks without normalisation (the paper's have batch norm), in which 3x3
+            kernels that are scaled shrink it to a third, layer after layer.
     """
 
     name: ClassVar[str] = "parseval"
@@ -54,7 +61,10 @@ class Parseval(Defense):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta <= 0.5:
-            raise UsageError(f"parseval needs beta in (0, 0.5], not {self.beta}: above 0.5 the retraction overshoots.")
+            raise UsageError(
+                f"parseval needs beta in (0, 0.5], not {self.beta}: above 0.5 the retraction "
+                "overshoots."
+            )
         if not 0 < self.rows <= 1:
             raise UsageError(f"parseval needs rows (a share) in (0, 1], not {self.rows}.")
         if not self.logit_scale > 0:
@@ -70,7 +80,9 @@ class Parseval(Defense):
         return DefendedModel(ScaledLogits(model, self.logit_scale))
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """Orthonormal layers have a small Lipschitz constant, and the radius that follows from it costs one forward pass."""
+        """Orthonormal layers have a small Lipschitz constant, and the radius that follows from it
+        costs one forward pass.
+        """
         return BoundCertifier(method="lipschitz") if threat.norm.name == "l2" else None
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
@@ -85,7 +97,8 @@ class Parseval(Defense):
         for layer in parseval_layers(model):
             matrix = self.frame(layer)
             if self.rows < 1:
-                # The trainer seeds the global generator anew for every step, so a resumed run draws the same.
+                # The trainer seeds the global generator anew for every step, so a resumed run draws
+                # the same.
                 count = max(1, round(self.rows * len(matrix)))
                 chosen = torch.randperm(len(matrix))[:count].to(matrix.device)
                 matrix[chosen] = retract(matrix[chosen], self.beta)
@@ -94,7 +107,9 @@ class Parseval(Defense):
             self.store_frame(layer, matrix)
 
     def frame(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
-        """What the retraction keeps orthonormal, as a new tensor: (out, in), for a convolution (out, in kh kw)."""
+        """What the retraction keeps orthonormal, as a new tensor: (out, in), for a convolution
+        (out, in kh kw).
+        """
         return layer.weight.detach().flatten(1) * self._scale(layer)  # (out, in kh kw)
 
     def store_frame(self, layer: nn.Conv2d | nn.Linear, matrix: Tensor) -> None:
@@ -102,7 +117,11 @@ class Parseval(Defense):
         layer.weight.copy_((matrix / self._scale(layer)).reshape(layer.weight.shape))
 
     def _scale(self, layer: nn.Conv2d | nn.Linear) -> float:
-        return math.sqrt(math.prod(layer.kernel_size)) if self.scaled_patches and isinstance(layer, nn.Conv2d) else 1.0
+        return (
+            math.sqrt(math.prod(layer.kernel_size))
+            if self.scaled_patches and isinstance(layer, nn.Conv2d)
+            else 1.0
+        )
 
 
 class ScaledLogits(nn.Module):
@@ -110,7 +129,8 @@ class ScaledLogits(nn.Module):
 
     def __init__(self, model: nn.Module, scale: float) -> None:
         super().__init__()
-        self.model, self.scale = model, scale
+        self.model = model
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)

@@ -1,4 +1,6 @@
-"""Registered attacks by class name: ``from robustbench_lite.attacks import PGD`` imports that plug-in and no other."""
+"""Registered attacks by class name: ``from robustbench_lite.attacks import PGD`` imports that
+plug-in and no other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Proofs that no adversarial example exists: intervals, the backward engine, Lipschitz constants, certificates."""
+"""Proofs that no adversarial example exists: intervals, the backward engine, Lipschitz constants,
+certificates.
+"""
 
 from __future__ import annotations
 

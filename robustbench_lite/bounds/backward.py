@@ -1,4 +1,6 @@
-"""The backward engine: linear coefficients of chosen outputs, from a node of the graph back to the image."""
+"""The backward engine: linear coefficients of chosen outputs, from a node of the graph back to the
+image.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ class Pending(NamedTuple):
 class Backward:
     """One pass: M rows on their way back, each with what it has gathered so far.
 
-    A row stands for ``sum of coefficients . nodes + constant``. ``negative`` is the constant of the row times -1, which goes
-    the same way as long as the lines of every activation are parallel; otherwise it means nothing.
+    A row stands for ``sum of coefficients . nodes + constant``. ``negative`` is the constant of the
+    row times -1, which goes the same way as long as the lines of every activation are parallel;
+    otherwise it means nothing.
     """
 
     graph: Graph
@@ -49,8 +52,11 @@ class Backward:
     negative: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        like = torch.zeros(len(self.rows.owner), dtype=self.graph.dtype, device=self.rows.owner.device)
-        self.constant, self.negative = like, like
+        like = torch.zeros(
+            len(self.rows.owner), dtype=self.graph.dtype, device=self.rows.owner.device
+        )
+        self.constant = like
+        self.negative = like
 
     def start(self, node: int, a: Tensor, window: Window | None = None) -> None:
         """Rows ``a`` (M, *shape) about the values of ``node``, or windows of such rows."""
@@ -66,7 +72,9 @@ class Backward:
         self.pending[node] = Pending(window.grown(a, both) + seen.grown(other, both), both)
 
     def begin(self, start: Start, lines: Mapping[int, Lines]) -> None:
-        """Rows of single units; where their costs are known, they go on past the ``lines`` of the activations before them."""
+        """Rows of single units; where their costs are known, they go on past the ``lines`` of the
+        activations before them.
+        """
         self._shift(start.offset)
         if start.paid is not None:
             self._book(start.paid.lower, start.paid.negative)
@@ -91,7 +99,8 @@ class Backward:
         """Bounds over ``region``, through the ``lines`` of the activations.
 
         Args:
-            below: slopes of the lower lines for each row, (M, *shape), instead of those of its sample.
+            below: slopes of the lower lines for each row, (M, *shape), instead of those of its
+                sample.
             stop: rows end at activations, whose values lie in these intervals, (B, *shape).
         """
         for index in range(max(self.pending), -1, -1):
@@ -118,7 +127,9 @@ class Backward:
                         self.start(source, a if weight == 1 else a * weight, window)
                 case Reshape():
                     a = self._whole(index, a, window)
-                    self.start(node.inputs[0], a.reshape(len(a), *self.graph.nodes[node.inputs[0]].shape))
+                    self.start(
+                        node.inputs[0], a.reshape(len(a), *self.graph.nodes[node.inputs[0]].shape)
+                    )
                 case Affine():
                     self._through(index, node.operation, a, window)
         return Extremes(self.constant, self.negative)
@@ -126,9 +137,11 @@ class Backward:
     def _through(self, index: int, operation: Affine, a: Tensor, window: Window | None) -> None:
         (source,) = self.graph.nodes[index].inputs
         if window is not None and not (
-            isinstance(operation, Convolution) or (isinstance(operation, Scale) and operation.uniform)
+            isinstance(operation, Convolution)
+            or (isinstance(operation, Scale) and operation.uniform)
         ):
-            a, window = self._whole(index, a, window), None
+            a = self._whole(index, a, window)
+            window = None
         self._shift(operation.offset(a))
         if isinstance(operation, Convolution) and window is not None:
             self._to(source, operation.transpose_window(a), window.behind(operation))
@@ -136,10 +149,13 @@ class Backward:
             self.start(source, operation.transpose(a, self.graph.nodes[source].shape), window)
 
     def _to(self, source: int, a: Tensor, window: Window | None, *, masked: bool = False) -> None:
-        """Rows that a layer has left in its input: windows are masked, and made whole once that is the smaller."""
+        """Rows that a layer has left in its input: windows are masked, and made whole once that is
+        the smaller.
+        """
         node = self.graph.nodes[source]
         if window is not None and window.size[0] * window.size[1] >= node.shape[1] * node.shape[2]:
-            a, window = self.rows.spread(a, node.shape, window), None
+            a = self.rows.spread(a, node.shape, window)
+            window = None
         # At activations and at the image, what is gathered is zero in the padding anyway.
         elif (
             window is not None
@@ -150,7 +166,9 @@ class Backward:
         self.start(source, a, window)
 
     def _pay(self, a: Tensor, intercept: Tensor, window: Window | None) -> None:
-        """Book what the intercepts cost: they are those of the upper lines, which negative coefficients meet."""
+        """Book what the intercepts cost: they are those of the upper lines, which negative
+        coefficients meet.
+        """
         cost = self.rows.dot(a.clamp(max=0), intercept, window)
         total = self.rows.dot(a, intercept, window)
         self._book(cost, cost - total)
@@ -160,22 +178,28 @@ class Backward:
         self.constant = self.constant + cost
         self.negative = self.negative + negative
 
-    def _sloped(self, a: Tensor, lines: Lines, below: Tensor | None, window: Window | None) -> Tensor:
+    def _sloped(
+        self, a: Tensor, lines: Lines, below: Tensor | None, window: Window | None
+    ) -> Tensor:
         """Rows over an activation's input, from rows over its output."""
         if lines.parallel and below is None:
             return self.rows.times(a, lines.above, window)
-        down, up = self.rows.times(a.clamp(max=0), lines.above, window), a.clamp_min(0)
+        down = self.rows.times(a.clamp(max=0), lines.above, window)
+        up = a.clamp_min(0)
         return down + (self.rows.times(up, lines.below, window) if below is None else up * below)
 
     def _end(self, a: Tensor, window: Window | None, values: Interval) -> None:
-        up, down = a.clamp_min(0), a.clamp(max=0)
+        up = a.clamp_min(0)
+        down = a.clamp(max=0)
         least = self.rows.dot(up, values.lower, window) + self.rows.dot(down, values.upper, window)
         most = self.rows.dot(up, values.upper, window) + self.rows.dot(down, values.lower, window)
-        self.constant, self.negative = self.constant + least, self.negative - most
+        self.constant = self.constant + least
+        self.negative = self.negative - most
 
     def _shift(self, offset: Tensor | None) -> None:
         if offset is not None:
-            self.constant, self.negative = self.constant + offset, self.negative - offset
+            self.constant = self.constant + offset
+            self.negative = self.negative - offset
 
     def _whole(self, index: int, a: Tensor, window: Window | None) -> Tensor:
         return a if window is None else self.rows.spread(a, self.graph.nodes[index].shape, window)
@@ -183,21 +207,32 @@ class Backward:
 
 def widest_row(graph: Graph, node: int, *, at_units: bool) -> int:
     """The most values that one row holds at a node on its way back from ``node``."""
-    windows: dict[int, Window | None] = {node: ONE_UNIT if at_units and len(graph.nodes[node].shape) == 3 else None}
+    windows: dict[int, Window | None] = {
+        node: ONE_UNIT if at_units and len(graph.nodes[node].shape) == 3 else None
+    }
     widest = 1
     for index in range(node, 0, -1):
         if index not in windows:
             continue
-        window, here = windows[index], graph.nodes[index]
+        window = windows[index]
+        here = graph.nodes[index]
         for source in here.inputs:
             shape = graph.nodes[source].shape
             behind = window
             if window is not None and isinstance(here.operation, Convolution):
                 behind = window.behind(here.operation)
-            if behind is not None and (len(shape) != 3 or behind.size[0] * behind.size[1] >= shape[1] * shape[2]):
+            if behind is not None and (
+                len(shape) != 3 or behind.size[0] * behind.size[1] >= shape[1] * shape[2]
+            ):
                 behind = None
-            values = torch.Size(shape).numel() if behind is None else shape[0] * behind.size[0] * behind.size[1]
+            values = (
+                torch.Size(shape).numel()
+                if behind is None
+                else shape[0] * behind.size[0] * behind.size[1]
+            )
             widest = max(widest, int(values))
             other = windows.get(source, behind)
-            windows[source] = behind if other is None or behind is None else behind.with_other(other)
+            windows[source] = (
+                behind if other is None or behind is None else behind.with_other(other)
+            )
     return widest

@@ -1,4 +1,6 @@
-"""What proves robustness: a certifier has a name and a version, as an attack has, and goes into the cell's key like one."""
+"""What proves robustness: a certifier has a name and a version, as an attack has, and goes into the
+cell's key like one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Certifier(ABC):
-    """Base of certifiers: frozen, keyword-only dataclasses of parameters. A defense may bring one of its own."""
+    """Base of certifiers: frozen, keyword-only dataclasses of parameters. A defense may bring one
+    of its own.
+    """
 
     version: ClassVar[int] = 1
 
@@ -30,15 +34,21 @@ class Certifier(ABC):
         """What records call it."""
 
     def check(self, model: nn.Module, shape: tuple[int, ...]) -> None:  # noqa: B027 -- nothing to say is the default
-        """Raise ``UnsupportedLayerError`` for a network that it can prove nothing of, on images of ``shape`` (C, H, W)."""
+        """Raise ``UnsupportedLayerError`` for a network that it can prove nothing of, on images of
+        ``shape`` (C, H, W).
+        """
 
     @abstractmethod
-    def prove(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[Certificate]:
-        """Lower bounds of the margins under ``threat``, whose eps is a number, a few samples after the other.
+    def prove(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel
+    ) -> Iterator[Certificate]:
+        """Lower bounds of the margins under ``threat``, whose eps is a number, a few samples after
+        the other.
 
         No sample's bound depends on the others.
 
-        ``model`` is the network as deployed, in eval mode; ``x`` (N, C, H, W), ``y`` (N,) are on its device.
+        ``model`` is the network as deployed, in eval mode; ``x`` (N, C, H, W), ``y`` (N,) are on
+        its device.
 
         Raises:
             UnsupportedLayerError: names the layer that no bound is known for.
@@ -47,7 +57,8 @@ class Certifier(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundCertifier(Certifier):
-    """Any method of :func:`robustbench_lite.bounds.certify.certify`, with the ball cut by the image bounds.
+    """Any method of :func:`robustbench_lite.bounds.certify.certify`, with the ball cut by the image
+    bounds.
 
     Args:
         method: ``ibp``, ``crown-ibp``, ``dual``, ``crown``, ``alpha``, ``auto`` or ``lipschitz``.
@@ -67,5 +78,16 @@ class BoundCertifier(Certifier):
     def check(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         graph_of(model, shape)
 
-    def prove(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[Certificate]:
-        return proofs(model, x, y, norm=threat.norm, eps=threat.radius, method=self.method, box=self.box, batch_size=_BATCH)
+    def prove(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel
+    ) -> Iterator[Certificate]:
+        return proofs(
+            model,
+            x,
+            y,
+            norm=threat.norm,
+            eps=threat.radius,
+            method=self.method,
+            box=self.box,
+            batch_size=_BATCH,
+        )

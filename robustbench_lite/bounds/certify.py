@@ -1,7 +1,8 @@
 """Certificates: which samples no perturbation of the threat can break.
 
-Bounds are computed in float32. A sample whose margin comes near zero is done again in float64, whose rounding no margin that is
-reported can notice; and every margin is lowered by what the network's own float32 logits may be off.
+Bounds are computed in float32. A sample whose margin comes near zero is done again in float64,
+whose rounding no margin that is reported can notice; and every margin is lowered by what the
+network's own float32 logits may be off.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ from robustbench_lite.threat.norms import Norm, norm_by_name
 
 METHODS = (*STAGES, "auto", "lipschitz")
 NEAR = 2.0**-10
-"""Margins this near zero, relative to the largest logit, are decided in float64: a hundred times the errors of float32 seen."""
+"""Margins this near zero, relative to the largest logit, are decided in float64: a hundred times
+the errors of float32 seen.
+"""
 LOGIT_ROUNDING = 2.0**-21
-"""Eight roundings of the largest logit: what the float32 network may be off the numbers that are proved."""
+"""Eight roundings of the largest logit: what the float32 network may be off the numbers that are
+proved.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Certificate:
     stage: tuple[str, ...]
     """The method that the margin came from, one a sample."""
     radius: Tensor | None = None
-    """``lipschitz`` only: the L2 radius that is proved, (N,) float64; 0 where the clean image is misclassified."""
+    """``lipschitz`` only: the L2 radius that is proved, (N,) float64; 0 where the clean image is
+    misclassified.
+    """
     path: Path | None = None
     """The sealed record, where one is kept."""
     cached: bool = False
@@ -73,7 +80,9 @@ def certify(
     batch_size: int = 64,
 ) -> Certificate:
     """Bound the margin of every sample from below; see :func:`proofs`."""
-    return join(list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size)))
+    return join(
+        list(proofs(model, x, y, norm=norm, eps=eps, method=method, box=box, batch_size=batch_size))
+    )
 
 
 @exactly
@@ -92,12 +101,12 @@ def proofs(
     """The margins of ``batch_size`` samples after the other, bounded from below.
 
     Args:
-        model: a network in eval mode, on the device that shall do the work (a copy on the CPU does it where that device has
-            no float64); images (B, C, H, W) -> logits (B, K).
+        model: a network in eval mode, on the device that shall do the work (a copy on the CPU does
+            it where that device has no float64); images (B, C, H, W) -> logits (B, K).
         x: images (N, C, H, W) in [0, 1]; ``y``: labels (N,).
         eps: radius in input units, one number or one a sample (N,).
-        method: one of ``METHODS``. ``alpha`` starts from ``dual`` and ``crown``; ``auto`` runs all but ``lipschitz`` in the
-            order of their cost, each only on what is still open.
+        method: one of ``METHODS``. ``alpha`` starts from ``dual`` and ``crown``; ``auto`` runs all
+            but ``lipschitz`` in the order of their cost, each only on what is still open.
         box: perturbed images stay within [0, 1]; without, the whole ball is covered.
         batch_size: samples at a time; no bound depends on it.
 
@@ -116,7 +125,11 @@ def proofs(
     if device.type == "cpu":
         keep_freed_memory()
     graphs = _Graphs(model, tuple(x.shape[1:]))
-    batch = _by_lipschitz(graphs, chosen) if method == "lipschitz" else _Run(graphs, chosen, method, box).batch
+    batch = (
+        _by_lipschitz(graphs, chosen)
+        if method == "lipschitz"
+        else _Run(graphs, chosen, method, box).batch
+    )
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
         yield batch(x[part].to(device), y[part].to(device), radii[part].to(device))
@@ -126,7 +139,8 @@ class _Graphs:
     """The network's graph in either precision, made when first needed."""
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        self.model, self.shape = model, shape
+        self.model = model
+        self.shape = shape
         self.made: dict[torch.dtype, Graph] = {}
 
     def __call__(self, dtype: torch.dtype) -> Graph:
@@ -154,19 +168,26 @@ class _Run:
     def batch(self, x: Tensor, y: Tensor, eps: Tensor) -> Certificate:
         logits = self.graphs(torch.float64).forward(x)  # (B, K)
         if int(y.max()) >= logits.shape[1]:
-            raise UsageError(f"The labels go up to {int(y.max())}, but the model has {logits.shape[1]} classes.")
+            raise UsageError(
+                f"The labels go up to {int(y.max())}, but the model has {logits.shape[1]} classes."
+            )
         size = logits.abs().amax(1).clamp_min(1.0)
         found = self._margins(x, y, eps, logits, torch.float32)
-        margins, stage = found.margins, found.stage
+        margins = found.margins
+        stage = found.stage
         near = (margins.abs() < NEAR * size).nonzero().squeeze(1)
         if len(near):
             exact = self._margins(x[near], y[near], eps[near], logits[near], torch.float64)
             margins[near] = exact.margins
             stage[near] = exact.stage
         margins -= LOGIT_ROUNDING * size
-        return Certificate((margins > 0).cpu(), margins.cpu(), tuple(list(STAGES)[i] for i in stage.tolist()))
+        return Certificate(
+            (margins > 0).cpu(), margins.cpu(), tuple(list(STAGES)[i] for i in stage.tolist())
+        )
 
-    def _margins(self, x: Tensor, y: Tensor, eps: Tensor, logits: Tensor, dtype: torch.dtype) -> _Margins:
+    def _margins(
+        self, x: Tensor, y: Tensor, eps: Tensor, logits: Tensor, dtype: torch.dtype
+    ) -> _Margins:
         graph, (samples, classes) = self.graphs(dtype), logits.shape
         work = Work(Problem(graph, region_of(x.to(dtype), self.norm, eps.to(dtype), box=self.box)))
         itself = torch.nn.functional.one_hot(y, classes).bool()
@@ -176,7 +197,11 @@ class _Run:
         right = logits.argmax(1) == y
         order = list(STAGES)
         for name in self._stages():
-            open_classes = ~itself[here] if self.method == "alpha" and name != "alpha" else (bound[here] <= 0) & ~itself[here]
+            open_classes = (
+                ~itself[here]
+                if self.method == "alpha" and name != "alpha"
+                else (bound[here] <= 0) & ~itself[here]
+            )
             stay = open_classes.any(1)
             if self.method == "auto" and name != "ibp":
                 stay &= right[here]  # what is wrong already needs no better bound
@@ -184,7 +209,9 @@ class _Run:
                 break
             if not bool(stay.all()):
                 kept = stay.nonzero().squeeze(1)
-                work, here, open_classes = work.take(kept), here[kept], open_classes[kept]
+                work = work.take(kept)
+                here = here[kept]
+                open_classes = open_classes[kept]
             owner, other = open_classes.nonzero(as_tuple=True)
             eye = torch.eye(classes, dtype=dtype, device=x.device)
             found = STAGES[name](work, Question(owner, eye[y[here[owner]]] - eye[other])).double()
@@ -201,21 +228,31 @@ class _Run:
 
 
 def _by_lipschitz(graphs: _Graphs, norm: Norm) -> Callable[[Tensor, Tensor, Tensor], Certificate]:
-    """margin > sqrt(2) L eps: the difference of two logits changes by at most sqrt(2) times what the logits do (L2)."""
+    """margin > sqrt(2) L eps: the difference of two logits changes by at most sqrt(2) times what
+    the logits do (L2).
+    """
     if norm.name != "l2":
         raise UsageError(
-            f"The method 'lipschitz' proves L2 radii, not {norm.name}: use norm='l2' (--norm l2), or another method."
+            f"The method 'lipschitz' proves L2 radii, not {norm.name}: use norm='l2' (--norm l2), "
+            "or another method."
         )
     graph = graphs(torch.float64)
     slope = 2**0.5 * lipschitz_constant(graph)
 
     def batch(x: Tensor, y: Tensor, eps: Tensor) -> Certificate:
-        logits, label = graph.forward(x), y.unsqueeze(1)
+        logits = graph.forward(x)
+        label = y.unsqueeze(1)
         others = logits.scatter(1, label, -torch.inf).amax(1)
-        clean = logits.gather(1, label).squeeze(1) - others - LOGIT_ROUNDING * logits.abs().amax(1).clamp_min(1.0)
+        clean = (
+            logits.gather(1, label).squeeze(1)
+            - others
+            - LOGIT_ROUNDING * logits.abs().amax(1).clamp_min(1.0)
+        )
         margins = clean - slope * eps
         radius = (clean / slope if slope > 0 else torch.full_like(clean, torch.inf)).clamp_min(0)
-        return Certificate((margins > 0).cpu(), margins.cpu(), ("lipschitz",) * len(margins), radius.cpu())
+        return Certificate(
+            (margins > 0).cpu(), margins.cpu(), ("lipschitz",) * len(margins), radius.cpu()
+        )
 
     return batch
 

@@ -1,4 +1,6 @@
-"""Bounds of every hidden unit, layer by layer: intervals, and backward rows for the units that intervals leave open."""
+"""Bounds of every hidden unit, layer by layer: intervals, and backward rows for the units that
+intervals leave open.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from torch import Tensor
 
 from robustbench_lite.bounds.backward import Backward, widest_row
 from robustbench_lite.bounds.graph.graph import Graph
-from robustbench_lite.bounds.graph.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Shape, Sum
+from robustbench_lite.bounds.graph.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Input,
+    Linear,
+    Reshape,
+    Scale,
+    Shape,
+    Sum,
+)
 from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines, adaptive, chord, chord_image, image
 from robustbench_lite.bounds.starts import Costs, Start, Units
@@ -22,7 +34,9 @@ Bounds = dict[int, Interval]
 """Node -> the interval of its values, (B, *shape)."""
 
 CHUNK = 2**19
-"""Coefficients that one pass holds at a node, at most (unless one row has more): 4 MiB stay in the caches of a CPU."""
+"""Coefficients that one pass holds at a node, at most (unless one row has more): 4 MiB stay in the
+caches of a CPU.
+"""
 WHOLE = 2 / 3
 """Share of a convolution's units that want a row from which on all of them get one."""
 
@@ -61,7 +75,8 @@ class Problem:
 
 def hidden_bounds(problem: Problem, method: Method) -> Bounds:
     """Intervals of all nodes but the last ones that no activation follows."""
-    graph, found = problem.graph, Bounds()
+    graph = problem.graph
+    found = Bounds()
     activations = graph.activations()
     read = {graph.nodes[index].inputs[0] for index in activations}
     lines: dict[int, Lines] = {}
@@ -96,12 +111,20 @@ def node_interval(problem: Problem, index: int, found: Bounds, method: Method) -
         case Reshape():
             return Interval(*(side.reshape(len(side), *node.shape) for side in parts[0]))
         case Sum(weights):
-            centres = [w * (part.lower + part.upper) / 2 for w, part in zip(weights, parts, strict=True)]
-            radii = [w * (part.upper - part.lower) / 2 for w, part in zip(node.operation.sizes, parts, strict=True)]
+            centres = [
+                w * (part.lower + part.upper) / 2 for w, part in zip(weights, parts, strict=True)
+            ]
+            radii = [
+                w * (part.upper - part.lower) / 2
+                for w, part in zip(node.operation.sizes, parts, strict=True)
+            ]
             return _around(sum(centres[1:], centres[0]), sum(radii[1:], radii[0]))
         case Affine():
             lower, upper = parts[0]
-            return _around(node.operation.forward((lower + upper) / 2), node.operation.spread((upper - lower) / 2))
+            return _around(
+                node.operation.forward((lower + upper) / 2),
+                node.operation.spread((upper - lower) / 2),
+            )
     raise TypeError(f"No interval is known for {node.operation}.")
 
 
@@ -110,7 +133,9 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
 
 
 def is_exact(problem: Problem, index: int) -> bool:
-    """The interval of the node cannot be improved: one layer after a box whose sides move freely."""
+    """The interval of the node cannot be improved: one layer after a box whose sides move
+    freely.
+    """
     nodes = problem.graph.nodes
     if not problem.region.is_box:
         return False
@@ -124,41 +149,61 @@ def is_exact(problem: Problem, index: int) -> bool:
     return mixed <= 1
 
 
-def _tightened(problem: Problem, node: int, known: Interval, lines: dict[int, Lines], method: Method) -> Interval:
+def _tightened(
+    problem: Problem, node: int, known: Interval, lines: dict[int, Lines], method: Method
+) -> Interval:
     """``known`` with the units that it leaves open bounded by backward rows."""
     shape = problem.graph.nodes[node].shape
-    lower, upper = known.lower.flatten(1).clone(), known.upper.flatten(1).clone()
+    lower = known.lower.flatten(1).clone()
+    upper = known.upper.flatten(1).clone()
     costs = _costs(problem, node, lines)
-    for units in _units(problem, node, (lower < 0) & (upper > 0), whole=method is CHORDS and costs is not None):
+    for units in _units(
+        problem, node, (lower < 0) & (upper > 0), whole=method is CHORDS and costs is not None
+    ):
         for part in chunks(problem, node, len(units.owner), at_units=True, run=units.run):
             at = units.owner[part], units.unit[part]
             ends = _unit_bounds(problem, node, Units(*at, units.run), lines, costs)
             if method is CHORDS:  # the published bound itself, even where an interval was tighter
-                lower[at], upper[at] = ends.lower, -ends.negative
+                lower[at] = ends.lower
+                upper[at] = -ends.negative
             else:
-                lower[at], upper[at] = torch.maximum(lower[at], ends.lower), torch.minimum(upper[at], -ends.negative)
+                lower[at] = torch.maximum(lower[at], ends.lower)
+                upper[at] = torch.minimum(upper[at], -ends.negative)
     return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape))
 
 
 def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Iterator[Units]:
     """The units of ``node`` that get rows: those ``wanted`` (B, units).
 
-    With ``whole``, a convolution gets those of all units in samples that want the most of them: its weights are multiplied as
-    they are then, and none is looked up. The others are closed either way (``chord_image``).
+    With ``whole``, a convolution gets those of all units in samples that want the most of them: its
+    weights are multiplied as they are then, and none is looked up. The others are closed either way
+    (``chord_image``).
     """
-    operation, shape = problem.graph.nodes[node].operation, problem.graph.nodes[node].shape
-    if whole and isinstance(operation, Convolution) and operation.simple and works_in_caches(wanted.device):
+    operation = problem.graph.nodes[node].operation
+    shape = problem.graph.nodes[node].shape
+    if (
+        whole
+        and isinstance(operation, Convolution)
+        and operation.simple
+        and works_in_caches(wanted.device)
+    ):
         most = wanted.sum(1) > WHOLE * wanted.shape[1]
         samples = most.nonzero().squeeze(1)
         if len(samples):
             by_position = torch.arange(wanted.shape[1]).reshape(shape[0], -1).T.flatten()
-            yield Units(samples.repeat_interleave(len(by_position)), by_position.repeat(len(samples)), shape[0])
+            yield Units(
+                samples.repeat_interleave(len(by_position)),
+                by_position.repeat(len(samples)),
+                shape[0],
+            )
             wanted = wanted & ~most.unsqueeze(1)
     owner, unit = wanted.nonzero(as_tuple=True)
     yield Units(owner, unit)
 
 
-def _unit_bounds(problem: Problem, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None) -> Extremes:
+def _unit_bounds(
+    problem: Problem, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None
+) -> Extremes:
     """Lower bounds of ``units`` of ``node``, and of the units times -1."""
     rows = _rows_of(problem.graph.nodes[node].shape, units)
     start = Start.of(problem.graph, node, units, costs)
@@ -183,8 +228,11 @@ def _run(problem: Problem, rows: Rows, start: Start, lines: dict[int, Lines]) ->
 
 
 def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None:
-    """One forward pass books for all units what the lines before them cost; None unless the layer follows activations."""
-    operation, inputs = problem.graph.nodes[node].operation, problem.graph.nodes[node].inputs
+    """One forward pass books for all units what the lines before them cost; None unless the layer
+    follows activations.
+    """
+    operation = problem.graph.nodes[node].operation
+    inputs = problem.graph.nodes[node].inputs
     if not isinstance(operation, Linear | Convolution) or inputs[0] not in lines:
         return None
     intercept = lines[inputs[0]].intercept
@@ -194,6 +242,8 @@ def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None
 
 
 def chunks(problem: Problem, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
-    """Slices of so many rows that a pass back from ``node`` keeps to the chunk size; ``run`` of them are not torn apart."""
+    """Slices of so many rows that a pass back from ``node`` keeps to the chunk size; ``run`` of
+    them are not torn apart.
+    """
     size = max(1, problem.chunk // (run * widest_row(problem.graph, node, at_units=at_units))) * run
     return [slice(start, start + size) for start in range(0, rows, size)]

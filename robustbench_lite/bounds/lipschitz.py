@@ -1,7 +1,8 @@
-"""An upper bound of a network's L2 Lipschitz constant, from the norms of its layers (Cisse et al. 2017, arXiv:1704.08847).
+"""An upper bound of a network's L2 Lipschitz constant, from the norms of its layers (Cisse et al.
+2017, arXiv:1704.08847).
 
-A chain multiplies the norms; a weighted sum of branches adds up weight times constant, which for a convex combination is at
-most the largest of them.
+A chain multiplies the norms; a weighted sum of branches adds up weight times constant, which for a
+convex combination is at most the largest of them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.graph.graph import Graph, Node
-from robustbench_lite.bounds.graph.operations import Activation, Affine, Convolution, Input, Linear, Reshape, Scale, Sum
+from robustbench_lite.bounds.graph.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Input,
+    Linear,
+    Reshape,
+    Scale,
+    Sum,
+)
 
 EXACT = 2048
-"""Up to so many inputs or outputs, a convolution's norm is that of its whole matrix; beyond, of a larger, periodic image."""
+"""Up to so many inputs or outputs, a convolution's norm is that of its whole matrix; beyond, of a
+larger, periodic image.
+"""
 _ROUNDING = 1 + 1e-9
 """What float64 decompositions may be off."""
 
 
 @torch.no_grad()
 def lipschitz_constant(graph: Graph) -> float:
-    """L with ``||f(x) - f(x')|| <= L ||x - x'||`` in L2, for images to logits. ``graph`` is in float64."""
+    """L with ``||f(x) - f(x')|| <= L ||x - x'||`` in L2, for images to logits. ``graph`` is in
+    float64.
+    """
     known: list[float] = []
     for node in graph.nodes:
         before = [known[index] for index in node.inputs]
@@ -41,7 +55,9 @@ def lipschitz_constant(graph: Graph) -> float:
 
 
 def operator_norm(node: Node, shape: tuple[int, ...]) -> float:
-    """The largest singular value of an affine node that takes inputs of ``shape``, or a little more; never less."""
+    """The largest singular value of an affine node that takes inputs of ``shape``, or a little
+    more; never less.
+    """
     operation = node.operation
     if isinstance(operation, Scale):
         return float(operation.scale.abs().max())
@@ -49,39 +65,56 @@ def operator_norm(node: Node, shape: tuple[int, ...]) -> float:
         return _ROUNDING * float(torch.linalg.matrix_norm(operation.weight, 2))
     if not isinstance(operation, Convolution):
         raise TypeError(f"No norm is known for {operation}.")
-    inputs, outputs = math.prod(shape), math.prod(node.shape)
+    inputs = math.prod(shape)
+    outputs = math.prod(node.shape)
     if operation.groups == 1 and min(inputs, outputs) <= EXACT:
         return _ROUNDING * _whole_norm(operation, shape, node.shape, inputs, outputs)
-    return _ROUNDING * max(_periodic_norm(operation, group, shape) for group in operation.weight.chunk(operation.groups))
+    return _ROUNDING * max(
+        _periodic_norm(operation, group, shape)
+        for group in operation.weight.chunk(operation.groups)
+    )
 
 
-def _whole_norm(conv: Convolution, shape: tuple[int, ...], out_shape: tuple[int, ...], inputs: int, outputs: int) -> float:
+def _whole_norm(
+    conv: Convolution, shape: tuple[int, ...], out_shape: tuple[int, ...], inputs: int, outputs: int
+) -> float:
     """From the Gram matrix of the convolution as a matrix, on its smaller side."""
     plain = Convolution(conv.weight, None, conv.stride, conv.padding, conv.dilation)
     eye = torch.eye(min(inputs, outputs), dtype=conv.weight.dtype, device=conv.weight.device)
     columns = []
     for part in torch.split(eye, 256):
         if inputs <= outputs:
-            columns.append(plain.transpose(plain.forward(part.reshape(-1, *shape)), shape).flatten(1))
+            columns.append(
+                plain.transpose(plain.forward(part.reshape(-1, *shape)), shape).flatten(1)
+            )
         else:
-            columns.append(plain.forward(plain.transpose(part.reshape(-1, *out_shape), shape)).flatten(1))
+            columns.append(
+                plain.forward(plain.transpose(part.reshape(-1, *out_shape), shape)).flatten(1)
+            )
     gram = torch.cat(columns)
     return float(torch.linalg.eigvalsh((gram + gram.T) / 2)[-1].clamp_min(0).sqrt())
 
 
 def _periodic_norm(conv: Convolution, weight: Tensor, shape: tuple[int, ...]) -> float:
-    """The norm on a periodic image large enough for nothing to wrap around: zero padding is a part of it (Sedghi et al. 2019).
+    """The norm on a periodic image large enough for nothing to wrap around: zero padding is a part
+    of it (Sedghi et al. 2019).
 
-    A stride is a convolution without one over the image's positions sorted by their remainder modulo the stride.
+    A stride is a convolution without one over the image's positions sorted by their remainder
+    modulo the stride.
     """
     (sh, sw), (dh, dw) = conv.stride, conv.dilation
     kh, kw = conv.reach
     spread = weight.new_zeros(*weight.shape[:2], kh, kw)
     spread[:, :, ::dh, ::dw] = weight
-    jh, jw = -(-kh // sh), -(-kw // sw)
+    jh = -(-kh // sh)
+    jw = -(-kw // sw)
     padded = F.pad(spread, (0, sw * jw - kw, 0, sh * jh - kh))
-    kernel = padded.reshape(*weight.shape[:2], jh, sh, jw, sw).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # (O, C sh sw, jh, jw)
+    kernel = (
+        padded.reshape(*weight.shape[:2], jh, sh, jw, sw).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    )  # (O, C sh sw, jh, jw)
     high = -(-(shape[-2] + 2 * conv.padding[0]) // sh) + jh - 1
     wide = -(-(shape[-1] + 2 * conv.padding[1]) // sw) + jw - 1
-    waves = torch.fft.rfft2(kernel, s=(high, wide)).permute(2, 3, 0, 1)  # (H, W / 2 + 1, O, C sh sw)
+    waves = torch.fft.rfft2(kernel, s=(high, wide)).permute(
+        2, 3, 0, 1
+    )  # (H, W / 2 + 1, O, C sh sw)
     return float(torch.linalg.matrix_norm(waves, 2).max())

@@ -26,8 +26,12 @@ from robustbench_lite.bounds.region import Interval
 from robustbench_lite.bounds.relaxation import Lines, adaptive, chord, image
 from robustbench_lite.bounds.windows import Rows
 
-ALPHA_STEPS, ALPHA_RATE, ALPHA_DECAY = 30, 0.25, 0.96
-"""Steps of Adam, and how far the first moves a slope; alpha-CROWN (Xu et al. 2021, arXiv:2011.13824) takes about the same."""
+ALPHA_STEPS = 30
+ALPHA_RATE = 0.25
+ALPHA_DECAY = 0.96
+"""Steps of Adam, and how far the first moves a slope; alpha-CROWN (Xu et al. 2021,
+arXiv:2011.13824) takes about the same.
+"""
 _LOOK = 5
 """Rows that are proved leave the optimisation after so many steps."""
 
@@ -47,7 +51,10 @@ class Work:
     def take(self, index: Tensor) -> Work:
         """What is left when only some of the samples go on."""
         known = {
-            method: {node: Interval(part.lower[index], part.upper[index]) for node, part in bounds.items()}
+            method: {
+                node: Interval(part.lower[index], part.upper[index])
+                for node, part in bounds.items()
+            }
             for method, bounds in self.known.items()
         }
         return Work(self.problem.take(index), known)
@@ -71,38 +78,53 @@ Stage = Callable[[Work, Question], Tensor]
 
 
 def interval_stage(work: Work, question: Question) -> Tensor:
-    """Interval bound propagation (Gowal et al. 2018, arXiv:1810.12715); the last affine layers are done as one."""
-    nodes, found = work.problem.graph.nodes, work.bounds(INTERVALS)
+    """Interval bound propagation (Gowal et al. 2018, arXiv:1810.12715); the last affine layers are
+    done as one.
+    """
+    nodes = work.problem.graph.nodes
+    found = work.bounds(INTERVALS)
     stop = {
         index: image(node.operation, found[node.inputs[0]])
-        for index, node in enumerate(nodes) if isinstance(node.operation, Activation)
-    }  # fmt: skip
+        for index, node in enumerate(nodes)
+        if isinstance(node.operation, Activation)
+    }
     return _in_chunks(work, question, {}, stop)
 
 
 def crown_interval_stage(work: Work, question: Question) -> Tensor:
-    """CROWN-IBP (Zhang et al. 2020, arXiv:1906.06316): hidden units by intervals, the margins by a backward pass."""
+    """CROWN-IBP (Zhang et al. 2020, arXiv:1906.06316): hidden units by intervals, the margins by a
+    backward pass.
+    """
     return rows_back(work, question, work.bounds(INTERVALS), adaptive)
 
 
 def dual_stage(work: Work, question: Question) -> Tensor:
-    """The dual network of Wong and Kolter 2018 (arXiv:1711.00851), which is Fast-Lin: one slope for both lines."""
+    """The dual network of Wong and Kolter 2018 (arXiv:1711.00851), which is Fast-Lin: one slope for
+    both lines.
+    """
     return rows_back(work, question, work.bounds(CHORDS), chord)
 
 
 def crown_stage(work: Work, question: Question) -> Tensor:
-    """CROWN (Zhang et al. 2018, arXiv:1811.00866): the lower slope is 0 or 1, whichever leaves the smaller area."""
+    """CROWN (Zhang et al. 2018, arXiv:1811.00866): the lower slope is 0 or 1, whichever leaves the
+    smaller area.
+    """
     return rows_back(work, question, work.bounds(ADAPTIVE), adaptive)
 
 
 def alpha_stage(work: Work, question: Question) -> Tensor:
-    """Lower slopes optimised for each row (Xu et al. 2021, arXiv:2011.13824); the best bound of all steps counts.
+    """Lower slopes optimised for each row (Xu et al. 2021, arXiv:2011.13824); the best bound of all
+    steps counts.
 
     Hidden units keep the tighter of their equal-slope and adaptive bounds.
     """
-    one, other = work.bounds(CHORDS), work.bounds(ADAPTIVE)
+    one = work.bounds(CHORDS)
+    other = work.bounds(ADAPTIVE)
     both = {
-        node: Interval(torch.maximum(part.lower, other[node].lower), torch.minimum(part.upper, other[node].upper))
+        node: Interval(
+            torch.maximum(part.lower, other[node].lower),
+            torch.minimum(part.upper, other[node].upper),
+        )
         for node, part in one.items()
     }
     lines = lines_of(work.problem, both, adaptive)
@@ -111,18 +133,28 @@ def alpha_stage(work: Work, question: Question) -> Tensor:
 
 
 STAGES: dict[str, Stage] = {
-    "ibp": interval_stage, "crown-ibp": crown_interval_stage, "dual": dual_stage, "crown": crown_stage, "alpha": alpha_stage,
-}  # fmt: skip
+    "ibp": interval_stage,
+    "crown-ibp": crown_interval_stage,
+    "dual": dual_stage,
+    "crown": crown_stage,
+    "alpha": alpha_stage,
+}
 """In the order of their cost."""
 
 
 class _Slopes:
-    """The optimisation of one chunk of rows. Nothing a row does depends on the others, so they may leave at any time."""
+    """The optimisation of one chunk of rows. Nothing a row does depends on the others, so they may
+    leave at any time.
+    """
 
     def __init__(self, problem: Problem, question: Question, lines: dict[int, Lines]) -> None:
-        self.problem, self.question, self.lines = problem, question, lines
+        self.problem = problem
+        self.question = question
+        self.lines = lines
         self.floors = {i: getattr(problem.graph.nodes[i].operation, "slope", 0.0) for i in lines}
-        self.slopes = {i: line.below.index_select(0, question.owner) for i, line in lines.items()}  # (M, *shape)
+        self.slopes = {
+            i: line.below.index_select(0, question.owner) for i, line in lines.items()
+        }  # (M, *shape)
         self.first = {i: torch.zeros_like(slope) for i, slope in self.slopes.items()}
         self.second = {i: torch.zeros_like(slope) for i, slope in self.slopes.items()}
 
@@ -150,17 +182,22 @@ class _Slopes:
         for slope in self.slopes.values():
             slope.requires_grad_()
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self.rows_bound().sum(), list(self.slopes.values()), allow_unused=True)
+            gradients = torch.autograd.grad(
+                self.rows_bound().sum(), list(self.slopes.values()), allow_unused=True
+            )
         rate = ALPHA_RATE * ALPHA_DECAY ** (step - 1)
         for (index, slope), gradient in zip(self.slopes.items(), gradients, strict=True):
             self.slopes[index] = slope = slope.detach()
             if gradient is None:  # an activation that the logits do not depend on
                 continue
-            first, second = self.first[index], self.second[index]
+            first = self.first[index]
+            second = self.second[index]
             first.mul_(0.9).add_(gradient, alpha=0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-12)
-            self.slopes[index] = (slope + rate / (1 - 0.9**step) * first / scale).clamp_(self.floors[index], 1.0)
+            self.slopes[index] = (slope + rate / (1 - 0.9**step) * first / scale).clamp_(
+                self.floors[index], 1.0
+            )
         return self.rows_bound().detach()
 
     def _keep(self, stay: Tensor) -> None:
@@ -174,8 +211,11 @@ def rows_back(work: Work, question: Question, bounds: Bounds, relaxation: Relaxa
     return _in_chunks(work, question, lines_of(work.problem, bounds, relaxation), None)
 
 
-def _in_chunks(work: Work, question: Question, lines: dict[int, Lines], stop: dict[int, Interval] | None) -> Tensor:
-    problem, found = work.problem, []
+def _in_chunks(
+    work: Work, question: Question, lines: dict[int, Lines], stop: dict[int, Interval] | None
+) -> Tensor:
+    problem = work.problem
+    found = []
     for part in chunks(problem, problem.graph.output, len(question.owner), at_units=False):
         rows = Backward(problem.graph, Rows.of(question.owner[part]))
         rows.start(problem.graph.output, question.rows[part])

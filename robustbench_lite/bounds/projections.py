@@ -1,6 +1,8 @@
-"""Random projections: estimates of the dual network's hidden bounds in a handful of forward passes, to train with.
+"""Random projections: estimates of the dual network's hidden bounds in a handful of forward passes,
+to train with.
 
-Wong et al. 2018, "Scaling provable adversarial defenses", arXiv:1805.12514. An estimate is no bound: never certify with it.
+Wong et al. 2018, "Scaling provable adversarial defenses", arXiv:1805.12514. An estimate is no
+bound: never certify with it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ _CHUNK = 2**20
 
 
 def projected_bounds(problem: Problem, count: int) -> Bounds:
-    """Estimates of the equal-slope bounds of every activation's input, from ``count`` draws of torch's global generator."""
-    nodes, passes = problem.graph.nodes, _Passes(problem, count)
+    """Estimates of the equal-slope bounds of every activation's input, from ``count`` draws of
+    torch's global generator.
+    """
+    nodes = problem.graph.nodes
+    passes = _Passes(problem, count)
     activations = problem.graph.activations()
     read = {nodes[index].inputs[0] for index in activations}
     for index in range(max(activations, default=0)):
@@ -34,11 +39,13 @@ def projected_bounds(problem: Problem, count: int) -> Bounds:
 
 @dataclass
 class _Passes:
-    """The network between its two parallel lines: every activation is D z + t / 2, give or take t / 2.
+    """The network between its two parallel lines: every activation is D z + t / 2, give or take t /
+    2.
 
-    So a unit is a linear function of the image and of one such uncertainty an activation. How far each of them moves it is
-    the norm of a row that is never formed: the median of the absolute projections on Cauchy vectors (1-norm), or the root
-    mean square of those on Gaussian ones (2-norm).
+    So a unit is a linear function of the image and of one such uncertainty an activation. How far
+    each of them moves it is the norm of a row that is never formed: the median of the absolute
+    projections on Cauchy vectors (1-norm), or the root mean square of those on Gaussian ones
+    (2-norm).
     """
 
     problem: Problem
@@ -55,25 +62,38 @@ class _Passes:
         match node.operation:
             case Input():
                 box = self.problem.region.box
-                centre, moved = (box.lower + box.upper) / 2, {index: self._image()}
+                centre = (box.lower + box.upper) / 2
+                moved = {index: self._image()}
             case Activation():
                 lines = chord(node.operation, self.found[node.inputs[0]])
                 half = lines.intercept / 2
                 centre = lines.above * centres[0] + half
-                moved = {source: part * lines.above.unsqueeze(1) for source, part in parts[0].items()}
+                moved = {
+                    source: part * lines.above.unsqueeze(1) for source, part in parts[0].items()
+                }
                 moved[index] = half.unsqueeze(1) * self._cauchy(half)
             case Sum(weights):
-                centre = sum((w * c for w, c in zip(weights, centres, strict=True)), torch.zeros_like(centres[0]))
+                centre = sum(
+                    (w * c for w, c in zip(weights, centres, strict=True)),
+                    torch.zeros_like(centres[0]),
+                )
                 moved = {}
                 for weight, branch in zip(weights, parts, strict=True):
                     for source, part in branch.items():
-                        moved[source] = moved[source] + weight * part if source in moved else weight * part
+                        moved[source] = (
+                            moved[source] + weight * part if source in moved else weight * part
+                        )
             case Reshape():
                 centre = centres[0].reshape(len(centres[0]), *node.shape)
-                moved = {source: part.reshape(*part.shape[:2], *node.shape) for source, part in parts[0].items()}
+                moved = {
+                    source: part.reshape(*part.shape[:2], *node.shape)
+                    for source, part in parts[0].items()
+                }
             case Affine():
                 centre = node.operation.forward(centres[0])
-                moved = {source: self._linear(node.operation, part) for source, part in parts[0].items()}
+                moved = {
+                    source: self._linear(node.operation, part) for source, part in parts[0].items()
+                }
         self.centres.append(centre)
         self.projections.append(moved)
 
@@ -82,7 +102,9 @@ class _Passes:
         radius = torch.zeros_like(centre)
         for source, part in self.projections[index].items():
             gaussian = source == 0 and isinstance(self.problem.region, L2Region)
-            radius = radius + (part.square().mean(1).sqrt() if gaussian else part.abs().median(1).values)
+            radius = radius + (
+                part.square().mean(1).sqrt() if gaussian else part.abs().median(1).values
+            )
         return Interval(centre - radius, centre + radius)
 
     def _linear(self, operation: Affine, part: Tensor) -> Tensor:
@@ -96,10 +118,14 @@ class _Passes:
         region = self.problem.region
         if isinstance(region, L2Region):
             centre = region.centre
-            draws = torch.randn(len(centre), self.count, *centre.shape[1:], dtype=centre.dtype, device=centre.device)
+            draws = torch.randn(
+                len(centre), self.count, *centre.shape[1:], dtype=centre.dtype, device=centre.device
+            )
             return draws * region.eps.reshape(-1, *([1] * centre.dim()))
         half = (region.box.upper - region.box.lower) / 2
         return half.unsqueeze(1) * self._cauchy(half)
 
     def _cauchy(self, like: Tensor) -> Tensor:
-        return torch.empty(len(like), self.count, *like.shape[1:], dtype=like.dtype, device=like.device).cauchy_()
+        return torch.empty(
+            len(like), self.count, *like.shape[1:], dtype=like.dtype, device=like.device
+        ).cauchy_()

@@ -1,4 +1,6 @@
-"""Where the adversary may go: a ball around each image, cut by the bounds of an image. The only file here that knows norms."""
+"""Where the adversary may go: a ball around each image, cut by the bounds of an image. The only
+file here that knows norms.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Region(ABC):
 
 @dataclass(frozen=True)
 class BoxRegion(Region):
-    """An Linf ball, whole or cut by the image bounds: either way a box, over which a linear function's minimum is exact."""
+    """An Linf ball, whole or cut by the image bounds: either way a box, over which a linear
+    function's minimum is exact.
+    """
 
     def lowest(self, a: Tensor, rows: Rows, window: Window | None) -> Extremes:
         middle = rows.dot(a, self.middle, window)
@@ -78,7 +82,9 @@ class BoxRegion(Region):
 
 @dataclass(frozen=True)
 class L2Region(Region):
-    """An L2 ball. Cut by the image bounds, the better of two bounds counts: that of the ball, and that of the box around it."""
+    """An L2 ball. Cut by the image bounds, the better of two bounds counts: that of the ball, and
+    that of the box around it.
+    """
 
     centre: Tensor
     """(B, C, H, W)."""
@@ -96,7 +102,9 @@ class L2Region(Region):
         if not self.cut:
             return ball
         other = self.around.lowest(a, rows, window)
-        return Extremes(torch.maximum(ball.lower, other.lower), torch.maximum(ball.negative, other.negative))
+        return Extremes(
+            torch.maximum(ball.lower, other.lower), torch.maximum(ball.negative, other.negative)
+        )
 
     @cached_property
     def around(self) -> BoxRegion:
@@ -112,10 +120,15 @@ class L2Region(Region):
 
 
 def region_of(x: Tensor, norm: Norm, eps: Tensor, *, box: bool = True) -> Region:
-    """The ball of radius ``eps`` (B,) around ``x`` (B, C, H, W) in the dtype of ``x``; ``box`` cuts it by [0, 1]."""
+    """The ball of radius ``eps`` (B,) around ``x`` (B, C, H, W) in the dtype of ``x``; ``box`` cuts
+    it by [0, 1].
+    """
     if norm.name not in ("linf", "l2"):
         raise UsageError(f"No certificate is known here for {norm.name}: use linf or l2.")
     radius = per_row(eps, x)
-    lower, upper = x - radius, x + radius
-    around = Interval(lower.clamp_min(LOW), upper.clamp_max(HIGH)) if box else Interval(lower, upper)
+    lower = x - radius
+    upper = x + radius
+    around = (
+        Interval(lower.clamp_min(LOW), upper.clamp_max(HIGH)) if box else Interval(lower, upper)
+    )
     return BoxRegion(around) if norm.name == "linf" else L2Region(around, x, eps.to(x.dtype), box)

@@ -26,24 +26,32 @@ class Lines:
 
 
 def chord(activation: Activation, z: Interval) -> Lines:
-    """Both lines with the slope of the chord: the dual network of Wong and Kolter 2018, arXiv:1711.00851 (Fast-Lin).
+    """Both lines with the slope of the chord: the dual network of Wong and Kolter 2018,
+    arXiv:1711.00851 (Fast-Lin).
 
-    D = 1 where l >= 0, the leaky slope where u <= 0, (u - slope l) / (u - l) between, with the intercept
-    -l u (1 - slope) / (u - l) there.
+    D = 1 where l >= 0, the leaky slope where u <= 0, (u - slope l) / (u - l) between, with the
+    intercept -l u (1 - slope) / (u - l) there.
     """
     slope = activation.slope
-    lower, upper = z.lower.clamp(max=0), z.upper.clamp_min(0)
+    lower = z.lower.clamp(max=0)
+    upper = z.upper.clamp_min(0)
     open_units = (z.lower < 0) & (z.upper > 0)
     # Elsewhere the width may be 0, and a gradient of what is not chosen would still be no number.
     width = torch.where(open_units, upper - lower, 1.0)
     share = upper / width
-    steep = torch.where(open_units, slope + (1 - slope) * share, torch.where(z.lower >= 0, 1.0, slope).to(width.dtype))
+    steep = torch.where(
+        open_units,
+        slope + (1 - slope) * share,
+        torch.where(z.lower >= 0, 1.0, slope).to(width.dtype),
+    )
     intercept = torch.where(open_units, -lower * share * (1 - slope), 0.0)
     return Lines(steep, steep, intercept)
 
 
 def adaptive(activation: Activation, z: Interval) -> Lines:
-    """The chord above; below, the one of the activation's two slopes that leaves the smaller area (CROWN, arXiv:1811.00866)."""
+    """The chord above; below, the one of the activation's two slopes that leaves the smaller area
+    (CROWN, arXiv:1811.00866).
+    """
     lines = chord(activation, z)
     steep = torch.where(z.upper > -z.lower, 1.0, activation.slope).to(lines.above.dtype)
     below = torch.where((z.lower < 0) & (z.upper > 0), steep, lines.above)
@@ -56,10 +64,12 @@ def image(activation: Activation, z: Interval) -> Interval:
 
 
 def chord_image(activation: Activation, z: Interval) -> Interval:
-    """The interval between the two chord lines: wider than ``image``, and never tighter than what goes back through them.
+    """The interval between the two chord lines: wider than ``image``, and never tighter than what
+    goes back through them.
 
-    With it, a unit that the intervals close is closed in the published method too (its bound is concave and positively
-    homogeneous in the row), so that leaving such units out changes no number.
+    With it, a unit that the intervals close is closed in the published method too (its bound is
+    concave and positively homogeneous in the row), so that leaving such units out changes no
+    number.
     """
     lines = chord(activation, z)
     return Interval(lines.below * z.lower, activation(z.upper))

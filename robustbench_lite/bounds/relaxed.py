@@ -1,4 +1,6 @@
-"""Rows go back through an activation, sample by sample: a block of rows stays in the caches of a CPU, forth and back."""
+"""Rows go back through an activation, sample by sample: a block of rows stays in the caches of a
+CPU, forth and back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from robustbench_lite.bounds.windows import Segment
 
 
 class Relaxed(NamedTuple):
-    """Rows over the input of an activation, and what its intercepts cost them and their negatives, (M,) each."""
+    """Rows over the input of an activation, and what its intercepts cost them and their negatives,
+    (M,) each.
+    """
 
     rows: Tensor
     cost: Tensor
@@ -21,15 +25,22 @@ class Relaxed(NamedTuple):
 
 
 def relax(a: Tensor, lines: Lines, segments: Sequence[Segment]) -> Relaxed:
-    """Rows ``a`` (M, *shape) over the output of an activation, in ``segments`` of one sample each, through its ``lines``.
+    """Rows ``a`` (M, *shape) over the output of an activation, in ``segments`` of one sample each,
+    through its ``lines``.
 
     Negative coefficients meet the upper lines, with their intercepts; the others the lower lines.
     """
     last = a.dim() == 4 and not a.is_contiguous()
-    first, end = segments[0][0], segments[-1][0] + 1  # only what these rows need is laid out anew
-    below, above, intercept = (_flat(part[first:end], last) for part in (lines.below, lines.above, lines.intercept))
+    # only what these rows need is laid out anew
+    first = segments[0][0]
+    end = segments[-1][0] + 1
+    below, above, intercept = (
+        _flat(part[first:end], last) for part in (lines.below, lines.above, lines.intercept)
+    )
     own = [Segment(sample - first, part) for sample, part in segments]
-    out, cost, negative = _Relax.apply(_flat(a, last), above if lines.parallel else below, above, intercept, own)
+    out, cost, negative = _Relax.apply(
+        _flat(a, last), above if lines.parallel else below, above, intercept, own
+    )
     if last:
         channels, high, wide = a.shape[1:]
         return Relaxed(out.reshape(-1, high, wide, channels).permute(0, 3, 1, 2), cost, negative)
@@ -43,11 +54,19 @@ def _flat(values: Tensor, channels_last: bool) -> Tensor:
 class _Relax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, below: Tensor, above: Tensor, intercept: Tensor, segments: Sequence[Segment]
+        ctx: Any,
+        a: Tensor,
+        below: Tensor,
+        above: Tensor,
+        intercept: Tensor,
+        segments: Sequence[Segment],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.parallel, ctx.segments = below is above, segments
+        ctx.parallel = below is above
+        ctx.segments = segments
         ctx.save_for_backward(a, below, above, intercept)
-        out, cost, total = torch.empty_like(a), a.new_empty(len(a)), a.new_empty(len(a))
+        out = torch.empty_like(a)
+        cost = a.new_empty(len(a))
+        total = a.new_empty(len(a))
         for sample, part in segments:
             here = a[part]
             down = here.clamp(max=0)
@@ -61,12 +80,17 @@ class _Relax(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_cost: Tensor, grad_negative: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor, grad_cost: Tensor, grad_negative: Tensor
+    ) -> tuple[Tensor | None, ...]:
         a, below, above, intercept = ctx.saved_tensors
-        to_a, to_below, to_above, to_intercept = (torch.zeros_like(part) for part in (a, below, above, intercept))
+        to_a, to_below, to_above, to_intercept = (
+            torch.zeros_like(part) for part in (a, below, above, intercept)
+        )
         both = grad_cost + grad_negative
         for sample, part in ctx.segments:
-            here, back = a[part], grad[part]
+            here = a[part]
+            back = grad[part]
             down = here.clamp(max=0)
             to_intercept[sample] = both[part] @ down - grad_negative[part] @ here
             free = (here < 0) * both[part].unsqueeze(1) - grad_negative[part].unsqueeze(1)
@@ -74,7 +98,8 @@ class _Relax(torch.autograd.Function):
                 to_above[sample] = (back * here).sum(0)
                 torch.addcmul(back * above[sample], free, intercept[sample], out=to_a[part])
             else:
-                to_above[sample], to_below[sample] = (back * down).sum(0), (back * (here - down)).sum(0)
+                to_above[sample] = (back * down).sum(0)
+                to_below[sample] = (back * (here - down)).sum(0)
                 slope = torch.where(here < 0, above[sample], below[sample])
                 torch.addcmul(back * slope, free, intercept[sample], out=to_a[part])
         return to_a, None if ctx.parallel else to_below, to_above, to_intercept, None

@@ -25,7 +25,8 @@ class Units(NamedTuple):
     unit: Tensor
     """(M,), as indices into the flattened values of the node."""
     run: int = 1
-    """That of the ``Rows``: more than 1 for a convolution behind activations with parallel lines."""
+    """That of the ``Rows``: more than 1 for a convolution behind activations with parallel lines.
+    """
 
 
 class Costs(NamedTuple):
@@ -57,7 +58,9 @@ class Start:
     """(M, *shape), or windows of such rows."""
     window: Window | None = None
     behind: bool = False
-    """They are rows of a layer, over its input; otherwise they pick single values of the node itself."""
+    """They are rows of a layer, over its input; otherwise they pick single values of the node
+    itself.
+    """
     offset: Tensor | None = None
     """What the layer adds to each, (M,)."""
     paid: Costs | None = None
@@ -88,7 +91,9 @@ class Start:
 
     @classmethod
     def windowed(cls, node: Node, layer: Convolution, units: Units) -> Start:
-        """Kernels of ``layer``; (run, *size) for units in runs, as they are the same for every run."""
+        """Kernels of ``layer``; (run, *size) for units in runs, as they are the same for
+        every run.
+        """
         (source,) = node.inputs
         channel = _channel(node, units)
         kernels = layer.weight.contiguous() if units.run > 1 else layer.weight[channel]

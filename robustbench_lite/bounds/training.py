@@ -1,4 +1,6 @@
-"""Bounds to train with: the lower bounds of all margins of a batch, with gradients for the weights."""
+"""Bounds to train with: the lower bounds of all margins of a batch, with gradients for the
+weights.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,33 @@ from robustbench_lite.bounds.relaxation import chord
 from robustbench_lite.threat.norms import Norm
 
 TRAINING_BOUNDS = ("ibp", "crown-ibp", "crown-ibp-chord", "dual")
-"""In the order of their cost; ``crown-ibp-chord`` is the dual network's last pass over hidden bounds by intervals."""
+"""In the order of their cost; ``crown-ibp-chord`` is the dual network's last pass over hidden
+bounds by intervals.
+"""
 
 
 def margin_bounds(
-    model: nn.Module, x: Tensor, y: Tensor, *, norm: Norm, eps: float, bound: str, box: bool = False, projections: int = 0,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    bound: str,
+    box: bool = False,
+    projections: int = 0,
     settled: float = math.inf,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Lower bounds of z_y - z_j over the ball around each image, (B, K); 0 for j = y.
 
     Args:
         model: a network that ``certify`` takes, in eval mode.
         x: images (B, C, H, W), in the dtype that the bounds shall have; ``y``: labels (B,).
         bound: one of ``TRAINING_BOUNDS``.
-        projections: for ``dual``: hidden bounds are estimated by so many random projections, which makes the result an
-            estimate too; 0 computes them.
-        settled: margins that intervals prove to be at least this keep that bound. What is left to a dearer one are the
-            other classes, of the images that have any.
+        projections: for ``dual``: hidden bounds are estimated by so many random projections, which
+            makes the result an estimate too; 0 computes them.
+        settled: margins that intervals prove to be at least this keep that bound. What is left to a
+            dearer one are the other classes, of the images that have any.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -52,7 +64,8 @@ def margin_bounds(
         rows = (found < settled).nonzero().squeeze(1)
         if len(rows):
             kept, place = torch.unique_consecutive(owner[rows], return_inverse=True)
-            open_work, open_question = Work(work.problem.take(kept)), Question(place, question.rows[rows])
+            open_work = Work(work.problem.take(kept))
+            open_question = Question(place, question.rows[rows])
             found = found.index_put((rows,), _bounds(open_work, open_question, bound, projections))
     return torch.zeros_like(others, dtype=x.dtype).masked_scatter(others, found)
 

@@ -1,8 +1,9 @@
 """Windows: the part of a layer that one unit of a later convolution sees.
 
-A row of coefficients that starts at one unit of a convolution is zero outside of a small rectangle, whose place follows from
-the unit's by a stride and a shift that are the same for all units. Only the rectangle is kept. It may reach over the edge of
-the layer (into the padding); what lies there belongs to no unit and is masked before it can spread.
+A row of coefficients that starts at one unit of a convolution is zero outside of a small rectangle,
+whose place follows from the unit's by a stride and a shift that are the same for all units. Only
+the rectangle is kept. It may reach over the edge of the layer (into the padding); what lies there
+belongs to no unit and is masked before it can spread.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _MANY = 6
 
 
 class Window(NamedTuple):
-    """Rows of ``size`` whose first entry, for a unit at position p, is at ``stride`` p - ``shift`` (height, width)."""
+    """Rows of ``size`` whose first entry, for a unit at position p, is at ``stride`` p - ``shift``
+    (height, width).
+    """
 
     stride: Pair
     shift: Pair
@@ -40,31 +43,45 @@ class Window(NamedTuple):
 
     def with_other(self, other: Window) -> Window:
         """The smallest window around both, which have one stride."""
-        shift = tuple(map(max, zip(self.shift, other.shift, strict=True)))
-        ends = [max(a - s, b - t) for a, s, b, t in zip(self.size, self.shift, other.size, other.shift, strict=True)]
-        return Window(self.stride, shift, tuple(end + s for end, s in zip(ends, shift, strict=True)))  # type: ignore[arg-type]
+        down, across = map(max, zip(self.shift, other.shift, strict=True))
+        bottom, right = (
+            max(a - s, b - t)
+            for a, s, b, t in zip(self.size, self.shift, other.size, other.shift, strict=True)
+        )
+        return Window(self.stride, (down, across), (bottom + down, right + across))
 
     def grown(self, a: Tensor, to: Window) -> Tensor:
         """Coefficients ``a`` (M, C, *size) in the larger window ``to``."""
-        top, left = to.shift[0] - self.shift[0], to.shift[1] - self.shift[1]
-        return F.pad(a, (left, to.size[1] - self.size[1] - left, top, to.size[0] - self.size[0] - top))
+        top = to.shift[0] - self.shift[0]
+        left = to.shift[1] - self.shift[1]
+        return F.pad(
+            a, (left, to.size[1] - self.size[1] - left, top, to.size[0] - self.size[0] - top)
+        )
 
     def leaves(self, shape: Shape, grid: Pair) -> bool:
         """Some unit's window reaches over an edge of a layer of ``shape``."""
         return any(
             shift > 0 or stride * (count - 1) - shift + size > side
-            for stride, shift, size, count, side in zip(self.stride, self.shift, self.size, grid, shape[-2:], strict=True)
+            for stride, shift, size, count, side in zip(
+                self.stride, self.shift, self.size, grid, shape[-2:], strict=True
+            )
         )
 
     def patches(self, values: Tensor, grid: Pair) -> Tensor:
-        """What each unit of ``grid`` sees of ``values`` (B, C, H, W), zero beyond the edges: (B, units, C, *size)."""
+        """What each unit of ``grid`` sees of ``values`` (B, C, H, W), zero beyond the edges: (B,
+        units, C, *size).
+        """
         pads: list[int] = []
         for axis in (1, 0):
             end = self.stride[axis] * (grid[axis] - 1) - self.shift[axis] + self.size[axis]
             pads += [self.shift[axis], end - values.shape[2 + axis]]
         padded = F.pad(values, pads)
-        seen = padded.unfold(2, self.size[0], self.stride[0]).unfold(3, self.size[1], self.stride[1])
-        return seen.permute(0, 2, 3, 1, 4, 5).reshape(len(values), grid[0] * grid[1], -1, *self.size)
+        seen = padded.unfold(2, self.size[0], self.stride[0]).unfold(
+            3, self.size[1], self.stride[1]
+        )
+        return seen.permute(0, 2, 3, 1, 4, 5).reshape(
+            len(values), grid[0] * grid[1], -1, *self.size
+        )
 
 
 class Segment(NamedTuple):
@@ -76,40 +93,56 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """M rows of coefficients, in the order of their samples; what they are about, without the coefficients."""
+    """M rows of coefficients, in the order of their samples; what they are about, without the
+    coefficients.
+    """
 
     owner: Tensor
     """The sample of each row, (M,), rising."""
     span: Pair
     """The first sample, and one after the last."""
     position: Tensor | None = None
-    """The unit's position in ``grid``, (M,), for rows that start at single units of an image-shaped layer."""
+    """The unit's position in ``grid``, (M,), for rows that start at single units of an image-shaped
+    layer.
+    """
     grid: Pair = (1, 1)
     run: int = 1
-    """So many rows one after the other are at one position of one sample: all channels of a layer, in order."""
+    """So many rows one after the other are at one position of one sample: all channels of a layer,
+    in order.
+    """
 
     @classmethod
-    def of(cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1), run: int = 1) -> Rows:
+    def of(
+        cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1), run: int = 1
+    ) -> Rows:
         return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid, run)
 
     def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its window shows."""
+        """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its
+        window shows.
+        """
         if self._by_sample(window):
             return torch.cat([a[part] * values[sample] for sample, part in self.segments])
         return self._product(a.reshape(-1, self.run, *a.shape[1:]), values, window)
 
     def scaled(self, layer: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """The coefficients of a whole ``layer`` (run, *shape), for run after run, times the ``values`` of the run's sample."""
+        """The coefficients of a whole ``layer`` (run, *shape), for run after run, times the
+        ``values`` of the run's sample.
+        """
         return self._product(layer.unsqueeze(0), values, window)
 
     def dot(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
         """The sum of ``times`` over each row, (M,)."""
         if self._by_sample(window):
-            return torch.cat([a[part].flatten(1) @ values[sample].flatten() for sample, part in self.segments])
+            return torch.cat(
+                [a[part].flatten(1) @ values[sample].flatten() for sample, part in self.segments]
+            )
         return self.times(a, values, window).flatten(1).sum(1)
 
     def _by_sample(self, window: Window | None) -> bool:
-        """A loop over samples is quicker than a copy of the sample for each row; not where gradients go back through slices."""
+        """A loop over samples is quicker than a copy of the sample for each row; not where
+        gradients go back through slices.
+        """
         many = len(self.owner) >= _MANY * (self.span[1] - self.span[0])
         small_pieces = works_in_caches(self.owner.device) and not torch.is_grad_enabled()
         return window is None and many and small_pieces
@@ -120,11 +153,18 @@ class Rows:
         samples = self.span[1] - self.span[0]
         ends = torch.bincount(self.owner - self.span[0], minlength=samples).cumsum(0).tolist()
         starts = [0, *ends]
-        return [Segment(self.span[0] + i, slice(starts[i], end)) for i, end in enumerate(ends) if end > starts[i]]
+        return [
+            Segment(self.span[0] + i, slice(starts[i], end))
+            for i, end in enumerate(ends)
+            if end > starts[i]
+        ]
 
     def _product(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """``a`` (runs or 1, run, ...) times the ``values`` (B, *shape) of each run's sample, (M, ...)."""
-        own, local = values[self.span[0] : self.span[1]], self.owner[:: self.run] - self.span[0]
+        """``a`` (runs or 1, run, ...) times the ``values`` (B, *shape) of each run's sample, (M,
+        ...).
+        """
+        own = values[self.span[0] : self.span[1]]
+        local = self.owner[:: self.run] - self.span[0]
         if window is not None and self.position is not None:
             own = window.patches(own, self.grid).flatten(0, 1)
             local = local * (self.grid[0] * self.grid[1]) + self.position[:: self.run]
@@ -137,15 +177,25 @@ class Rows:
         return inside.index_select(0, position)
 
     def spread(self, a: Tensor, shape: Shape, window: Window) -> Tensor:
-        """Coefficients ``a`` (M, C, *size) of a window, as coefficients of the whole layer, (M, *shape)."""
+        """Coefficients ``a`` (M, C, *size) of a window, as coefficients of the whole layer, (M,
+        *shape).
+        """
         position = self.position if self.position is not None else torch.zeros_like(self.owner)
         places = torch.stack([position // self.grid[1], position % self.grid[1]])  # (2, M)
         index = []
         for axis, side in enumerate(shape[-2:]):
             start = places[axis] * window.stride[axis] - window.shift[axis]
-            index.append(torch.arange(side, device=a.device) - start.unsqueeze(1))  # (M, side): where in the window
-        inside = [(part >= 0) & (part < size) for part, size in zip(index, window.size, strict=True)]
-        rows, columns = (part.clamp(0, size - 1) for part, size in zip(index, window.size, strict=True))
-        flat = (rows.unsqueeze(2) * window.size[1] + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # (M, 1, H W)
+            index.append(
+                torch.arange(side, device=a.device) - start.unsqueeze(1)
+            )  # (M, side): where in the window
+        inside = [
+            (part >= 0) & (part < size) for part, size in zip(index, window.size, strict=True)
+        ]
+        rows, columns = (
+            part.clamp(0, size - 1) for part, size in zip(index, window.size, strict=True)
+        )
+        flat = (
+            (rows.unsqueeze(2) * window.size[1] + columns.unsqueeze(1)).flatten(1).unsqueeze(1)
+        )  # (M, 1, H W)
         found = a.flatten(2).gather(2, flat.expand(-1, a.shape[1], -1)).reshape(len(a), *shape)
         return found * (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)

@@ -1,4 +1,6 @@
-"""``rbl``: the command line. One file a command; torch is imported by the commands that need it, when they need it."""
+"""``rbl``: the command line. One file a command; torch is imported by the commands that need it,
+when they need it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,19 @@ from typing import Annotated
 import typer
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import attack, certify, doctor, evaluate, leaderboard, listing, migrate, report, show, train, verify
+from robustbench_lite.cli import (
+    attack,
+    certify,
+    doctor,
+    evaluate,
+    leaderboard,
+    listing,
+    migrate,
+    report,
+    show,
+    train,
+    verify,
+)
 from robustbench_lite.errors import RobustBenchError, UsageError
 from robustbench_lite.files.text import printable
 
@@ -43,8 +57,12 @@ app.command("doctor")(doctor.doctor)
 @app.callback(invoke_without_command=True)
 def rbl(
     ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", metavar="", help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Logs, warnings and tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Print the version.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", metavar="", help="Logs, warnings and tracebacks.")
+    ] = False,
 ) -> None:
     """How robust is this image classifier, really, and can anyone check it?
 
@@ -59,7 +77,8 @@ def rbl(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Looked for before parsing, because it also decides how a command line that cannot be parsed fails.
+    # Looked for before parsing, because it also decides how a command line that cannot be parsed
+    # fails.
     verbose = not {"-v", "--verbose"}.isdisjoint(words)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -82,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _require_words(words: Sequence[str]) -> None:
-    """Every word can be that of a command line; a file name that is no UTF-8 is, and can be printed all the same."""
+    """Every word can be that of a command line; a file name that is no UTF-8 is, and can be printed
+    all the same.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     for word in words:
@@ -91,7 +112,9 @@ def _require_words(words: Sequence[str]) -> None:
         except UnicodeEncodeError:
             usable = False
         if not usable:
-            raise UsageError(f"{word!r} is no text that a command line can have: leave out what is no character.")
+            raise UsageError(
+                f"{word!r} is no text that a command line can have: leave out what is no character."
+            )
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -100,13 +123,21 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if _is_usage(error):
         return _usage(error), 2
-    if isinstance(error, OSError) and error.strerror and error.filename:  # the file system's word is no mistake of ours
-        return f"Cannot use {str(error.filename)!r}: {error.strerror}. Name another path, or mend what is there.", 2
+    if (
+        isinstance(error, OSError) and error.strerror and error.filename
+    ):  # the file system's word is no mistake of ours
+        return (
+            f"Cannot use {str(error.filename)!r}: {error.strerror}. Name another path, or mend "
+            "what is there.",
+            2,
+        )
     return f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
 
 
 def _is_usage(error: Exception) -> bool:
-    """The parser's own errors: which package they live in depends on the version of typer, what they can do does not."""
+    """The parser's own errors: which package they live in depends on the version of typer, what
+    they can do does not.
+    """
     return hasattr(error, "format_message")
 
 
@@ -118,7 +149,10 @@ def _usage(error: Exception) -> str:
         plain = str(getattr(error, "message", message)).partition(" Did you mean")[0].rstrip(".")
         message = f"{plain}. Did you mean {near[0]!r}?"
     if "extra argument" in message:
-        message += ". Attacks go with -a, defenses with -d; a spec with parameters goes in quotes: -a 'pgd steps=100'"
+        message += (
+            ". Attacks go with -a, defenses with -d; a spec with parameters goes in quotes: "
+            "-a 'pgd steps=100'"
+        )
     command = getattr(getattr(error, "ctx", None), "command_path", "rbl")
     return f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`."
 
@@ -126,4 +160,6 @@ def _usage(error: Exception) -> str:
 def _say_error(message: str) -> None:
     """One line on stderr, whatever the message looks like: a file name may be no text."""
     message = printable(message.encode("utf-8", errors="backslashreplace").decode())
-    typer.echo(f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)
+    typer.echo(
+        f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True
+    )

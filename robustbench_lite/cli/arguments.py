@@ -1,4 +1,6 @@
-"""From the options of ``rbl evaluate`` to what is run: networks, attacks, threat model. Imports torch."""
+"""From the options of ``rbl evaluate`` to what is run: networks, attacks, threat model. Imports
+torch.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def batch_size(text: str) -> int | Literal["auto"]:
         return "auto"
     number = registry.parse_whole(text)
     if number is None:
-        raise UsageError(f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto.")
+        raise UsageError(
+            f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto."
+        )
     return number
 
 
@@ -57,8 +61,12 @@ def outputs(text: str) -> Outputs:
     raise UnknownNameError("kind of outputs", text, known)
 
 
-def attacks(specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust = Trust.REGISTERED) -> list[Attack]:
-    """The attacks of ``specs``; ``all`` stands for every registered one that can work under ``threat``."""
+def attacks(
+    specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust = Trust.REGISTERED
+) -> list[Attack]:
+    """The attacks of ``specs``; ``all`` stands for every registered one that can work under
+    ``threat``.
+    """
     chosen: list[Attack] = []
     for spec in specs:
         if spec != "all":
@@ -73,20 +81,34 @@ def attacks(specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust 
             else:
                 chosen.append(attack)
     if not chosen:
-        raise UsageError("No registered attack can work under this norm, eps and goal: see `rbl list attacks`.")
+        raise UsageError(
+            "No registered attack can work under this norm, eps and goal: see `rbl list attacks`."
+        )
     return list(dict.fromkeys(chosen))
 
 
-def calibrate(plan: Plan, dataset: str, data_dir: Path | None, download: bool, settings: Settings) -> Plan:
+def calibrate(
+    plan: Plan, dataset: str, data_dir: Path | None, download: bool, settings: Settings
+) -> Plan:
     """``plan`` with what its defenses set from the training images of ``dataset``."""
     if not any(subject.defense.calibrates for subject in plan.subjects):
         return plan
     images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
-    subjects = [calibrate_defense(s, images, plan.data, settings.device, settings.outputs) for s in plan.subjects]
+    subjects = [
+        calibrate_defense(s, images, plan.data, settings.device, settings.outputs)
+        for s in plan.subjects
+    ]
     return replace(plan, subjects=subjects)
 
 
-def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | None, download: bool, note: Note) -> Plan:
+def fit_data(
+    plan: Plan,
+    specs: Sequence[str],
+    dataset: str,
+    data_dir: Path | None,
+    download: bool,
+    note: Note,
+) -> Plan:
     """``plan`` with the training images of ``dataset``, if an attack is fitted on some.
 
     Without any, an attack that is not in ``specs`` but came with ``all`` is left out.
@@ -100,7 +122,9 @@ def fit_data(plan: Plan, specs: Sequence[str], dataset: str, data_dir: Path | No
         return replace(plan, fit_data=images)
     except UsageError as error:
         rest = [attack for attack in plan.attacks if attack not in universal]
-        if not rest or {registry.Spec.parse(spec).name for spec in specs} & {attack.name for attack in universal}:
+        if not rest or {registry.Spec.parse(spec).name for spec in specs} & {
+            attack.name for attack in universal
+        }:
             raise UsageError(f"No training images for {universal[0].name}: {error}") from error
         note(f"{universal[0].name} is left out: {error}")
         return replace(plan, attacks=rest)
@@ -113,10 +137,14 @@ def subjects(
     note: Note,
     trust: Trust = Trust.REGISTERED,
 ) -> list[Subject]:
-    """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands for all that there are."""
+    """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands
+    for all that there are.
+    """
     if not specs:
         trust = trust.in_files
-        specs = [network.card.defense if network is not None and network.card is not None else "none"]
+        specs = [
+            network.card.defense if network is not None and network.card is not None else "none"
+        ]
     chosen: list[str] = []
     for spec in specs:
         chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
@@ -126,21 +154,36 @@ def subjects(
     return [inputs.subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
 
 
-def _compare(network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust) -> None:
-    """Say where a network that comes trained is not what its defense or its images make it look like."""
+def _compare(
+    network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust
+) -> None:
+    """Say where a network that comes trained is not what its defense or its images make it look
+    like.
+    """
     card = network.card
     trained = None if card is None else trained_part(defense_from(card.defense, trust.in_files))
     for spec in defenses:
         asked = trained_part(defense_from(spec, trust))
         if asked is not None and (trained is None or asked.name != trained.name):
-            note(f"{spec} acts in training, and nothing says that {network.name} was trained with it: the name is yours.")
+            note(
+                f"{spec} acts in training, and nothing says that {network.name} was trained with "
+                "it: the name is yours."
+            )
         elif asked is None and trained is not None:
-            note(f"{network.name} was trained with {trained.name}; the column says {spec}, which stands around it.")
+            note(
+                f"{network.name} was trained with {trained.name}; the column says {spec}, which "
+                "stands around it."
+            )
     if card is not None and card.dataset != data.name:
-        note(f"{network.name} was trained on {card.dataset} and is measured on {data.name}: is that what you want (--dataset)?")
+        note(
+            f"{network.name} was trained on {card.dataset} and is measured on {data.name}: is that "
+            "what you want (--dataset)?"
+        )
 
 
-def network_from(model: str | None, weights: Path | None, trust: Trust = Trust.REGISTERED) -> LoadedModel | None:
+def network_from(
+    model: str | None, weights: Path | None, trust: Trust = Trust.REGISTERED
+) -> LoadedModel | None:
     """The user's network; ``None`` when no option names one."""
     if model is not None:
         return load_model(model, weights, trust)
@@ -152,12 +195,18 @@ def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> lis
     chosen = []
     for name in registry.names("defense"):
         trains = registry.load("defense", name).trains
-        if network is None and network_name(data.name, name if trains else "none") not in network_files():
+        if (
+            network is None
+            and network_name(data.name, name if trains else "none") not in network_files()
+        ):
             note(f"{name} is left out: no bundled network was trained on {data.name} with it.")
         elif network is not None and trains:
             note(f"{name} is left out: it acts in training, and the network comes trained.")
         else:
             chosen.append(name)
     if not chosen:
-        raise UsageError(f"No bundled network was trained on {data.name}: train one with `rbl train`, or use --model.")
+        raise UsageError(
+            f"No bundled network was trained on {data.name}: train one with `rbl train`, or use "
+            "--model."
+        )
     return chosen

@@ -1,4 +1,6 @@
-"""``rbl attack``: craft adversarial examples with one attack, and save them where they can be looked at and verified."""
+"""``rbl attack``: craft adversarial examples with one attack, and save them where they can be
+looked at and verified.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from robustbench_lite.verification.examples import Adversarials
 
 
-ADVERSARIALS, EXAMPLES, PATCH, PATCH_PICTURE = "adversarials.npz", "examples.png", "patch.npz", "patch.png"
+ADVERSARIALS = "adversarials.npz"
+EXAMPLES = "examples.png"
+PATCH = "patch.npz"
+PATCH_PICTURE = "patch.png"
 
 
 class Saved(NamedTuple):
@@ -79,9 +84,11 @@ def attack(
     verbose: Annotated[bool, opt.Verbose] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
-    """Craft adversarial examples and save them, with a sheet of pictures. `rbl verify` checks what was saved.
+    """Craft adversarial examples and save them, with a sheet of pictures. `rbl verify` checks what
+    was saved.
 
-    Interrupted, the same command continues where it was. What an earlier run left in --save is replaced.
+    Interrupted, the same command continues where it was. What an earlier run left in --save is
+    replaced.
     """
     tables.check_format(format_name, ("table", "json"))
     chosen_attack = _one("attack", attack, "pgd")
@@ -99,15 +106,26 @@ def attack(
         from robustbench_lite.verification import replay
 
         settings = Settings(
-            seed=seed, query_budget=query_budget, batch_size=arguments.batch_size(batch_size), device=device, output=output,
-            fresh=fresh, keep_adversarials=True, outputs=arguments.outputs(outputs), on_progress=on_progress,
-        )  # fmt: skip
+            seed=seed,
+            query_budget=query_budget,
+            batch_size=arguments.batch_size(batch_size),
+            device=device,
+            output=output,
+            fresh=fresh,
+            keep_adversarials=True,
+            outputs=arguments.outputs(outputs),
+            on_progress=on_progress,
+        )
         eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = arguments.attacks(chosen_attack, threat, _unheard, opt.trust(ctx, "attack", allow_code))
+        attacks = arguments.attacks(
+            chosen_attack, threat, _unheard, opt.trust(ctx, "attack", allow_code)
+        )
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = arguments.subjects(chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code))
+        subjects = arguments.subjects(
+            chosen_defense, data, network, _unheard, opt.trust(ctx, "defense", allow_code)
+        )
         work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
         work = arguments.fit_data(work, chosen_attack, dataset, data_dir, download, _unheard)
         work = arguments.calibrate(work, dataset, data_dir, download, settings)
@@ -121,20 +139,35 @@ def attack(
         print(tables.foreseen(foresee(work, settings), format_name))
         return
     told = None if outputs == "logits" else outputs
-    own = dataset if dataset.startswith(("npz:", "folder:")) else None  # a path that only the record has is not opened
-    how = {"--model": model, "--weights": weights, "--outputs": told, "--dataset": own, "--data-dir": data_dir}
+    own = (
+        dataset if dataset.startswith(("npz:", "folder:")) else None
+    )  # a path that only the record has is not opened
+    how = {
+        "--model": model,
+        "--weights": weights,
+        "--outputs": told,
+        "--dataset": own,
+        "--data-dir": data_dir,
+    }
     path = save / ADVERSARIALS
-    saved = Saved(path, save / EXAMPLES if shown else None, shown, _verify_command(path, how, allow_code))
+    saved = Saved(
+        path, save / EXAMPLES if shown else None, shown, _verify_command(path, how, allow_code)
+    )
     if success is not None:
         saved = saved._replace(patch=save / PATCH_PICTURE, success=success)
-    print(_json(report, crafted, saved) if format_name == "json" else _table(report, crafted, saved))
+    print(
+        _json(report, crafted, saved) if format_name == "json" else _table(report, crafted, saved)
+    )
 
 
 def _one(kind: str, given: list[str] | None, default: str) -> list[str]:
     """The one attack or defense of the command line."""
     given = given or [default]
     if len(given) > 1 or given[0] == "all":
-        raise UsageError(f"`rbl attack` takes one {kind}, not {' and '.join(given)}: `rbl evaluate` crosses several.")
+        raise UsageError(
+            f"`rbl attack` takes one {kind}, not {' and '.join(given)}: `rbl evaluate` crosses "
+            "several."
+        )
     return given
 
 
@@ -147,12 +180,16 @@ def _write(crafted: Adversarials, folder: Path, most: int, class_name: Callable[
     from robustbench_lite.verification import examples, pictures
 
     examples.write(crafted, folder / ADVERSARIALS)
-    (folder / EXAMPLES).unlink(missing_ok=True)  # an earlier sheet would show other images than those beside it
+    (folder / EXAMPLES).unlink(
+        missing_ok=True
+    )  # an earlier sheet would show other images than those beside it
     return pictures.write_sheet(crafted, folder / EXAMPLES, most, class_name)
 
 
 def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | None:
-    """What a universal attack was fitted to, as an array and a picture, and how it did; None for other attacks."""
+    """What a universal attack was fitted to, as an array and a picture, and how it did; None for
+    other attacks.
+    """
     from robustbench_lite.records.npz import write_npz
     from robustbench_lite.search.attack import UniversalAttack
     from robustbench_lite.verification import pictures
@@ -164,9 +201,14 @@ def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | N
     picture = attack.picture(cell.fitted)
     write_npz(folder / PATCH, perturbation=cell.fitted.numpy(), picture=picture.numpy())
     pictures.write_picture(picture, folder / PATCH_PICTURE)
-    right, broken = cell.clean_correct, cell.clean_correct & ~cell.robust
+    right = cell.clean_correct
+    broken = cell.clean_correct & ~cell.robust
     first = broken & (cell.forward_queries == cell.forwards_per_point)
-    return Success(float(first.sum() / max(1, right.sum())), float(broken.sum() / max(1, right.sum())), attack.draws)
+    return Success(
+        float(first.sum() / max(1, right.sum())),
+        float(broken.sum() / max(1, right.sum())),
+        attack.draws,
+    )
 
 
 def _verify_command(path: Path, how: Mapping[str, object], allow_code: bool) -> str:
@@ -183,9 +225,12 @@ def _median(crafted: Adversarials) -> float | None:
 def _json(report: Report, crafted: Adversarials, saved: Saved) -> str:
     """The cell as in `rbl evaluate`, and what was saved."""
     files: dict[str, object] = {
-        "adversarials": str(saved.adversarials), "examples": saved.examples and str(saved.examples),
-        "broken": len(crafted), "median_distance": _median(crafted), "verify": saved.verify,
-    }  # fmt: skip
+        "adversarials": str(saved.adversarials),
+        "examples": saved.examples and str(saved.examples),
+        "broken": len(crafted),
+        "median_distance": _median(crafted),
+        "verify": saved.verify,
+    }
     if saved.success is not None:
         files |= {"patch": str(saved.patch), "success": saved.success._asdict()}
     return json.dumps(report.to_dict() | {"saved": files}, indent=1, allow_nan=False)
@@ -197,14 +242,25 @@ def _table(report: Report, crafted: Adversarials, saved: Saved) -> str:
     (cell,) = report.cells
     median = _median(crafted)
     row = {
-        "model": cell.model, "defense": cell.defense, "attack": cell.attack, "threat": tables.threat(cell), "n": f"{cell.n:,}",
-        "right\nbefore": f"{int(cell.clean_correct.sum()):,}", "broken": f"{len(crafted):,}",
+        "model": cell.model,
+        "defense": cell.defense,
+        "attack": cell.attack,
+        "threat": tables.threat(cell),
+        "n": f"{cell.n:,}",
+        "right\nbefore": f"{int(cell.clean_correct.sum()):,}",
+        "broken": f"{len(crafted):,}",
         "median distance\nof the broken": "-" if median is None else f"{median:.4g}",
-    }  # fmt: skip
-    lines = [tabulate([row], headers="keys", disable_numparse=True, colglobalalign="left"), "", *tables.notes(report)]
+    }
+    lines = [
+        tabulate([row], headers="keys", disable_numparse=True, colglobalalign="left"),
+        "",
+        *tables.notes(report),
+    ]
     if saved.success is not None:
         mean, anywhere, draws = saved.success
-        lines.append(f"Success: {mean:.1%} at one placement (mean), {anywhere:.1%} at any of {draws}")
+        lines.append(
+            f"Success: {mean:.1%} at one placement (mean), {anywhere:.1%} at any of {draws}"
+        )
         lines.append(f"Patch: {saved.patch}, as an array in {PATCH}")
     lines.append(f"Adversarials: {saved.adversarials}")
     if saved.examples is not None:

@@ -1,4 +1,6 @@
-"""``rbl certify``: prove for which samples no perturbation changes the class, and print one table."""
+"""``rbl certify``: prove for which samples no perturbation changes the class, and print one
+table.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ def certify(
     verbose: Annotated[bool, opt.Verbose] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
-    """Prove which samples no perturbation can break. Interrupted, the same command continues where it was.
+    """Prove which samples no perturbation can break. Interrupted, the same command continues where
+    it was.
 
-    Without --model it takes the bundled network that was trained with the defense, and the bundled images.
+    Without --model it takes the bundled network that was trained with the defense, and the bundled
+    images.
     """
     tables.check_format(format_name, ("table", "json"))
     left_out: list[str] = []
@@ -57,11 +61,16 @@ def certify(
         eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps)
         if threat.eps is None:
-            raise UsageError("A certificate is for a ball and needs its radius: give --eps, for example --eps 0.1.")
+            raise UsageError(
+                "A certificate is for a ball and needs its radius: give --eps, for example --eps "
+                "0.1."
+            )
         certifier = BoundCertifier(method=method, box=not no_box)
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = arguments.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
+        subjects = arguments.subjects(
+            defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code)
+        )
         found = certify_all(
             subjects,
             data,
@@ -85,15 +94,27 @@ def _row(one: Proved, label: str) -> dict[str, Any]:
     record = one.record
     if record is None:
         raise ValueError("A certificate without a limit of time is always finished.")
-    identity, stages = record.identity, [stage for stage in one.arrays.stage if stage]
+    identity = record.identity
+    stages = [stage for stage in one.arrays.stage if stage]
     return {
-        "model": identity.model.name, "defense": label, "method": identity.certifier.name,
-        "box": identity.certifier.parameters.get("box"), "dataset": identity.data.name, "split": identity.data.split,
-        "norm": identity.threat.norm, "eps": identity.threat.eps, **record.summary.model_dump(mode="json"),
-        "stages": {stage: stages.count(stage) for stage in sorted(set(stages))}, "seconds": one.seconds,
-        "cached": one.cached, "note": one.note, "partial": record.provenance.partial,
-        "key": record.key, "digest": record.digest, "record": str(one.path) if one.path else None,
-    }  # fmt: skip
+        "model": identity.model.name,
+        "defense": label,
+        "method": identity.certifier.name,
+        "box": identity.certifier.parameters.get("box"),
+        "dataset": identity.data.name,
+        "split": identity.data.split,
+        "norm": identity.threat.norm,
+        "eps": identity.threat.eps,
+        **record.summary.model_dump(mode="json"),
+        "stages": {stage: stages.count(stage) for stage in sorted(set(stages))},
+        "seconds": one.seconds,
+        "cached": one.cached,
+        "note": one.note,
+        "partial": record.provenance.partial,
+        "key": record.key,
+        "digest": record.digest,
+        "record": str(one.path) if one.path else None,
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -103,9 +124,12 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
     shown = [
         {
-            "model": row["model"], "defense": row["defense"],
-            "threat": f"{row['norm']} {row['eps']:g}{'' if row['box'] else ', no box'}", "method": row["method"],
-            "n": f"{row['n']:,}", "clean\naccuracy": f"{row['clean_accuracy']:.1%}",
+            "model": row["model"],
+            "defense": row["defense"],
+            "threat": f"{row['norm']} {row['eps']:g}{'' if row['box'] else ', no box'}",
+            "method": row["method"],
+            "n": f"{row['n']:,}",
+            "clean\naccuracy": f"{row['clean_accuracy']:.1%}",
             "certified accuracy\n[95 % interval]": tables.share(
                 row["certified_accuracy"], Interval(*row["certified_interval"])
             ),
@@ -113,9 +137,15 @@ def _table(rows: list[dict[str, Any]]) -> str:
             "time": tables.duration(row["seconds"]),
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     lines = [tabulate(shown, headers="keys", disable_numparse=True, colglobalalign="left"), ""]
-    lines += sorted({f"Partial: the first {row['n']:,} samples of {row['dataset']} only." for row in rows if row["partial"]})
+    lines += sorted(
+        {
+            f"Partial: the first {row['n']:,} samples of {row['dataset']} only."
+            for row in rows
+            if row["partial"]
+        }
+    )
     lines += sorted({f"{row['note'][0].upper()}{row['note'][1:]}." for row in rows if row["note"]})
     if any(row["cached"] for row in rows):
         lines.append("Read from an earlier run's certificate; --fresh certifies again.")

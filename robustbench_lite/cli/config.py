@@ -1,4 +1,6 @@
-"""``--config FILE``: a TOML file with the options of a command under their own names. The command line wins."""
+"""``--config FILE``: a TOML file with the options of a command under their own names. The command
+line wins.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,18 @@ from robustbench_lite.files.reading import OPTIONS_BYTES, Form
 from robustbench_lite.files.text import read_toml
 
 _CONFIG = Form(
-    noun="file for --config", what="a --config that is not valid TOML", most=OPTIONS_BYTES, error=UsageError,
+    noun="file for --config",
+    what="a --config that is not valid TOML",
+    most=OPTIONS_BYTES,
+    error=UsageError,
     fix="Write lines such as: eps = '8/255'.",
-)  # fmt: skip
+)
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of an eager ``--config`` option: what the file says becomes the default of every other option."""
+    """Callback of an eager ``--config`` option: what the file says becomes the default of every
+    other option.
+    """
     if path is not None:
         ctx.default_map = _defaults(path, _options(ctx))
     return path
@@ -39,7 +46,10 @@ def _defaults(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     for key, value in read_toml(path, _CONFIG).items():
         name = key.replace("-", "_")
         if name == "allow_code":
-            raise UsageError(f"{key} stands in {path}, and a file cannot allow code: type --allow-code on the command line.")
+            raise UsageError(
+                f"{key} stands in {path}, and a file cannot allow code: type --allow-code on the "
+                "command line."
+            )
         if name not in options:
             raise UnknownNameError(f"option in {path}", key, options)
         defaults[options[name].name] = _value(value, options[name], f"{key} in {path}")
@@ -47,13 +57,17 @@ def _defaults(path: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any, option: Any, what: str) -> Any:
-    """``value`` as the command line would carry it: text, a list of texts, or for a flag true or false."""
+    """``value`` as the command line would carry it: text, a list of texts, or for a flag true or
+    false.
+    """
     if getattr(option, "is_flag", False):
         if not isinstance(value, bool):
             raise UsageError(f"{what} is {value!r}; it is a flag: write true or false.")
         return value
     items = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in items):
+    if not all(
+        isinstance(item, str | int | float) and not isinstance(item, bool) for item in items
+    ):
         raise UsageError(f"{what} is {value!r}; it must be text or a number.")
     if any("\0" in str(item) for item in items):
         raise UsageError(f"{what} is {value!r}; text has no character 0.")

@@ -19,7 +19,17 @@ from robustbench_lite.errors import CheckFailed, RobustBenchError
 if TYPE_CHECKING:
     from robustbench_lite.sources.datasets import Dataset
 
-_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "foolbox", "typer")
+_PACKAGES = (
+    "robustbench_lite",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "safetensors",
+    "foolbox",
+    "typer",
+)
 #: SHA-256 over shape, images and labels of the bundled slices, as Dataset.fingerprint computes it.
 _BUNDLED_FINGERPRINTS = {
     ("fashion_mnist", "test"): "2912a8d8fc43eb8cc8496b9ea7891172fe9f27eb5657b874778e1351587887fe",
@@ -39,14 +49,32 @@ class Finding(NamedTuple):
 
 
 def doctor(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that evaluations would write to.")] = Path("rbl-results"),
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Warnings and tracebacks.")] = False,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that evaluations would write to.")
+    ] = Path("rbl-results"),
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", metavar="", help="Warnings and tracebacks.")
+    ] = False,
 ) -> None:
-    """Check versions, devices, plug-ins, bundled data and networks, the output folder; run a short self test."""
+    """Check versions, devices, plug-ins, bundled data and networks, the output folder; run a short
+    self test.
+    """
     broken = 0
-    for check in (_versions, _devices, _plugins, _data, _networks, lambda: _folder(output), _self_test):
+    for check in (
+        _versions,
+        _devices,
+        _plugins,
+        _data,
+        _networks,
+        lambda: _folder(output),
+        _self_test,
+    ):
         for finding in _guarded(check):
-            mark = typer.style("ok  ", fg="green") if finding.fix is None else typer.style("FAIL", fg="red", bold=True)
+            mark = (
+                typer.style("ok  ", fg="green")
+                if finding.fix is None
+                else typer.style("FAIL", fg="red", bold=True)
+            )
             typer.echo(f"{mark} {finding.name:<12} {finding.text}")
             if finding.fix is not None:
                 broken += 1
@@ -57,16 +85,24 @@ def doctor(
 
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of ``check``; whatever it raises is a finding too, so that the other checks still run."""
+    """The findings of ``check``; whatever it raises is a finding too, so that the other checks
+    still run.
+    """
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 -- a doctor reports what is broken instead of breaking with it
         name = getattr(check, "__name__", "").strip("_<>").replace("_", " ")
-        yield Finding(name, f"{type(error).__name__}: {error}", "Reinstall what is named, with pip install --force-reinstall.")
+        yield Finding(
+            name,
+            f"{type(error).__name__}: {error}",
+            "Reinstall what is named, with pip install --force-reinstall.",
+        )
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding(
+        "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     found = []
     for name in _PACKAGES:
         try:
@@ -79,7 +115,11 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     gpus += ["mps"] if torch.backends.mps.is_available() else []
     threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     yield Finding("devices", f"{', '.join([*gpus, 'cpu'])}; {threads}")
@@ -94,7 +134,11 @@ def _plugins() -> Iterator[Finding]:
                 registry.load(kind, name)
                 loaded.append(name)
             except Exception as error:  # noqa: BLE001 -- a plug-in may raise anything when it is imported
-                yield Finding(kind, f"{name} ({target}) does not load: {error}", "Reinstall or remove its package.")
+                yield Finding(
+                    kind,
+                    f"{name} ({target}) does not load: {error}",
+                    "Reinstall or remove its package.",
+                )
         yield Finding(f"{kind}s", ", ".join(loaded) or "none")
 
 
@@ -102,7 +146,12 @@ def _data() -> Iterator[Finding]:
     for (name, split), fingerprint in _BUNDLED_FINGERPRINTS.items():
         data = _bundled_images(name, split)
         intact = data.fingerprint == fingerprint
-        fix = None if intact else "The bundled images were changed: pip install --force-reinstall --no-deps robustbench_lite."
+        fix = (
+            None
+            if intact
+            else "The bundled images were changed: "
+            "pip install --force-reinstall --no-deps robustbench_lite."
+        )
         images = f"{len(data):,} bundled {split} images of {data.name}"
         yield Finding("data", f"{images}, {'hash agrees' if intact else 'hash differs'}", fix)
 
@@ -125,7 +174,11 @@ def _networks() -> Iterator[Finding]:
             named_network(name)
             intact.append(name)
         except RobustBenchError as error:
-            yield Finding("network", f"{name}: {error}", fix if path.parent == bundled_networks() else "Train it again.")
+            yield Finding(
+                "network",
+                f"{name}: {error}",
+                fix if path.parent == bundled_networks() else "Train it again.",
+            )
     if intact:
         yield Finding("networks", f"{', '.join(intact)}; hashes agree with their cards")
     else:
@@ -137,7 +190,9 @@ def _folder(output: Path) -> Iterator[Finding]:
 
     try:
         # The nearest folder that exists is tried, so that looking leaves nothing behind.
-        existing = next(path for path in (output, *output.absolute().parents) if os.path.isdir(path))
+        existing = next(
+            path for path in (output, *output.absolute().parents) if os.path.isdir(path)
+        )
         require_writable(existing, 20_000_000)
         yield Finding("output", f"{output} can be written")
     except RobustBenchError as error:
@@ -152,10 +207,19 @@ def _self_test() -> Iterator[Finding]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         images = _bundled_images("fashion_mnist", "test").first(64)
-        cell = rbl.evaluate(data=images, attacks="pgd steps=10", eps=0.1, output=Path(folder)).cells[0]
+        cell = rbl.evaluate(
+            data=images, attacks="pgd steps=10", eps=0.1, output=Path(folder)
+        ).cells[0]
         if cell.path is not None:
             read_record(cell.path)
     took = time.perf_counter() - start
-    text = f"PGD-10 on 64 images: {cell.clean_accuracy:.0%} clean, {cell.robust_accuracy:.0%} robust, judged, {took:.1f} s"
+    text = (
+        f"PGD-10 on 64 images: {cell.clean_accuracy:.0%} clean, {cell.robust_accuracy:.0%} robust, "
+        f"judged, {took:.1f} s"
+    )
     sane = cell.clean_accuracy > 0.7 and cell.robust_accuracy < cell.clean_accuracy
-    yield Finding("self test", text, None if sane else "These figures cannot be right: please report them with this output.")
+    yield Finding(
+        "self test",
+        text,
+        None if sane else "These figures cannot be right: please report them with this output.",
+    )

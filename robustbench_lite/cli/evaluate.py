@@ -50,9 +50,11 @@ def evaluate(
     verbose: Annotated[bool, opt.Verbose] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
-    """Attack networks and print how many samples stay right. Interrupted, the same command continues where it was.
+    """Attack networks and print how many samples stay right. Interrupted, the same command
+    continues where it was.
 
-    Without --model it attacks the bundled network that was trained with the defense, on the bundled images.
+    Without --model it attacks the bundled network that was trained with the defense, on the bundled
+    images.
     """
     tables.check_format(format_name)
     left_out: list[str] = []
@@ -65,16 +67,30 @@ def evaluate(
         from robustbench_lite.threat import ThreatModel
 
         settings = Settings(
-            seed=seed, query_budget=query_budget, batch_size=arguments.batch_size(batch_size), device=device, output=output,
-            fresh=fresh, keep_adversarials=keep_adversarials, outputs=arguments.outputs(outputs),
-            on_error="record", on_progress=on_progress, plain=plain, certify=certify, certify_seconds=certify_seconds,
-        )  # fmt: skip
+            seed=seed,
+            query_budget=query_budget,
+            batch_size=arguments.batch_size(batch_size),
+            device=device,
+            output=output,
+            fresh=fresh,
+            keep_adversarials=keep_adversarials,
+            outputs=arguments.outputs(outputs),
+            on_error="record",
+            on_progress=on_progress,
+            plain=plain,
+            certify=certify,
+            certify_seconds=certify_seconds,
+        )
         eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = arguments.attacks(attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code))
+        attacks = arguments.attacks(
+            attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code)
+        )
         data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
         network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = arguments.subjects(defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code))
+        subjects = arguments.subjects(
+            defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code)
+        )
         work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
         work = arguments.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
         work = arguments.calibrate(work, dataset, data_dir, download, settings)
@@ -91,7 +107,10 @@ def evaluate(
 def _print_report(report: Report, format_name: str, quiet: bool) -> None:
     """The table on stdout with what belongs to it; for other formats stdout holds nothing else."""
     print(tables.render(report, format_name))
-    remarks = [*([] if format_name == "md" else tables.notes(report)), *filter(None, [tables.written(report)])]
+    remarks = [
+        *([] if format_name == "md" else tables.notes(report)),
+        *filter(None, [tables.written(report)]),
+    ]
     if format_name == "table":
         print("\n" + "\n".join(remarks))
     elif not quiet:

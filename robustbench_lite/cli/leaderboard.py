@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 _A_CELL_FAILED = 3
 _QUERIES = 10_000
 
-app = typer.Typer(help="Boards that anyone can re-derive: plan, run, build, check, diff.", no_args_is_help=True)
-Boards = typer.Argument(metavar="[BOARD]...", show_default=False, help="Names of boards. Default: all.")
+app = typer.Typer(
+    help="Boards that anyone can re-derive: plan, run, build, check, diff.", no_args_is_help=True
+)
+Boards = typer.Argument(
+    metavar="[BOARD]...", show_default=False, help="Names of boards. Default: all."
+)
 Root = typer.Option("--root", metavar="DIR", help="The leaderboards folder.")
 ShardOption = typer.Option("--shard", metavar="i/N", help="Every N-th cell only, from the i-th on.")
 Names = Annotated[list[str] | None, Boards]
@@ -32,7 +36,9 @@ Folder = Annotated[Path, Root]
 
 @contextmanager
 def _seldom_collecting() -> Iterator[None]:
-    """What is imported and read here stays to the end: looking through it for garbage every few hundred objects takes time."""
+    """What is imported and read here stays to the end: looking through it for garbage every few
+    hundred objects takes time.
+    """
     before = gc.get_threshold()
     gc.set_threshold(50_000)
     try:
@@ -47,13 +53,18 @@ def plan(
     root: Folder = Path("leaderboards"),
     networks: Annotated[str | None, opt.Networks] = None,
     shard: Annotated[str, ShardOption] = "1/1",
-    format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")] = "table",
-    shards: Annotated[int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")] = 8,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="table, json or github-matrix.")
+    ] = "table",
+    shards: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Shards a board, for github-matrix.")
+    ] = 8,
     allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
     """Say which cells are missing or out of date. Needs no data, and measures nothing.
 
-    github-matrix leaves out boards whose images neither come with the package nor can be downloaded.
+    github-matrix leaves out boards whose images neither come with the package nor can be
+    downloaded.
     """
     if format_name not in ("table", "json", "github-matrix"):
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
@@ -64,7 +75,9 @@ def plan(
     loaded = load(root, boards or [], opt.trust_in_files(allow_code))
     planned = run.plan(loaded, root, run.Shard.parse(shard))
     if format_name == "github-matrix":
-        here = [one for one in loaded if one.board.data.bundled or can_download(one.board.data.name)]
+        here = [
+            one for one in loaded if one.board.data.bundled or can_download(one.board.data.name)
+        ]
         print(json.dumps({"include": run.shards_of(planned, here, shards)}))
     elif format_name == "json":
         print(json.dumps({"cells": [cell._asdict() for cell in planned]}, indent=1))
@@ -78,8 +91,12 @@ def run(
     root: Folder = Path("leaderboards"),
     networks: Annotated[str | None, opt.Networks] = None,
     shard: Annotated[str, ShardOption] = "1/1",
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Cells side by side, a process each.")] = 1,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete records that no board asks for any more.")] = False,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Cells side by side, a process each.")
+    ] = 1,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete records that no board asks for any more.")
+    ] = False,
     data_dir: Annotated[Path | None, opt.DataDir] = None,
     download: Annotated[bool, opt.Download] = False,
     device: Annotated[str, opt.Device] = "auto",
@@ -87,7 +104,8 @@ def run(
     allow_code: Annotated[bool, opt.BoardCode] = False,
     quiet: Annotated[bool, opt.Quiet] = False,
 ) -> None:
-    """Measure what is missing or out of date, or is of a network that answers otherwise than the one at hand.
+    """Measure what is missing or out of date, or is of a network that answers otherwise than the
+    one at hand.
 
     Interrupted, the same command continues where it was.
     """
@@ -99,7 +117,11 @@ def run(
     means = _means(data_dir, download, device, batch_size, allow_code)
     loaded = load(root, boards or [], means.trust)
     part = run.Shard.parse(shard)
-    others = {found.path.stem for one in loaded for found in of_other_networks(one, Bench(one.board, root, means))}
+    others = {
+        found.path.stem
+        for one in loaded
+        for found in of_other_networks(one, Bench(one.board, root, means))
+    }
     planned = run.plan(loaded, root, part, others)
     failed = 0
     with progress_bar(quiet or jobs > 1) as on_progress:
@@ -107,10 +129,17 @@ def run(
             failed += done.error is not None
             if not quiet or done.error:
                 state = f"failed: {done.error}" if done.error else "done"
-                typer.echo(f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: {state}", err=True)
+                typer.echo(
+                    f"[{number}/{len(planned)}] {done.planned.board}: {done.planned.label}: "
+                    f"{state}",
+                    err=True,
+                )
     gone = run.prune(load(root, boards or [], means.trust), root) if prune and not failed else []
     if not quiet:
-        print(f"{len(planned) - failed} cells measured, {failed} failed{f', {len(gone)} files deleted' if gone else ''}.")
+        print(
+            f"{len(planned) - failed} cells measured, {failed} "
+            f"failed{f', {len(gone)} files deleted' if gone else ''}."
+        )
     if failed:
         raise typer.Exit(_A_CELL_FAILED)
 
@@ -138,18 +167,25 @@ def build(
 @_seldom_collecting()
 def check(
     root: Folder = Path("leaderboards"),
-    rerun: Annotated[int, typer.Option(metavar="K", min=0, help="Measure K samples of each cell again.")] = 0,
+    rerun: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Measure K samples of each cell again.")
+    ] = 0,
     queries: Annotated[
-        int, typer.Option("--rerun-queries", metavar="N", min=1, help="Most queries a board for that.")
+        int,
+        typer.Option("--rerun-queries", metavar="N", min=1, help="Most queries a board for that."),
     ] = _QUERIES,
-    salt: Annotated[str, typer.Option(metavar="TEXT", help="Another text chooses other samples.")] = "",
+    salt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Another text chooses other samples.")
+    ] = "",
     data_dir: Annotated[Path | None, opt.DataDir] = None,
     download: Annotated[bool, opt.Download] = False,
     device: Annotated[str, opt.Device] = "auto",
     networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
-    """Check records, boards, tables and implementations against each other; exit 1 with what does not hold."""
+    """Check records, boards, tables and implementations against each other; exit 1 with what does
+    not hold.
+    """
     from robustbench_lite.leaderboard.check import check as look
 
     problems, built = look(root, opt.trust_in_files(allow_code))
@@ -181,9 +217,11 @@ def migrate(
     device: Annotated[str, opt.Device] = "auto",
     allow_code: Annotated[bool, opt.AllowCode] = False,
 ) -> None:
-    """Bring the records of boards to the schema of this version, with what the networks at hand answer.
+    """Bring the records of boards to the schema of this version, with what the networks at hand
+    answer.
 
-    Keys, digests and tables stay. Exit 1 if a record is refused. Interrupted, the same command continues.
+    Keys, digests and tables stay. Exit 1 if a record is refused. Interrupted, the same command
+    continues.
     """
     from robustbench_lite.cli.migrate import tell as tell_migrated
     from robustbench_lite.leaderboard.board import load_boards
@@ -196,9 +234,14 @@ def migrate(
 
 @app.command("diff")
 def diff(
-    base: Annotated[str, typer.Argument(metavar="BASE", show_default=False, help="A git revision or a folder.")],
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", show_default=False, help="A git revision or a folder.")
+    ],
     head: Annotated[
-        str | None, typer.Argument(metavar="HEAD", show_default=False, help="Another; default: the folder as it is.")
+        str | None,
+        typer.Argument(
+            metavar="HEAD", show_default=False, help="Another; default: the folder as it is."
+        ),
     ] = None,
     root: Folder = Path("leaderboards"),
 ) -> None:
@@ -212,26 +255,41 @@ def diff(
 @app.command("lock")
 def lock(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False, help="With --same-verdicts: which.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", show_default=False, help="With --same-verdicts: which."
+        ),
     ] = None,
     same_verdicts: Annotated[
-        bool, typer.Option("--same-verdicts", help="The changed source of NAME can change no verdict.")
+        bool,
+        typer.Option("--same-verdicts", help="The changed source of NAME can change no verdict."),
     ] = False,
     root: Folder = Path("leaderboards"),
     allow_code: Annotated[bool, opt.BoardCode] = False,
 ) -> None:
-    """Lock the sources of the attacks and defenses that the boards name, after a version was raised."""
+    """Lock the sources of the attacks and defenses that the boards name, after a version was
+    raised.
+    """
     from robustbench_lite.leaderboard.board import load_boards
     from robustbench_lite.leaderboard.lock import lock as write
     from robustbench_lite.leaderboard.slots import expand
 
     if bool(names) != same_verdicts:
-        raise UsageError("NAME and --same-verdicts go together: say of which attack or defense no verdict can change.")
-    slots = [slot for board in load_boards(root) for slot in expand(board, root, opt.trust_in_files(allow_code))]
+        raise UsageError(
+            "NAME and --same-verdicts go together: say of which attack or defense no verdict can "
+            "change."
+        )
+    slots = [
+        slot
+        for board in load_boards(root)
+        for slot in expand(board, root, opt.trust_in_files(allow_code))
+    ]
     print("\n".join(write(root, slots, names or [])) or "Nothing to lock anew.")
 
 
-def _means(data_dir: Path | None, download: bool, device: str, batch_size: str, allow_code: bool) -> Means:
+def _means(
+    data_dir: Path | None, download: bool, device: str, batch_size: str, allow_code: bool
+) -> Means:
     from robustbench_lite.cli import arguments as shared
     from robustbench_lite.leaderboard.measure.bench import Means
 

@@ -1,4 +1,6 @@
-"""``rbl list``: what there is, by name. Reads package metadata and source text; imports no plug-in and no torch."""
+"""``rbl list``: what there is, by name. Reads package metadata and source text; imports no plug-in
+and no torch.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ from robustbench_lite.leaderboard.words import threat_in_short
 from robustbench_lite.sources.model_zoo import network_files
 
 Row = dict[str, str]
-_CARD = Form(noun="card", what="no card", most=CARD_BYTES, error=UsageError, fix="See `rbl doctor`.")
-#: Written down here because reading them from sources/ and threat/ would import torch; a test compares the names.
+_CARD = Form(
+    noun="card", what="no card", most=CARD_BYTES, error=UsageError, fix="See `rbl doctor`."
+)
+#: Written down here because reading them from sources/ and threat/ would import torch; a test
+#: compares the names.
 _DATASETS = {
     "fashion_mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
     "mnist": "28 x 28 grey, 10 classes; its first 1,000 images of each split are bundled",
@@ -41,8 +46,13 @@ _NORMS = {
 
 
 def list_names(
-    kind: Annotated[str | None, typer.Argument(metavar="[attacks|defenses|datasets|models|norms]", show_default=False)] = None,
-    format_name: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="[attacks|defenses|datasets|models|norms]", show_default=False),
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="table or json.")
+    ] = "table",
     networks: Annotated[str | None, opt.Networks] = None,
 ) -> None:
     """List attacks, defenses, data sets, networks and norms."""
@@ -54,19 +64,27 @@ def list_names(
     if format_name == "json":
         print(json.dumps(sections, indent=1))
         return
-    typer.echo("\n\n".join(_section(name, rows, heading=len(sections) > 1) for name, rows in sections.items()))
+    typer.echo(
+        "\n\n".join(
+            _section(name, rows, heading=len(sections) > 1) for name, rows in sections.items()
+        )
+    )
 
 
 def _section(name: str, rows: list[Row], heading: bool) -> str:
     width = max((len(row["name"]) for row in rows), default=0)
-    lines = [f"{row['name']:<{width}}  {row['description']}" for row in rows] or [f"no {name} are installed"]
+    lines = [f"{row['name']:<{width}}  {row['description']}" for row in rows] or [
+        f"no {name} are installed"
+    ]
     if not heading:
         return "\n".join(lines)
     return "\n".join([typer.style(name, bold=True), *(f"  {line}" for line in lines)])
 
 
 def _sections(kind: str | None) -> dict[str, Callable[[], list[Row]]]:
-    """The sections of one kind, or all: attacks and defenses that come from a source have one of their own after ours."""
+    """The sections of one kind, or all: attacks and defenses that come from a source have one of
+    their own after ours.
+    """
     chosen: dict[str, Callable[[], list[Row]]] = {}
     for name, rows in SECTIONS.items():
         if kind in (None, name):
@@ -86,11 +104,16 @@ def _sourced(kind: registry.Kind, source: str) -> list[Row]:
 
 
 def _plugins(kind: registry.Kind) -> list[Row]:
-    return [{"name": name, "description": describe(target)} for name, target in registry.targets(kind).items()]
+    return [
+        {"name": name, "description": describe(target)}
+        for name, target in registry.targets(kind).items()
+    ]
 
 
 def describe(target: str) -> str:
-    """One line on the plug-in ``module:Class``, from its source: first sentence of the module, and the paper of the class."""
+    """One line on the plug-in ``module:Class``, from its source: first sentence of the module, and
+    the paper of the class.
+    """
     module, _, class_name = target.partition(":")
     try:
         # Imports the parent package, which is empty, and not the plug-in.
@@ -106,15 +129,24 @@ def describe(target: str) -> str:
 
 def _paper(tree: ast.Module, class_name: str) -> str:
     """The value of ``paper: ClassVar[str] = "..."`` in the class, if it is written so."""
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name]
+    classes = [
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name
+    ]
     for statement in classes[0].body if classes else ():
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.target.id == "paper":
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and statement.target.id == "paper"
+        ):
             return str(statement.value.value) if isinstance(statement.value, ast.Constant) else ""
     return ""
 
 
 def _models() -> list[Row]:
-    return [{"name": n, "description": _card_line(path.with_suffix(".json"))} for n, path in network_files().items()]
+    return [
+        {"name": n, "description": _card_line(path.with_suffix(".json"))}
+        for n, path in network_files().items()
+    ]
 
 
 def _card_line(path: Path) -> str:
@@ -122,7 +154,8 @@ def _card_line(path: Path) -> str:
         card = read_json(path, _CARD)
         threat = threat_in_short(card["norm"], f"{card['eps']:g}", "untargeted")
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
-        clean, robust = f"{card['clean_accuracy']:.1%} clean", f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
+        clean = f"{card['clean_accuracy']:.1%} clean"
+        robust = f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
         return printable(", ".join([f"{card['network']}: {clean}", robust, *_certified(card)]))
     except (UsageError, ValueError, KeyError, TypeError, AttributeError):
         return "its card cannot be read: see `rbl doctor`"
@@ -130,9 +163,15 @@ def _card_line(path: Path) -> str:
 
 def _certified(card: Any) -> list[str]:
     """The largest share that is proved at the radius of the card, if any is."""
-    proved = [one for one in card.get("certified") or () if (one["norm"], one["eps"]) == (card["norm"], card["eps"])]
+    proved = [
+        one
+        for one in card.get("certified") or ()
+        if (one["norm"], one["eps"]) == (card["norm"], card["eps"])
+    ]
     best = max(proved, key=lambda one: float(one["certified_accuracy"]), default=None)
-    return [] if best is None else [f"{best['certified_accuracy']:.1%} certified ({best['method']})"]
+    return (
+        [] if best is None else [f"{best['certified_accuracy']:.1%} certified ({best['method']})"]
+    )
 
 
 SECTIONS: dict[str, Callable[[], list[Row]]] = {

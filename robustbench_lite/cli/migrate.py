@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 
 def migrate(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", show_default=False, help="Of records; or one file.")],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", show_default=False, help="Of records; or one file."),
+    ],
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")
+    ] = False,
 ) -> None:
-    """Bring records of schema version 1 to version 2, in place; keys and digests stay. Exit 1 if one is refused.
+    """Bring records of schema version 1 to version 2, in place; keys and digests stay. Exit 1 if
+    one is refused.
 
-    Such a record does not say how its network answers: it is shown as before, and `rbl evaluate` measures its cell anew.
-    Interrupted, the same command continues. For the records of boards: `rbl leaderboard migrate`.
+    Such a record does not say how its network answers: it is shown as before, and `rbl evaluate`
+    measures its cell anew. Interrupted, the same command continues. For the records of boards: `rbl
+    leaderboard migrate`.
     """
     from robustbench_lite.records.migration import files_of
     from robustbench_lite.records.migration import migrate as run

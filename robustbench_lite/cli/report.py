@@ -10,12 +10,23 @@ import typer
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of `rbl evaluate`, or one record.")],
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The page. Default: RUN/report.html.")] = None,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", show_default=False, help="Folder of `rbl evaluate`, or one record."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page. Default: RUN/report.html.")
+    ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Its heading.")] = "Robustness report",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")
+    ] = False,
 ) -> None:
-    """Write one HTML page of a run: tables that sort and filter, pictures, the command behind each cell. Needs no network."""
+    """Write one HTML page of a run: tables that sort and filter, pictures, the command behind each
+    cell. Needs no network.
+    """
     from robustbench_lite.errors import UsageError
     from robustbench_lite.leaderboard.run_report import report_page
     from robustbench_lite.records.files import write_text

@@ -25,14 +25,20 @@ _KEY = re.compile(r"[0-9a-f]{4,32}")
 
 def show(
     what: Annotated[str, typer.Argument(metavar="NAME|RECORD|KEY", show_default=False)],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")] = Path("rbl-results"),
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the record of a KEY is looked for.")
+    ] = Path("rbl-results"),
     networks: Annotated[str | None, opt.Networks] = None,
     allow_code: Annotated[bool, opt.CardCode] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")
+    ] = False,
 ) -> None:
-    """Show an attack, a defense, a network, or a record: a file, or the first four digits or more of its key.
+    """Show an attack, a defense, a network, or a record: a file, or the first four digits or more
+    of its key.
 
-    A record is checked as it is read: version, seal, key, digest and summary must agree with its contents.
+    A record is checked as it is read: version, seal, key, digest and summary must agree with its
+    contents.
     """
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     if what.endswith(".npz"):
@@ -61,7 +67,12 @@ def _kind_of(path: str) -> registry.Kind:
 def _show_plugin(kind: registry.Kind, name: str) -> None:
     plugin = registry.load(kind, name, Trust.INSTALLED)
     summary, documented = Documentation.of(plugin)
-    rows: Rows = [(kind, name), ("what", summary), ("paper", getattr(plugin, "paper", "") or "-"), ("version", plugin.version)]
+    rows: Rows = [
+        (kind, name),
+        ("what", summary),
+        ("paper", getattr(plugin, "paper", "") or "-"),
+        ("version", plugin.version),
+    ]
     if hasattr(plugin, "access"):
         norms = ", ".join(sorted(plugin.norms))
         rows += [("sees", plugin.access.name.lower()), ("norms", norms)]
@@ -75,7 +86,12 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
 
         table = [(f.name, _type(f), _default(f), documented.get(f.name, "")) for f in fields]
         headers = ["parameter", "type", "default", "meaning"]
-        print("\n" + tabulate(table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]))
+        print(
+            "\n"
+            + tabulate(
+                table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]
+            )
+        )
 
 
 class Documentation(NamedTuple):
@@ -104,17 +120,27 @@ def _type(field: dataclasses.Field[Any]) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is not dataclasses.MISSING:
         return str(field.default)
-    return "needed" if field.default_factory is dataclasses.MISSING else str(field.default_factory())
+    return (
+        "needed" if field.default_factory is dataclasses.MISSING else str(field.default_factory())
+    )
 
 
 def _by_key(key: str, output: Path) -> Path:
-    folders = [folder for part in ("cells", "certificates") if os.path.isdir(folder := output / part)]
+    folders = [
+        folder for part in ("cells", "certificates") if os.path.isdir(folder := output / part)
+    ]
     found = sorted(path for folder in folders for path in folder.glob(f"{key}*.json"))
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"{len(found)} records in {output} begin with {key!r}: give more digits, as in {found[0].stem}.")
-    raise UsageError(f"No record in {output} begins with {key!r}. Name another folder with --output, or give the file.")
+        raise UsageError(
+            f"{len(found)} records in {output} begin with {key!r}: give more digits, as in "
+            f"{found[0].stem}."
+        )
+    raise UsageError(
+        f"No record in {output} begins with {key!r}. Name another folder with --output, or give "
+        "the file."
+    )
 
 
 def _show_network(name: str, trust: Trust) -> None:
@@ -131,11 +157,16 @@ def _show_network(name: str, trust: Trust) -> None:
 
 
 def _card(card: Card) -> Rows:
-    rows: Rows = [(key.replace("_", " "), value) for key, value in card.model_dump(exclude={"curve", "certified"}).items()]
+    rows: Rows = [
+        (key.replace("_", " "), value)
+        for key, value in card.model_dump(exclude={"curve", "certified"}).items()
+    ]
     for one in card.certified or ():
         ball = f"{one.norm} {one.eps:g}{'' if one.box else ', no box'}"
         figures = f"{one.certified_accuracy:.2%}, an error of {1 - one.certified_accuracy:.2%}"
-        rows.append(("certified", f"{figures} ({one.method}, {ball}, n = {one.n:,}): {one.command}"))
+        rows.append(
+            ("certified", f"{figures} ({one.method}, {ball}, n = {one.n:,}): {one.command}")
+        )
     return [*rows, ("last epoch", card.curve[-1] if card.curve else "-")]
 
 

@@ -45,7 +45,9 @@ def _of_record(path: Path) -> Rows:
     from robustbench_lite.records.cell import read_record
 
     record, arrays = read_record(path)
-    identity, made, summary = record.identity, record.provenance, record.summary
+    identity = record.identity
+    made = record.provenance
+    summary = record.summary
     median = arrays.median_distance
     certified = share_in_full(summary.certified_accuracy, summary.certified_interval)
     return [
@@ -130,7 +132,9 @@ def _of_certificate(path: Path) -> Rows:
     from robustbench_lite.records.certificate import read_certificate
 
     record, arrays = read_certificate(path)
-    identity, made, summary = record.identity, record.provenance, record.summary
+    identity = record.identity
+    made = record.provenance
+    summary = record.summary
     certified = share_in_full(summary.certified_accuracy, summary.certified_interval)
     stages = {stage: arrays.stage.count(stage) for stage in sorted({*arrays.stage} - {""})}
     return [

@@ -50,7 +50,9 @@ def foreseen(cells: Sequence[Prospect], name: str) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """What a reader must know beside the numbers: one line each, without repeating a line that holds for all cells."""
+    """What a reader must know beside the numbers: one line each, without repeating a line that
+    holds for all cells.
+    """
     from robustbench_lite.sources.datasets import NOTES
 
     lines: dict[str, list[str]] = {}
@@ -59,15 +61,25 @@ def notes(report: Report) -> list[str]:
         if (note := NOTES.get(cell.identity.data.name)) is not None:
             lines.setdefault(f"{cell.identity.data.name}: {note}.", []).append(label)
         if cell.status == "partial":
-            lines.setdefault(f"Partial: the first {cell.n:,} samples of {_data(cell)} only.", []).append(label)
+            lines.setdefault(
+                f"Partial: the first {cell.n:,} samples of {_data(cell)} only.", []
+            ).append(label)
         if cell.cached:
-            lines.setdefault("Read from an earlier run's record; --fresh measures again.", []).append(label)
-        for flag in (*filter(None, [cell.note]), *(cell.record.provenance.flags if cell.record else ())):
+            lines.setdefault(
+                "Read from an earlier run's record; --fresh measures again.", []
+            ).append(label)
+        for flag in (
+            *filter(None, [cell.note]),
+            *(cell.record.provenance.flags if cell.record else ()),
+        ):
             lines.setdefault(f"{flag[0].upper()}{flag[1:]}.", []).append(label)
         if (masking := report.masking(cell)) is not None:
             lines.setdefault(f"{masking[0].upper()}{masking[1:]}.", []).append(label)
     all_cells = len(report.cells)
-    return [line if len(cells) == all_cells else f"{', '.join(cells)}: {line}" for line, cells in lines.items()]
+    return [
+        line if len(cells) == all_cells else f"{', '.join(cells)}: {line}"
+        for line, cells in lines.items()
+    ]
 
 
 def written(report: Report) -> str | None:
@@ -86,7 +98,9 @@ def _table(report: Report, tablefmt: str = "simple") -> str:
     rows = [{name: text for name, text in row.items() if name not in empty} for row in rows]
     if tablefmt == "github":
         rows = [{name.replace("\n", " "): text for name, text in row.items()} for row in rows]
-    return tabulate(rows, headers="keys", tablefmt=tablefmt, disable_numparse=True, colglobalalign="left")
+    return tabulate(
+        rows, headers="keys", tablefmt=tablefmt, disable_numparse=True, colglobalalign="left"
+    )
 
 
 def _row(cell: Cell) -> dict[str, str]:
@@ -128,7 +142,9 @@ def threat(cell: Cell) -> str:
 
 
 def _median(cell: Cell) -> str:
-    """Inside a given ball the distance says where the search was, not how near an adversarial is."""
+    """Inside a given ball the distance says where the search was, not how near an adversarial
+    is.
+    """
     if cell.identity.threat.eps is not None:
         return ""
     return "over half hold" if cell.median_distance is None else f"{cell.median_distance:.4g}"
@@ -159,5 +175,7 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "table": _table,
     "json": _json,
     "csv": _csv,
-    "md": lambda report: "\n".join([_table(report, "github"), "", *(f"- {note}" for note in notes(report))]).rstrip(),
+    "md": lambda report: "\n".join(
+        [_table(report, "github"), "", *(f"- {note}" for note in notes(report))]
+    ).rstrip(),
 }

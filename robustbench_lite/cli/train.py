@@ -1,4 +1,6 @@
-"""``rbl train``: train a network with a defense, and write its weights with a card that says how they came about."""
+"""``rbl train``: train a network with a defense, and write its weights with a card that says how
+they came about.
+"""
 
 from __future__ import annotations
 
@@ -59,43 +61,77 @@ def train(
     from robustbench_lite.training.card import examine
 
     trust = registry.Trust.ANY if allow_code else registry.Trust.INSTALLED
-    recipe = trainer.Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    recipe = trainer.Recipe(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
     if len(registry.split("defense", defense)) > 1:
         raise UsageError(
-            f"A network is trained with one defense, not with {defense!r}: train with the part that acts in training, and "
+            f"A network is trained with one defense, not with {defense!r}: train with the part "
+            "that acts in training, and "
             "compose when you evaluate."
         )
-    chosen, judge = registry.create("defense", defense, trust), registry.create("attack", attack, trust)
-    threat, where = ThreatModel.parse(norm, radius(eps, norm, dataset)), pick_device(device)
+    chosen = registry.create("defense", defense, trust)
+    judge = registry.create("attack", attack, trust)
+    threat = ThreatModel.parse(norm, radius(eps, norm, dataset))
+    where = pick_device(device)
     check_fit(judge, threat)
     if threat.eps is None:
-        raise UsageError("The card states the accuracy at one radius: give --eps, for example --eps 0.1.")
+        raise UsageError(
+            "The card states the accuracy at one radius: give --eps, for example --eps 0.1."
+        )
     root = data_root(data_dir)
     data = load_dataset(dataset, split="train", limit=limit, data_dir=root, download=download)
     test = load_dataset(dataset, split="test", data_dir=root, download=download)
     if data.split == test.split:
-        raise DataError(f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two folders.")
+        raise DataError(
+            f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two "
+            "folders."
+        )
     if data.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
-            f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and {tuple(test.x.shape[1:])} to test on."
+            f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and "
+            f"{tuple(test.x.shape[1:])} to test on."
         )
     spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
     module = trainer.initialised(lambda: models.build(spec, trust), seed, where)
     require_separate_rows(module)  # no weights that come out of its training could be examined
     if name is None:
-        name = model_zoo.network_name(Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name)
+        name = model_zoo.network_name(
+            Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name
+        )
     _require_name(name)
     checkpoint = output / f"{name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
     with _progress_bar(name, recipe, quiet) as on_progress:
-        curve = trainer.train(module, chosen, data, recipe, checkpoint=checkpoint, device=where, on_progress=on_progress)
-    about = {"name": name, "network": spec.name, "network_params": dict(spec.params), "command": _command(ctx)}
+        curve = trainer.train(
+            module,
+            chosen,
+            data,
+            recipe,
+            checkpoint=checkpoint,
+            device=where,
+            on_progress=on_progress,
+        )
+    about = {
+        "name": name,
+        "network": spec.name,
+        "network_params": dict(spec.params),
+        "command": _command(ctx),
+    }
     with _kept(models.save_uncarded(module, name, output)), progress_bar(quiet) as on_test:
         card = examine(
-            module, attack=judge, threat=threat, defense=chosen, recipe=recipe, data=data, test=test, curve=curve,
-            about=about, on_progress=on_test,
-        )  # fmt: skip
+            module,
+            attack=judge,
+            threat=threat,
+            defense=chosen,
+            recipe=recipe,
+            data=data,
+            test=test,
+            curve=curve,
+            about=about,
+            on_progress=on_test,
+        )
     path = models.save_trained(module, card, output)
     if not quiet:
         _print_table(card, path)
@@ -103,10 +139,16 @@ def train(
 
 def _require_name(name: str) -> None:
     """Refuse what cannot be the stem of two files, or would be a hidden one."""
-    whole = Path(name).name == name and name.strip() == name and name.isprintable() and not name.startswith(".")
+    whole = (
+        Path(name).name == name
+        and name.strip() == name
+        and name.isprintable()
+        and not name.startswith(".")
+    )
     if not whole or not 0 < len(name) <= _NAME_LENGTH:
         raise UsageError(
-            f"--name is {name!r}; it names files in --output, so it has 1 to {_NAME_LENGTH} characters, no slash, no line end, "
+            f"--name is {name!r}; it names files in --output, so it has 1 to {_NAME_LENGTH} "
+            "characters, no slash, no line end, "
             "no space around it and no dot before it."
         )
 
@@ -114,7 +156,10 @@ def _require_name(name: str) -> None:
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
     """Whatever ends the examination, its message says that the weights, at ``path``, are there."""
-    kept = f"The training is done and its weights are in {path}: the same command goes on with the examination."
+    kept = (
+        f"The training is done and its weights are in {path}: the same command goes on with the "
+        "examination."
+    )
     try:
         yield
     except RobustBenchError as error:
@@ -128,11 +173,14 @@ def _command(ctx: typer.Context) -> str:
     """The command as typed, with a neutral data folder and without what changes no weight."""
     words = ["rbl", "train"]
     for option in ctx.command.params:
-        source, value = ctx.get_parameter_source(option.name or ""), ctx.params.get(option.name or "")
+        source = ctx.get_parameter_source(option.name or "")
+        value = ctx.params.get(option.name or "")
         if source is None or source.name != "COMMANDLINE" or option.name in _UNRECORDED:
             continue
         flag = max(option.opts, key=len)
-        words += [flag] if value is True else [flag, "data" if option.name == "data_dir" else str(value)]
+        words += (
+            [flag] if value is True else [flag, "data" if option.name == "data_dir" else str(value)]
+        )
     return shlex.join(words)
 
 
@@ -143,7 +191,12 @@ def _progress_bar(name: str, recipe: Recipe, quiet: bool) -> Iterator[Callable[[
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
     with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task(name, total=None)
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 _ONE_DOES_NOT_HOLD = 1
 _SHOWN = 20
 """Failures that the table names; JSON has them all."""
-File = typer.Argument(metavar="FILE", show_default=False, help="Of `rbl attack` (.npz), or a record (.json) with its .npz.")
+File = typer.Argument(
+    metavar="FILE",
+    show_default=False,
+    help="Of `rbl attack` (.npz), or a record (.json) with its .npz.",
+)
 
 
 def verify(
@@ -41,7 +45,8 @@ def verify(
 ) -> None:
     """Replay saved adversarials against the model and judge each; exit 1 if one does not hold.
 
-    A bundled network is found by its name. Your own is named as for `rbl evaluate`; its weights must be those attacked.
+    A bundled network is found by its name. Your own is named as for `rbl evaluate`; its weights
+    must be those attacked.
     """
     tables.check_format(format_name, ("table", "json"))
     with progress_bar(quiet) as on_progress:
@@ -67,21 +72,34 @@ def verify(
 
 def _json(found: Verification) -> str:
     failures = [{"id": sample, "reasons": reasons} for sample, reasons in found.failures.items()]
-    return json.dumps({
-        "cell_key": found.record.key, "n": found.n, "held": found.held, "failed": len(failures),
-        "checks": [check._asdict() for check in found.checks], "failures": failures, "notes": found.notes,
-    }, indent=1)  # fmt: skip
+    return json.dumps(
+        {
+            "cell_key": found.record.key,
+            "n": found.n,
+            "held": found.held,
+            "failed": len(failures),
+            "checks": [check._asdict() for check in found.checks],
+            "failures": failures,
+            "notes": found.notes,
+        },
+        indent=1,
+    )
 
 
 def _table(found: Verification) -> str:
     from tabulate import tabulate
 
     identity = found.record.identity
-    parts = [f"{identity.attack.label()}\nagainst {identity.model.name} behind {identity.defense.label()}"]
+    parts = [
+        f"{identity.attack.label()}\nagainst {identity.model.name} behind "
+        f"{identity.defense.label()}"
+    ]
     if found.checks:
         rows = [(check.name, check.held, check.failed, check.unchecked) for check in found.checks]
         parts.append(tabulate(rows, headers=["check", "held", "failed", "not checked"]))
-    failures = [f"sample {sample}: {'; '.join(reasons)}" for sample, reasons in found.failures.items()]
+    failures = [
+        f"sample {sample}: {'; '.join(reasons)}" for sample, reasons in found.failures.items()
+    ]
     if len(failures) > _SHOWN:
         failures[_SHOWN:] = [f"and {len(failures) - _SHOWN:,} more: --format json names them all"]
     parts += ["\n".join(failures)] if failures else []

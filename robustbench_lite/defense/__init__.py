@@ -1,7 +1,8 @@
 """What a defense may change, and what it must declare; what a defense is written with.
 
-A defense is a :class:`Defense`: it may take part in training, stand around the network at inference, say what an attacker
-must know (:class:`Traits`), and certify. Names are imported when they are first used.
+A defense is a :class:`Defense`: it may take part in training, stand around the network at
+inference, say what an attacker must know (:class:`Traits`), and certify. Names are imported when
+they are first used.
 """
 
 from __future__ import annotations

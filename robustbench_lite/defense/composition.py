@@ -15,7 +15,9 @@ from robustbench_lite.model.defended import DefendedModel, Traits, takes_rng
 
 @dataclass(frozen=True, kw_only=True)
 class Composition(Defense):
-    """Each part stands before what the parts to its left make of the network; one of them at most acts in training."""
+    """Each part stands before what the parts to its left make of the network; one of them at most
+    acts in training.
+    """
 
     name: ClassVar[str] = "composition"
 
@@ -25,7 +27,8 @@ class Composition(Defense):
         trained = [part.name for part in self.parts if part.trains]
         if len(trained) > 1:
             raise UsageError(
-                f"{' and '.join(trained)} act in training, and a network comes from one training: keep one of them."
+                f"{' and '.join(trained)} act in training, and a network comes from one training: "
+                "keep one of them."
             )
 
     def prepare(self, model: nn.Module) -> None:
@@ -52,18 +55,26 @@ class Composition(Defense):
         return replace(self, parts=tuple(parts))
 
     def wrap(self, model: nn.Module) -> DefendedModel:
-        deployed, traits, exact = model, Traits(), True
-        followed = model  # what an attack takes gradients of: each part's stand-in, around the stand-ins before it
+        deployed = model
+        traits = Traits()
+        exact = True
+        # what an attack takes gradients of: each part's stand-in, around the stand-ins before it
+        followed = model
         for part in self.parts:
-            outer, stand_in = part.wrap(deployed), part.wrap(followed)
+            outer = part.wrap(deployed)
+            stand_in = part.wrap(followed)
             if traits.abstains and outer.traits.abstains:
-                raise UsageError("Two parts of a defense that both abstain cannot be composed: keep one of them.")
+                raise UsageError(
+                    "Two parts of a defense that both abstain cannot be composed: keep one of them."
+                )
             if takes_rng(deployed) and not takes_rng(outer.module):
                 raise UsageError(
-                    f"{part.name} does not hand on random numbers to what stands behind it: name it before the random part, or "
+                    f"{part.name} does not hand on random numbers to what stands behind it: name "
+                    "it before the random part, or "
                     "derive its module from robustbench_lite.model.defended.Wrapper."
                 )
-            deployed, followed = outer.module, stand_in.traits.surrogate or stand_in.module
+            deployed = outer.module
+            followed = stand_in.traits.surrogate or stand_in.module
             exact = exact and outer.traits.surrogate is None
             traits = Traits(
                 random=traits.random or outer.traits.random,
@@ -75,9 +86,11 @@ class Composition(Defense):
 
 
 def defense_from(text: str, trust: registry.Trust = registry.Trust.REGISTERED) -> Defense:
-    """A defense by its spec, or several joined by ``+``; hyper-parameters stand behind the part that they are of.
+    """A defense by its spec, or several joined by ``+``; hyper-parameters stand behind the part
+    that they are of.
 
-    ``adversarial_training+feature_squeezing bits=3``, ``adversarial_training eps=0.3 + feature_squeezing bits=3``.
+    ``adversarial_training+feature_squeezing bits=3``, ``adversarial_training eps=0.3 +
+    feature_squeezing bits=3``.
     """
     parts = [registry.create("defense", spec, trust) for spec in registry.split("defense", text)]
     return parts[0] if len(parts) == 1 else Composition(parts=tuple(parts))

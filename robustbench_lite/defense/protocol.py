@@ -1,4 +1,6 @@
-"""The defense protocol: a defense may change training, change inference, say what an attacker must know, and certify."""
+"""The defense protocol: a defense may change training, change inference, say what an attacker must
+know, and certify.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,18 @@ class TrainingBatch:
     index: Tensor
     """Data-set indices, (B,): they key the per-sample generator."""
     progress: float
-    """Share of the training that is done, in [0, 1): schedules such as an eps warm-up depend on it alone."""
+    """Share of the training that is done, in [0, 1): schedules such as an eps warm-up depend on it
+    alone.
+    """
     epoch: int
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Base of every defense: frozen, keyword-only dataclasses of hyper-parameters. All hooks default to "no change"."""
+    """Base of every defense: frozen, keyword-only dataclasses of hyper-parameters. All hooks
+    default to "no change".
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -53,13 +59,16 @@ class Defense(ABC):
 
     @property
     def calibrates(self) -> bool:
-        """Something is still to be set from clean training images before it can be deployed: a threshold, say."""
+        """Something is still to be set from clean training images before it can be deployed: a
+        threshold, say.
+        """
         return False
 
     def calibrated(self, model: nn.Module, images: Tensor) -> Defense:
         """This defense with that set, as a hyper-parameter, so that records hold it.
 
-        ``model`` is the network that it will stand before, in eval mode; ``images`` (N, C, H, W) are on its device.
+        ``model`` is the network that it will stand before, in eval mode; ``images`` (N, C, H, W)
+        are on its device.
         """
         return self
 
@@ -68,5 +77,7 @@ class Defense(ABC):
         return DefendedModel(model, Traits())
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """What proves networks under this defense robust against ``threat``; ``None`` where nothing is known."""
+        """What proves networks under this defense robust against ``threat``; ``None`` where nothing
+        is known.
+        """
         return None

@@ -1,4 +1,6 @@
-"""Registered defenses by class name: ``from robustbench_lite.defenses import Parseval`` imports that plug-in and no other."""
+"""Registered defenses by class name: ``from robustbench_lite.defenses import Parseval`` imports
+that plug-in and no other.
+"""
 
 from __future__ import annotations
 

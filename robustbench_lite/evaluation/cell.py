@@ -1,4 +1,6 @@
-"""One cell from its job to its record: measured where nothing is there yet, read back where it is."""
+"""One cell from its job to its record: measured where nothing is there yet, read back where
+it is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ from robustbench_lite.machine.numerics import name_of, settings_of
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import ANEW, anew, objection
-from robustbench_lite.records.cell import Identity, Record, derived_flags, make_record, read_record, write_record
+from robustbench_lite.records.cell import (
+    Identity,
+    Record,
+    derived_flags,
+    make_record,
+    read_record,
+    write_record,
+)
 from robustbench_lite.records.files import set_aside
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import read_images, write_images
@@ -49,35 +58,72 @@ class Workplace:
 
 
 def cell_of(
-    subject: Subject, identity: Identity, job: Job, at: Workplace, tell: Teller, fit_data: Dataset | None, flags: Sequence[str]
+    subject: Subject,
+    identity: Identity,
+    job: Job,
+    at: Workplace,
+    tell: Teller,
+    fit_data: Dataset | None,
+    flags: Sequence[str],
 ) -> Cell:
-    """The cell of ``job``: read from its record when there is one of this network, else measured and written down.
+    """The cell of ``job``: read from its record when there is one of this network, else measured
+    and written down.
 
-    ``flags`` are written with it. The record of another network of the same key moves to ``replaced``.
+    ``flags`` are written with it. The record of another network of the same key moves to
+    ``replaced``.
     """
     path = None if at.folder is None else at.folder / "cells" / f"{job.key}.json"
     images = None if path is None else path.with_suffix(".npz")
-    fit = None if at.folder is None or not needs_fit(job.attack) else at.folder / "fits" / f"{job.key}.safetensors"
-    needed = [file for file in (images, fit) if file is not None] if job.terms.keep_adversarials else []
+    fit = (
+        None
+        if at.folder is None or not needs_fit(job.attack)
+        else at.folder / "fits" / f"{job.key}.safetensors"
+    )
+    needed = (
+        [file for file in (images, fit) if file is not None] if job.terms.keep_adversarials else []
+    )
     status = "partial" if job.scene.data.partial else "complete"
     attack_label = inputs.short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
     cell = Cell(
-        identity=identity, model=subject.name, defense=subject.label, attack=attack_label, status=status, n=len(job.scene.data),
-        path=path, forwards_per_point=Passes(job.scene.model, 1, adaptive=job.adaptive).forwards_per_point,
-    )  # fmt: skip
+        identity=identity,
+        model=subject.name,
+        defense=subject.label,
+        attack=attack_label,
+        status=status,
+        n=len(job.scene.data),
+        path=path,
+        forwards_per_point=Passes(job.scene.model, 1, adaptive=job.adaptive).forwards_per_point,
+    )
     kept = None if at.fresh or path is None or not path.exists() else read_record(path)
-    other = None if kept is None else objection(kept[0].behaviour, job.scene.behaviour) or _of_another_gradient(kept[0], flags)
-    if kept is not None and other is None and all(file.exists() for file in needed) and not _more_is_proved(job, kept[1]):
+    other = (
+        None
+        if kept is None
+        else objection(kept[0].behaviour, job.scene.behaviour)
+        or _of_another_gradient(kept[0], flags)
+    )
+    if (
+        kept is not None
+        and other is None
+        and all(file.exists() for file in needed)
+        and not _more_is_proved(job, kept[1])
+    ):
         record, arrays = kept
         tell.rows(len(job.scene.data))
         if needed:
             cell = dataclasses.replace(cell, fitted=_fitted(fit_attack(job, fit_data, fit)))
-        x_adv = _load_images(images, job, arrays) if job.terms.keep_adversarials and images is not None else None
+        x_adv = (
+            _load_images(images, job, arrays)
+            if job.terms.keep_adversarials and images is not None
+            else None
+        )
         return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
     unfinished = _forget_another(job, at, fit)
-    cell = dataclasses.replace(cell, note=anew(other, None if path is None else path.parent.parent) or unfinished)
+    cell = dataclasses.replace(
+        cell, note=anew(other, None if path is None else path.parent.parent) or unfinished
+    )
     try:
-        attack, started = job.attack, time.perf_counter()
+        attack = job.attack
+        started = time.perf_counter()
         job = fit_attack(job, fit_data, fit, tell.steps)
         if needs_fit(attack):
             at.journal.add(job.key, [], time.perf_counter() - started)
@@ -100,9 +146,18 @@ def cell_of(
 
 
 def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
-    """Answers do not show whether there is a gradient: for an attacker, a network that has got one is another."""
-    before, now = (any(flag.startswith(NO_GRADIENT) for flag in some) for some in (record.provenance.flags, flags))
-    return None if before == now else "the same answers, but with other gradients, were recorded here before"
+    """Answers do not show whether there is a gradient: for an attacker, a network that has got one
+    is another.
+    """
+    before, now = (
+        any(flag.startswith(NO_GRADIENT) for flag in some)
+        for some in (record.provenance.flags, flags)
+    )
+    return (
+        None
+        if before == now
+        else "the same answers, but with other gradients, were recorded here before"
+    )
 
 
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
@@ -120,7 +175,9 @@ def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[st
 
 
 def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
-    """Drop what an unfinished run of another network, or one that was asked for anew, has left; a note where it was another."""
+    """Drop what an unfinished run of another network, or one that was asked for anew, has left; a
+    note where it was another.
+    """
     if at.fresh:
         at.journal.forget(job.key)
         if fit is not None:
@@ -133,7 +190,9 @@ def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
 
 
 def _more_is_proved(job: Job, arrays: CellArrays) -> bool:
-    """The certificate of the record ran out of time, and has been continued since: the cell is measured again."""
+    """The certificate of the record ran out of time, and has been continued since: the cell is
+    measured again.
+    """
     if job.scene.certified is None or arrays.certified is None:
         return False
     return bool((job.scene.certified.numpy() & ~arrays.certified).any())
@@ -154,12 +213,24 @@ def _flags(job: Job) -> list[str]:
 
 
 def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
-    x_adv, kept = job.scene.data.x.clone(), read_images(path, arrays.broken)
+    x_adv = job.scene.data.x.clone()
+    kept = read_images(path, arrays.broken)
     if kept.shape[1:] != x_adv.shape[1:]:
-        raise RecordError(f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run with --fresh.")
-    broken, images = torch.from_numpy(arrays.broken), torch.from_numpy(kept)
-    size = job.scene.threat.norm.size(images.double() - x_adv[broken].double())  # as the judge takes it
-    if not torch.allclose(size, torch.from_numpy(arrays.distance)[broken].double(), rtol=_SAME_DISTANCE, atol=0):
-        raise RecordError(f"The images in {path} are not as far from the clean ones as the record says: run with --fresh.")
+        raise RecordError(
+            f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run "
+            "with --fresh."
+        )
+    broken = torch.from_numpy(arrays.broken)
+    images = torch.from_numpy(kept)
+    size = job.scene.threat.norm.size(
+        images.double() - x_adv[broken].double()
+    )  # as the judge takes it
+    if not torch.allclose(
+        size, torch.from_numpy(arrays.distance)[broken].double(), rtol=_SAME_DISTANCE, atol=0
+    ):
+        raise RecordError(
+            f"The images in {path} are not as far from the clean ones as the record says: run with "
+            "--fresh."
+        )
     x_adv[broken] = images
     return x_adv

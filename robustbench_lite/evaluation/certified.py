@@ -1,4 +1,6 @@
-"""The certified side: which samples are proved robust. Written down as it comes, and continued where an earlier run stopped."""
+"""The certified side: which samples are proved robust. Written down as it comes, and continued
+where an earlier run stopped.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.probes import ask
-from robustbench_lite.machine.numerics import device_of, exactly, name_of, proving_device, settings_of
+from robustbench_lite.machine.numerics import (
+    device_of,
+    exactly,
+    name_of,
+    proving_device,
+    settings_of,
+)
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.behaviour import ANEW, Behaviour, anew, objection
 from robustbench_lite.records.certificate import (
@@ -38,20 +46,28 @@ from robustbench_lite.threat import ThreatModel
 
 logger = logging.getLogger(__name__)
 
-OWN, OFF = "own", "off"
+OWN = "own"
+OFF = "off"
 """``own``: what the defense brings, if it brings something."""
 
 
-def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tuple[int, ...]) -> Certifier | None:
-    """What samples of ``shape`` (C, H, W) are certified with: ``own``, ``off``, or a method for any network that it knows.
+def certifier_for(
+    asked: str, subject: Subject, threat: ThreatModel, shape: tuple[int, ...]
+) -> Certifier | None:
+    """What samples of ``shape`` (C, H, W) are certified with: ``own``, ``off``, or a method for any
+    network that it knows.
 
     Raises:
-        UnsupportedLayerError: the method was asked for by name, and the network has a layer that it does not know.
+        UnsupportedLayerError: the method was asked for by name, and the network has a layer that it
+        does not know.
     """
     if asked == OFF or (asked == OWN and threat.eps is None):
         return None
     if threat.eps is None:
-        raise UsageError(f"A certificate ({asked}) is for a ball and needs its radius: give eps, for example --eps 0.1.")
+        raise UsageError(
+            f"A certificate ({asked}) is for a ball and needs its radius: give eps, for example "
+            "--eps 0.1."
+        )
     certifier = subject.defense.certifier(threat) if asked == OWN else BoundCertifier(method=asked)
     if certifier is None:
         return None
@@ -66,21 +82,26 @@ def certifier_for(asked: str, subject: Subject, threat: ThreatModel, shape: tupl
 
 
 def deployed(subject: Subject) -> nn.Module:
-    """A copy of the network behind its defense, with the layers that its author gave it, in eval mode, where there is float64.
+    """A copy of the network behind its defense, with the layers that its author gave it, in eval
+    mode, where there is float64.
 
     Raises:
         UnsupportedLayerError: the defense draws at random; a bound is of one function of the image.
     """
     defended = subject.defense.wrap(copied(subject.module))
     if defended.traits.random:
-        raise UnsupportedLayerError(f"{subject.label} draws at random, and these bounds are of one function of the image.")
+        raise UnsupportedLayerError(
+            f"{subject.label} draws at random, and these bounds are of one function of the image."
+        )
     module = defended.module.eval()
     return module.to(proving_device(device_of(module)))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is to be proved: a certifier at work on one network. ``correct`` has one entry a sample of ``data``."""
+    """What is to be proved: a certifier at work on one network. ``correct`` has one entry a sample
+    of ``data``.
+    """
 
     identity: CertificateIdentity
     certifier: Certifier
@@ -105,12 +126,23 @@ class Claim:
         outputs: Outputs = "logits",
     ) -> Claim:
         identity = CertificateIdentity(
-            model=inputs.model_id(subject, outputs), defense=inputs.plugin_id("defense", subject.defense),
-            certifier=inputs.certifier_id(certifier), threat=inputs.threat_id(threat),
+            model=inputs.model_id(subject, outputs),
+            defense=inputs.plugin_id("defense", subject.defense),
+            certifier=inputs.certifier_id(certifier),
+            threat=inputs.threat_id(threat),
             data=inputs.data_id(data),
-        )  # fmt: skip
+        )
         device = proving_device(device)
-        return cls(identity, certifier, deployed(subject).to(device), threat, data, correct, device, behaviour)
+        return cls(
+            identity,
+            certifier,
+            deployed(subject).to(device),
+            threat,
+            data,
+            correct,
+            device,
+            behaviour,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +178,8 @@ def prove(
 ) -> Proved:
     """Certify what is missing of ``claim``, for up to ``seconds``.
 
-    The finished certificate lies in ``folder``, where a later call finds it; that of another network moves to ``replaced``.
+    The finished certificate lies in ``folder``, where a later call finds it; that of another
+    network moves to ``replaced``.
     """
     key = claim.identity.key()
     path = None if folder is None else folder / "certificates" / f"{key}.json"
@@ -162,11 +195,16 @@ def prove(
     unfinished = ANEW if journal.begin(key, claim.behaviour) else None
     note = anew(other, folder) or unfinished
     known = _work(claim, key, journal, seconds, on_rows)
-    arrays, of, spent = _arrays(claim, known), int(claim.correct.sum()), journal.seconds(key)
+    arrays = _arrays(claim, known)
+    of = int(claim.correct.sum())
+    spent = journal.seconds(key)
     if len(known) < of:
         return Proved(arrays, len(known), of, spent, note=note)
-    where, numerics = name_of(claim.device), settings_of(claim.device)
-    origin = provenance(seconds=spent, device=where, batch_size=0, partial=claim.data.partial, numerics=numerics)
+    where = name_of(claim.device)
+    numerics = settings_of(claim.device)
+    origin = provenance(
+        seconds=spent, device=where, batch_size=0, partial=claim.data.partial, numerics=numerics
+    )
     record = make_certificate(claim.identity, arrays, origin, claim.behaviour)
     if path is not None:
         path.parent.mkdir(exist_ok=True)
@@ -178,22 +216,31 @@ def prove(
 
 
 def _work(
-    claim: Claim, key: str, journal: Journal, seconds: float | None, on_rows: Callable[[float], None]
+    claim: Claim,
+    key: str,
+    journal: Journal,
+    seconds: float | None,
+    on_rows: Callable[[float], None],
 ) -> dict[int, Proof]:
     """The proofs of earlier runs and of this one, by position."""
     known = {proof.position: proof for proof in journal.proofs(key, len(claim.data))}
     missing = claim.correct.clone()
     missing[torch.tensor(list(known), dtype=torch.int64)] = False
-    positions, wrong = missing.nonzero().squeeze(1), int((~claim.correct).sum())
+    positions = missing.nonzero().squeeze(1)
+    wrong = int((~claim.correct).sum())
     on_rows(wrong + len(known))
     if not len(positions):
         return known
-    x, y = claim.data.x[positions].to(claim.device), claim.data.y[positions].to(claim.device)
+    x = claim.data.x[positions].to(claim.device)
+    y = claim.data.y[positions].to(claim.device)
     started = now = time.perf_counter()
     rows = iter(positions.tolist())
     for part in claim.certifier.prove(claim.model, x, y, claim.threat):
-        proofs = [Proof(next(rows), m, s) for m, s in zip(part.margins.tolist(), part.stage, strict=True)]
-        spent, now = now, time.perf_counter()
+        proofs = [
+            Proof(next(rows), m, s) for m, s in zip(part.margins.tolist(), part.stage, strict=True)
+        ]
+        spent = now
+        now = time.perf_counter()
         journal.add_proofs(key, proofs, now - spent)
         known |= {proof.position: proof for proof in proofs}
         on_rows(wrong + len(known))
@@ -204,10 +251,14 @@ def _work(
 
 def _arrays(claim: Claim, known: dict[int, Proof]) -> CertificateArrays:
     n = len(claim.data)
-    margins, stage = np.full(n, -np.inf), [""] * n
+    margins = np.full(n, -np.inf)
+    stage = [""] * n
     for position, proof in known.items():
-        margins[position], stage[position] = proof.margin, proof.stage
-    return CertificateArrays(claim.correct.numpy(), margins > 0, margins.astype(np.float32), tuple(stage))
+        margins[position] = proof.margin
+        stage[position] = proof.stage
+    return CertificateArrays(
+        claim.correct.numpy(), margins > 0, margins.astype(np.float32), tuple(stage)
+    )
 
 
 @exactly
@@ -229,11 +280,16 @@ def certify_all(
     batch_size = inputs.pick_batch_size("auto", data, where)
     for subject in subjects:
         certifier.check(deployed(subject), tuple(data.x.shape[1:]))
-    models = [diagnose(prepare(s.module, s.defense, where), data.x, data.y, data.classes) for s in subjects]
+    models = [
+        diagnose(prepare(s.module, s.defense, where), data.x, data.y, data.classes)
+        for s in subjects
+    ]
     found = []
     with open_journal(None if output is None else output / "journal.sqlite") as journal:
         for number, (subject, model) in enumerate(zip(subjects, models, strict=True)):
-            tell = Teller(on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}")
+            tell = Teller(
+                on_progress, number, len(subjects), len(data), f"{subject.label}: {certifier.name}"
+            )
             correct = clean_logits(model, data, batch_size, where, 0).correct
             behaviour = ask(model, data, where)
             claim = Claim.of(subject, certifier, threat, data, correct, where, behaviour)

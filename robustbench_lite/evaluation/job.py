@@ -15,7 +15,9 @@ from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 
 AUDIT = 8
-"""Of the certified samples those are attacked all the same whose index it divides: an unsound bound shows there."""
+"""Of the certified samples those are attacked all the same whose index it divides: an unsound bound
+shows there.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Scene:
     target: Tensor
     """The class that each sample is driven to, (N,); -1 for any wrong one."""
     behaviour: Behaviour
-    """What ``model`` answers on probe images: nothing is continued that another network has left."""
+    """What ``model`` answers on probe images: nothing is continued that another network has left.
+    """
     certified: Tensor | None = None
-    """Proved robust, (N,) bool: such samples are not attacked but for some that check the proofs."""
+    """Proved robust, (N,) bool: such samples are not attacked but for some that check the proofs.
+    """
 
     def __post_init__(self) -> None:
         if self.certified is not None and bool((self.certified & ~self.clean.correct).any()):

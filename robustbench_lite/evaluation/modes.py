@@ -1,4 +1,6 @@
-"""Layers that behave otherwise in train mode than in eval mode, and layers that mix the rows of a batch in either."""
+"""Layers that behave otherwise in train mode than in eval mode, and layers that mix the rows of a
+batch in either.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,21 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from robustbench_lite.errors import ModelError
 
-HARMLESS = "the model came in train mode, in which none of its layers behaves otherwise: it was measured in eval mode"
+HARMLESS = (
+    "the model came in train mode, in which none of its layers behaves otherwise: it was measured "
+    "in eval mode"
+)
 _SHOWN = 3
-_NO_FORWARD = {"__init__", "__repr__", "__setstate__", "__getstate__", "train", "eval", "extra_repr", "state_dict"}
+_NO_FORWARD = {
+    "__init__",
+    "__repr__",
+    "__setstate__",
+    "__getstate__",
+    "train",
+    "eval",
+    "extra_repr",
+    "state_dict",
+}
 """Methods of a layer that decide nothing about its answers."""
 
 
@@ -26,7 +40,8 @@ def in_train_mode(module: nn.Module) -> bool:
 
 
 def require_eval_mode(model: nn.Module) -> str | None:
-    """What a reader must know of a model in train mode that answers there as it does in eval mode; None in eval mode.
+    """What a reader must know of a model in train mode that answers there as it does in eval mode;
+    None in eval mode.
 
     Raises:
         ModelError: a layer in train mode behaves otherwise there; names it.
@@ -35,14 +50,16 @@ def require_eval_mode(model: nn.Module) -> str | None:
     acting = [(name, module) for name, module in training if _acts_in_train_mode(module)]
     if acting:
         raise ModelError(
-            f"The model is in train mode, in which {_named(acting)} behaves otherwise (dropout, batch statistics, power "
+            f"The model is in train mode, in which {_named(acting)} behaves otherwise (dropout, "
+            "batch statistics, power "
             "iteration): verdicts would be random. Call model.eval() first."
         )
     return HARMLESS if training else None
 
 
 def require_separate_rows(model: nn.Module) -> None:
-    """Refuse a model with batch norm that has no running statistics, and so takes those of the batch in eval mode too.
+    """Refuse a model with batch norm that has no running statistics, and so takes those of the
+    batch in eval mode too.
 
     Raises:
         ModelError: names the layers.
@@ -50,29 +67,44 @@ def require_separate_rows(model: nn.Module) -> None:
     mixing = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is None and module.running_var is None
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is None
+        and module.running_var is None
     ]
     if mixing:
         raise ModelError(
-            f"{_named(mixing)} has no running statistics (track_running_stats=False): it takes those of the batch, so that the "
-            "answer for an image depends on the other images. Robustness of single images is undefined for such a model; "
+            f"{_named(mixing)} has no running statistics (track_running_stats=False): it takes "
+            "those of the batch, so that the "
+            "answer for an image depends on the other images. Robustness of single images is "
+            "undefined for such a model; "
             "train it with running statistics, or with a norm of single images (GroupNorm)."
         )
 
 
 def _named(layers: Sequence[tuple[str, nn.Module]]) -> str:
     """``layer '3' (Dropout)``, some of them."""
-    kinds = [(name, getattr(module, "original_name", type(module).__name__)) for name, module in layers[:_SHOWN]]
-    said = ", ".join(f"layer {name!r} ({kind})" if name else f"the model itself ({kind})" for name, kind in kinds)
+    kinds = [
+        (name, getattr(module, "original_name", type(module).__name__))
+        for name, module in layers[:_SHOWN]
+    ]
+    said = ", ".join(
+        f"layer {name!r} ({kind})" if name else f"the model itself ({kind})" for name, kind in kinds
+    )
     return f"{said} and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else said
 
 
 def _acts_in_train_mode(module: nn.Module) -> bool:
-    """``module`` itself, not what it holds, may answer otherwise in train mode: its code, or a hook's, asks for the mode."""
+    """``module`` itself, not what it holds, may answer otherwise in train mode: its code, or a
+    hook's, asks for the mode.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         return True  # its code cannot be read
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    own = [value for value in vars(module).values() if isinstance(value, types.FunctionType | types.MethodType | partial)]
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, types.FunctionType | types.MethodType | partial)
+    ]
     if any(_reads_mode(function) for hook in [*hooks, *own] for function in _functions_of(hook)):
         return True
     return any(map(_reads_mode, _methods(type(module)))) and not _same_in_both(module)
@@ -88,7 +120,9 @@ def _same_in_both(module: nn.Module) -> bool:
         return module.running_mean is None
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout == 0
-    return isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer)  # their dropouts are layers in them
+    return isinstance(
+        module, nn.TransformerEncoder | nn.TransformerEncoderLayer
+    )  # their dropouts are layers in them
 
 
 def _methods(kind: type) -> Iterator[Any]:
@@ -120,6 +154,12 @@ def _reads_mode(function: Any) -> bool:
 
 
 def _mentions(code: types.CodeType) -> bool:
-    """An attribute, or a text as in ``getattr``, in ``code`` or in functions inside it is called ``training``."""
-    inside: Iterable[types.CodeType] = (part for part in code.co_consts if isinstance(part, types.CodeType))
-    return "training" in code.co_names or "training" in code.co_consts or any(map(_mentions, inside))
+    """An attribute, or a text as in ``getattr``, in ``code`` or in functions inside it is called
+    ``training``.
+    """
+    inside: Iterable[types.CodeType] = (
+        part for part in code.co_consts if isinstance(part, types.CodeType)
+    )
+    return (
+        "training" in code.co_names or "training" in code.co_consts or any(map(_mentions, inside))
+    )

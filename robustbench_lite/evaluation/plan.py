@@ -1,4 +1,6 @@
-"""What an evaluation measures: every subject under every attack, listed once for a run and for a dry run."""
+"""What an evaluation measures: every subject under every attack, listed once for a run and for a
+dry run.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class PlannedSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is crossed: every one of ``subjects`` under every one of ``attacks``, on the samples of ``data``."""
+    """What is crossed: every one of ``subjects`` under every one of ``attacks``, on the samples of
+    ``data``.
+    """
 
     subjects: Sequence[Subject]
     attacks: Sequence[Attack]
@@ -72,8 +76,8 @@ class Plan:
         """This plan, without the samples that the goal makes no sense for.
 
         Raises:
-            UsageError: an attack cannot work under the threat model, or has no images to be fitted on.
-            DataError: the goal makes sense for no sample.
+            UsageError: an attack cannot work under the threat model, or has no images to be fitted
+            on. DataError: the goal makes sense for no sample.
         """
         for attack in self.attacks:
             inputs.check_fit(attack, self.threat)
@@ -82,22 +86,34 @@ class Plan:
         return replace(self, data=inputs.applicable(self.data, self.threat))
 
     def ready(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
-        """Every subject with its model on ``device``, once all of them have been found fit to be measured.
+        """Every subject with its model on ``device``, once all of them have been found fit to be
+        measured.
 
         Raises:
-            ModelError: a network fails on the images, or is of a kind that no verdict can be given for.
-            UnsupportedLayerError: a certificate was asked for by name, and a network has a layer without bounds.
+            ModelError: a network fails on the images, or is of a kind that no verdict can be given
+            for. UnsupportedLayerError: a certificate was asked for by name, and a network has a
+            layer without bounds.
         """
-        data, shape = self.data, tuple(self.data.x.shape[1:])
+        data = self.data
+        shape = tuple(self.data.x.shape[1:])
         models = [prepare(s.module, s.defense, device, settings.outputs) for s in self.subjects]
         models = [diagnose(model, data.x, data.y, data.classes) for model in models]
         return [
-            self._planned(subject, model, certifier_for(settings.certify, subject, self.threat, shape), settings)
+            self._planned(
+                subject,
+                model,
+                certifier_for(settings.certify, subject, self.threat, shape),
+                settings,
+            )
             for subject, model in zip(self.subjects, models, strict=True)
         ]
 
     def _planned(
-        self, subject: Subject, model: DefendedModel, certifier: Certifier | None, settings: Settings
+        self,
+        subject: Subject,
+        model: DefendedModel,
+        certifier: Certifier | None,
+        settings: Settings,
     ) -> PlannedSubject:
         cells = []
         for attack in self.attacks:
@@ -108,7 +124,13 @@ class Plan:
         return PlannedSubject(subject, model, certifier, tuple(cells))
 
     def _identity(
-        self, subject: Subject, attack: Attack, certifier: Certifier | None, settings: Settings, *, adaptive: bool
+        self,
+        subject: Subject,
+        attack: Attack,
+        certifier: Certifier | None,
+        settings: Settings,
+        *,
+        adaptive: bool,
     ) -> Identity:
         return Identity(
             model=inputs.model_id(subject, settings.outputs),
@@ -118,7 +140,9 @@ class Plan:
             data=inputs.data_id(self.data),
             seed=settings.seed,
             query_budget=settings.query_budget,
-            fit_data=inputs.data_id(self.fit_data) if self.fit_data is not None and needs_fit(attack) else None,
+            fit_data=inputs.data_id(self.fit_data)
+            if self.fit_data is not None and needs_fit(attack)
+            else None,
             certifier=None if certifier is None else inputs.certifier_id(certifier),
             adaptive=None if adaptive else False,
         )
@@ -135,8 +159,11 @@ class Prospect(NamedTuple):
 
 
 def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
-    """Say of each cell of ``plan`` what ``run`` would do. Measures and writes nothing; raises what ``run`` would raise."""
-    plan, device = plan.checked(), inputs.pick_device(settings.device)
+    """Say of each cell of ``plan`` what ``run`` would do. Measures and writes nothing; raises what
+    ``run`` would raise.
+    """
+    plan = plan.checked()
+    device = inputs.pick_device(settings.device)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     found = []
@@ -146,7 +173,9 @@ def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
             for cell in planned.cells:
                 key = cell.identity.key()
                 state = "to measure" if settings.fresh else _state(key, behaviour, journal, folder)
-                found.append(Prospect(key, planned.subject.label, cell.label, len(plan.data), state))
+                found.append(
+                    Prospect(key, planned.subject.label, cell.label, len(plan.data), state)
+                )
     return found
 
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model under one attack. Arrays have one entry a sample, in the order of the data; fractions are in [0, 1].
+    """One model under one attack. Arrays have one entry a sample, in the order of the data;
+    fractions are in [0, 1].
 
-    A cell whose measurement failed has ``status == "error"``, the reason in ``error``, and no arrays.
+    A cell whose measurement failed has ``status == "error"``, the reason in ``error``, and no
+    arrays.
     """
 
     identity: Identity
@@ -39,13 +41,17 @@ class Cell:
     x_adv: Tensor | None = field(default=None, repr=False)
     """(N, C, H, W) with ``keep_adversarials``; the clean image where none was found."""
     fitted: Tensor | None = field(default=None, repr=False)
-    """What the attack made of training images, if it is fitted: the perturbation of a universal one."""
+    """What the attack made of training images, if it is fitted: the perturbation of a universal
+    one.
+    """
     forwards_per_point: int = 1
     """Model calls that one point costs: the draws of a random model."""
     cached: bool = False
     """Read from an earlier run's record."""
     note: str | None = None
-    """What became of earlier results under the same key that are of another network; None where there were none."""
+    """What became of earlier results under the same key that are of another network; None where
+    there were none.
+    """
     error: str | None = None
 
     @property
@@ -64,7 +70,9 @@ class Cell:
 
     @property
     def distance(self) -> NDArray[np.float32]:
-        """Size of the perturbation found, (N,): 0 where the clean image is wrong already, nan where none was found."""
+        """Size of the perturbation found, (N,): 0 where the clean image is wrong already, nan where
+        none was found.
+        """
         return self._measured.distance
 
     @property
@@ -102,7 +110,9 @@ class Cell:
 
     @property
     def certified_accuracy(self) -> float | None:
-        """certified <= true <= attacked: below ``robust_accuracy``, with the true robust accuracy in between."""
+        """certified <= true <= attacked: below ``robust_accuracy``, with the true robust accuracy
+        in between.
+        """
         return self._measured.certified_accuracy
 
     @property
@@ -122,7 +132,8 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """One flat row: what ``--format json`` prints of the cell."""
-        identity, provenance = self.identity, self.record.provenance if self.record else None
+        identity = self.identity
+        provenance = self.record.provenance if self.record else None
         return {
             "model": self.model,
             "defense": self.defense,
@@ -176,7 +187,9 @@ class Cell:
 
 
 PLAIN_GAP = 0.05
-"""An attacker that ignores a defense's declaration may lag behind the adaptive one by this much before the cell is flagged."""
+"""An attacker that ignores a defense's declaration may lag behind the adaptive one by this much
+before the cell is flagged.
+"""
 
 
 @dataclass(frozen=True)
@@ -200,18 +213,29 @@ class Report:
         return pd.DataFrame([self._row(cell) for cell in self.cells])
 
     def masking(self, cell: Cell) -> str | None:
-        """For a cell that is not adaptive: how far its number is from that of the adaptive attacker, if that is far."""
+        """For a cell that is not adaptive: how far its number is from that of the adaptive
+        attacker, if that is far.
+        """
         if cell.identity.adaptive is None or cell.arrays is None:
             return None
         twin = cell.identity.model_copy(update={"adaptive": None}).key()
         for other in self.cells:
             if other.key == twin and other.arrays is not None:
                 gap = cell.robust_accuracy - other.robust_accuracy
-                numbers = f"{cell.robust_accuracy:.1%} robust under it, {other.robust_accuracy:.1%} under the adaptive one"
+                numbers = (
+                    f"{cell.robust_accuracy:.1%} robust under it, {other.robust_accuracy:.1%} "
+                    "under the adaptive one"
+                )
                 if gap > PLAIN_GAP:
-                    return f"{100 * gap:.1f} points of the plain number are masked gradients or a blocking detector: {numbers}"
+                    return (
+                        f"{100 * gap:.1f} points of the plain number are masked gradients or a "
+                        f"blocking detector: {numbers}"
+                    )
                 if gap < -PLAIN_GAP:
-                    return f"the plain attack is the stronger one, so the defense's surrogate misleads: {numbers}"
+                    return (
+                        "the plain attack is the stronger one, so the defense's surrogate "
+                        f"misleads: {numbers}"
+                    )
         return None
 
     @property

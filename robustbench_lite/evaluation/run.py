@@ -36,17 +36,26 @@ _ROOM = 20_000_000
 
 @exactly
 def run(plan: Plan, settings: Settings) -> Report:
-    """Measure every cell of ``plan``. All input and every network is checked before the first cell starts.
+    """Measure every cell of ``plan``. All input and every network is checked before the first cell
+    starts.
 
     Raises: as ``evaluate`` (``evaluation.api``).
     """
-    plan, device = plan.checked(), inputs.pick_device(settings.device)
+    plan = plan.checked()
+    device = inputs.pick_device(settings.device)
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
-        kept = plan.data.x.numel() * 4 * len(plan.attacks) * len(plan.subjects) if settings.keep_adversarials else 0
+        kept = (
+            plan.data.x.numel() * 4 * len(plan.attacks) * len(plan.subjects)
+            if settings.keep_adversarials
+            else 0
+        )
         require_writable(folder, _ROOM + kept)
     few = plan.data.x[:PROBES].to(device)
-    subjects = [replace(planned, model=with_fast_path(planned.model, few)) for planned in plan.ready(settings, device)]
+    subjects = [
+        replace(planned, model=with_fast_path(planned.model, few))
+        for planned in plan.ready(settings, device)
+    ]
     dead = [_dead_gradients(planned, plan.data) for planned in subjects]
     terms = Terms(
         seed=settings.seed,
@@ -60,7 +69,9 @@ def run(plan: Plan, settings: Settings) -> Report:
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, settings.fresh, settings.on_error)
         for planned, signs in zip(subjects, dead, strict=True):
-            tell = Teller(settings.on_progress, len(cells), total, len(plan.data), planned.subject.label)
+            tell = Teller(
+                settings.on_progress, len(cells), total, len(plan.data), planned.subject.label
+            )
             line = _Line(plan, settings, planned, signs, terms, at)
             cells += line.measured(tell)
     return Report(cells)
@@ -80,7 +91,9 @@ class _Line:
 
     def measured(self, tell: Teller) -> Iterator[Cell]:
         """Certify the subject, if it is to be, and measure it under one attack after the other."""
-        model, data, terms = self.planned.model, self.plan.data, self.terms
+        model = self.planned.model
+        data = self.plan.data
+        terms = self.terms
         clean = clean_logits(model, data, terms.batch_size, terms.device, terms.seed)
         behaviour = ask(model, data, terms.device)
         certificate = self._certificate(clean, behaviour, tell)
@@ -92,11 +105,15 @@ class _Line:
             job = Job(cell.identity.key(), scene, cell.attack, self.terms, cell.adaptive)
             heard = tell._replace(cell=number, label=label)
             flags = self._flags(cell, certificate)
-            found = cell_of(cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags)
+            found = cell_of(
+                cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags
+            )
             yield _noted(found, certificate)
 
     def _certificate(self, clean: Clean, behaviour: Behaviour, tell: Teller) -> Proved | None:
-        plan, settings, certifier = self.plan, self.settings, self.planned.certifier
+        plan = self.plan
+        settings = self.settings
+        certifier = self.planned.certifier
         if certifier is None:
             return None
         claim = Claim.of(
@@ -120,13 +137,20 @@ class _Line:
 
     def _flags(self, cell: PlannedCell, certificate: Proved | None) -> list[str]:
         """What a reader of the cell must know of the network before trusting the number."""
-        flags = [*self.planned.model.remarks, *([] if certificate is None else _unfinished(certificate))]
+        flags = [
+            *self.planned.model.remarks,
+            *([] if certificate is None else _unfinished(certificate)),
+        ]
         return flags + (self.signs if cell.adaptive and cell.by_gradients else [])
 
 
 def _noted(cell: Cell, certificate: Proved | None) -> Cell:
     """``cell`` with what is to be said of its certificate."""
-    said = None if certificate is None or certificate.note is None else f"the certificate was {certificate.note}"
+    said = (
+        None
+        if certificate is None or certificate.note is None
+        else f"the certificate was {certificate.note}"
+    )
     notes = [note for note in (cell.note, said) if note is not None]
     return dataclasses.replace(cell, note="; ".join(notes) or None)
 
@@ -138,7 +162,10 @@ def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
     dead, probed = dead_gradients(planned.model, data.x, data.y)
     if dead * 2 <= probed:
         return []
-    return [f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by labels too"]
+    return [
+        f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by "
+        "labels too"
+    ]
 
 
 def _unfinished(certificate: Proved) -> list[str]:
@@ -146,12 +173,15 @@ def _unfinished(certificate: Proved) -> list[str]:
     if certificate.tried == certificate.of:
         return []
     return [
-        f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} of {certificate.of:,} "
+        f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} "
+        f"of {certificate.of:,} "
         "samples: the others count as not certified"
     ]
 
 
 def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
-    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K); -1 for any wrong one."""
+    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K);
+    -1 for any wrong one.
+    """
     uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
     return threat.goal.targets(logits, data.y, uniform)

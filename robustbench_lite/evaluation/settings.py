@@ -21,7 +21,9 @@ OnError = Literal["raise", "record"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a cell's key."""
+    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a
+    cell's key.
+    """
 
     seed: int = 0
     query_budget: int | None = None
@@ -34,21 +36,38 @@ class Settings:
     on_error: OnError = "raise"
     on_progress: Callable[[Progress], None] | None = None
     plain: bool = False
-    """Beside every attack on a defense that declares something, measure one that ignores it (``Identity.adaptive``)."""
+    """Beside every attack on a defense that declares something, measure one that ignores it
+    (``Identity.adaptive``).
+    """
     certify: str = OWN
-    """What samples are certified with before they are attacked: ``own`` (what the defense brings), ``off``, or a method."""
+    """What samples are certified with before they are attacked: ``own`` (what the defense brings),
+    ``off``, or a method.
+    """
     certify_seconds: float | None = 300.0
-    """Time for the certificate of one network; the rest counts as not certified. ``None``: as long as it takes."""
+    """Time for the certificate of one network; the rest counts as not certified. ``None``: as long
+    as it takes.
+    """
 
     def __post_init__(self) -> None:
-        if self.batch_size != "auto" and not (_is_whole(self.batch_size) and 1 <= self.batch_size < _MOST):
-            raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or 'auto'.")
-        if self.query_budget is not None and not (_is_whole(self.query_budget) and 1 <= self.query_budget < _MOST):
-            raise UsageError(f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, below 2**31.")
+        if self.batch_size != "auto" and not (
+            _is_whole(self.batch_size) and 1 <= self.batch_size < _MOST
+        ):
+            raise UsageError(
+                f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1, or "
+                "'auto'."
+            )
+        if self.query_budget is not None and not (
+            _is_whole(self.query_budget) and 1 <= self.query_budget < _MOST
+        ):
+            raise UsageError(
+                f"query_budget is {self.query_budget!r}; it must be a whole number of at least 1, "
+                "below 2**31."
+            )
         require_seed(self.seed)
         if self.certify_seconds is not None and not self.certify_seconds > 0:
             raise UsageError(
-                f"certify_seconds is {self.certify_seconds}; it must be above 0. To certify nothing: certify='off'."
+                f"certify_seconds is {self.certify_seconds}; it must be above 0. To certify "
+                "nothing: certify='off'."
             )
         for field, kind in (("outputs", Outputs), ("on_error", OnError)):
             if getattr(self, field) not in get_args(kind):

@@ -1,1 +1,3 @@
-"""Files: written whole or not at all, read with bounds, and every fault of a file that came from elsewhere told in one way."""
+"""Files: written whole or not at all, read with bounds, and every fault of a file that came from
+elsewhere told in one way.
+"""

@@ -1,4 +1,6 @@
-"""Arrays of ``.npz`` files, bounded by their headers before anything is unpacked. Nothing here ever unpickles."""
+"""Arrays of ``.npz`` files, bounded by their headers before anything is unpacked. Nothing here ever
+unpickles.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _KINDS = "biufcSUV"
 """Kinds of arrays that are plain bytes; what is of use is for the reader to say."""
 
 
-def read_arrays(path: Path, form: Form, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+def read_arrays(
+    path: Path, form: Form, names: Collection[str] | None = None
+) -> dict[str, NDArray[Any]]:
     """The arrays of ``path``, or those of ``names`` that it has."""
     with reading(path, form), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         require_members(archive, form, path)
@@ -33,11 +37,17 @@ def read_arrays(path: Path, form: Form, names: Collection[str] | None = None) ->
         return found
 
 
-def require_members(archive: zipfile.ZipFile, form: Form, path: Path, most: int = MAX_MEMBERS) -> None:
-    """Raise ``form.error`` where the directory of an archive promises more than there may be; unpacks nothing."""
+def require_members(
+    archive: zipfile.ZipFile, form: Form, path: Path, most: int = MAX_MEMBERS
+) -> None:
+    """Raise ``form.error`` where the directory of an archive promises more than there may be;
+    unpacks nothing.
+    """
     members = archive.infolist()
     if len(members) > most:
-        raise form.error(f"{path} has {len(members):,} members; at most {most:,} are read. {form.fix}")
+        raise form.error(
+            f"{path} has {len(members):,} members; at most {most:,} are read. {form.fix}"
+        )
     require_memory(sum(info.file_size for info in members), str(path), form)
 
 
@@ -50,7 +60,10 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
         if dtype.hasobject or dtype.kind not in _KINDS:
             raise ValueError(f"{info.filename} holds {dtype}, no plain numbers")
         if member.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise ValueError(f"{info.filename} says that it is {dtype} of shape {shape}, and has {info.file_size:,} bytes")
+            raise ValueError(
+                f"{info.filename} says that it is {dtype} of shape {shape}, and has "
+                f"{info.file_size:,} bytes"
+            )
     with archive.open(info) as member:
         return npy.read_array(member, allow_pickle=False)
 

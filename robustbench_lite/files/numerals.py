@@ -15,8 +15,14 @@ _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 
 
 def fits_a_tensor(number: float) -> bool:
-    """It can stand in a tensor of int64, or of float32; an infinite one can, NaN compares with nothing."""
-    return abs(number) < 2**63 if isinstance(number, int) else abs(number) <= _FLOAT32_MAX or math.isinf(number)
+    """It can stand in a tensor of int64, or of float32; an infinite one can, NaN compares with
+    nothing.
+    """
+    return (
+        abs(number) < 2**63
+        if isinstance(number, int)
+        else abs(number) <= _FLOAT32_MAX or math.isinf(number)
+    )
 
 
 def is_fraction(text: str) -> bool:
@@ -32,7 +38,10 @@ def parse_number(text: str | float, what: str = "eps") -> float:
     """
     try:
         if isinstance(text, str) and ("_" in text or not text.isascii()):
-            raise ValueError("float() takes 1_0 and the digits of any script; a record shall read as it was written")
+            raise ValueError(
+                "float() takes 1_0 and the digits of any script; a record shall read as it was "
+                "written"
+            )
         fraction = _FRACTION.fullmatch(text) if isinstance(text, str) else None
         number = float(fraction[1]) / float(fraction[2]) if fraction else float(text)
     except (ArithmeticError, ValueError, TypeError) as error:
@@ -49,7 +58,8 @@ def require_seed(seed: object) -> None:
 
 
 def parse_whole(text: object) -> int | None:
-    """``"40"`` to 40; None for what is no whole number of up to 18 digits. (``isdigit`` takes "\u00b2" for one.)
+    """``"40"`` to 40; None for what is no whole number of up to 18 digits. (``isdigit`` takes
+    "\u00b2" for one.)
 
     >>> parse_whole("40"), parse_whole("4.0")
     (40, None)
@@ -61,7 +71,8 @@ def convert(value: Any, annotation: Any, what: str) -> Any:
     """One value to the type that it is annotated with.
 
     Args:
-        value: text, or what it stands for; floats may be written as fractions, ``none`` stands for None.
+        value: text, or what it stands for; floats may be written as fractions, ``none`` stands for
+            None.
         annotation: the type, with ``None`` among it where that is allowed.
         what: names the value in errors.
 
@@ -84,5 +95,7 @@ def convert(value: Any, annotation: Any, what: str) -> Any:
         reason = error.errors()[0]["msg"]
         raise UsageError(f"{what} is {value!r}: {reason}.") from error
     if isinstance(found, int | float) and not fits_a_tensor(found):
-        raise UsageError(f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold.")
+        raise UsageError(
+            f"{what} is {value!r}, which is no number that tensors of int64 and float32 can hold."
+        )
     return found

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _DOTS_A_LINE = 1000
-"""Of TOML: the time for a dotted key grows as the square of its parts, and a line of prose has a few."""
+"""Of TOML: the time for a dotted key grows as the square of its parts, and a line of prose has a
+few.
+"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters, but for tab and line feed."""
 ModelT = TypeVar("ModelT", bound="BaseModel")
@@ -37,7 +39,9 @@ def read_text(path: Path, form: Form) -> str:
 
 
 def read_json(path: Path, form: Form) -> Any:
-    """The value of a JSON file; the parser itself refuses what is nested more than 200 deep, and NaN is no JSON."""
+    """The value of a JSON file; the parser itself refuses what is nested more than 200 deep, and
+    NaN is no JSON.
+    """
     from pydantic_core import from_json
 
     with reading(path, form):
@@ -58,7 +62,9 @@ def parse_model(content: bytes | str, where: str, form: Form, model: type[ModelT
 
 
 def printable(text: str) -> str:
-    r"""``text`` with what a terminal would obey written out: a file from elsewhere moves no cursor and changes no title.
+    r"""``text`` with what a terminal would obey written out.
+
+    A file from elsewhere moves no cursor and changes no title.
 
     >>> printable("a\x1b[2J")
     'a\\x1b[2J'
@@ -67,7 +73,8 @@ def printable(text: str) -> str:
 
 
 def _require_shallow(content: Any) -> None:
-    level, depth = [content], 0
+    level = [content]
+    depth = 0
     while level := [
         inner
         for value in level

@@ -25,7 +25,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, error: type[UsageError] = RecordError) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of ``path`` at the end; until then its name is its writer's alone.
+    """A file to write to, which takes the place of ``path`` at the end; until then its name is its
+    writer's alone.
 
     Raises:
         UsageError: (``error``) it cannot be written.
@@ -42,7 +43,9 @@ def replacing(path: Path, error: type[UsageError] = RecordError) -> Iterator[IO[
         temporary.replace(path)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        raise error(f"Cannot write {path}: {reason}. Free some space or choose another folder.") from problem
+        raise error(
+            f"Cannot write {path}: {reason}. Free some space or choose another folder."
+        ) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

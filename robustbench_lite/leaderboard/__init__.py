@@ -1,1 +1,3 @@
-"""Boards, planning, ranking, rendering, checking: everything in ``leaderboards/`` is a pure function of boards and records."""
+"""Boards, planning, ranking, rendering, checking: everything in ``leaderboards/`` is a pure
+function of boards and records.
+"""

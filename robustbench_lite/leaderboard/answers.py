@@ -1,4 +1,6 @@
-"""Do the networks at hand answer as the records of a board say? A record of another network is no result of the board."""
+"""Do the networks at hand answer as the records of a board say? A record of another network is no
+result of the board.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Other(NamedTuple):
 
 
 def of_other_networks(one: Loaded, bench: Bench) -> Iterator[Other]:
-    """The cells of a board whose networks at hand answer otherwise; where network or images are not here, nothing is said."""
+    """The cells of a board whose networks at hand answer otherwise; where network or images are not
+    here, nothing is said.
+    """
     if not bench.has_data():
         return
     seen: set[str] = set()
@@ -69,7 +73,8 @@ def answer_problems(one: Loaded, bench: Bench) -> list[Problem]:
 
 
 def _problem(one: Loaded, row: int, others: list[Other]) -> Problem:
-    first, mend = others[0], f"measure the row again: rbl leaderboard run {one.board.name}"
+    first = others[0]
+    mend = f"measure the row again: rbl leaderboard run {one.board.name}"
     such = f"such as {first.path.name}: {first.reason}"
     what = f"{len(others)} of its records are not of the network at hand, {such}"
     return Problem(one.row_name(row), what, mend)

@@ -17,16 +17,22 @@ from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, OPTIONS_BYTES
 from robustbench_lite.files.text import read_toml
 from robustbench_lite.registry import Spec, parse_number
 
-BOARDS, RESULTS, TABLES = "boards", "results", "tables"
+BOARDS = "boards"
+RESULTS = "results"
+TABLES = "tables"
 """Folders of a leaderboards folder."""
-PAGE, LOCK = "index.html", "implementations.json"
+PAGE = "index.html"
+LOCK = "implementations.json"
 """Files of it."""
 
 
 _TOML = Form(
-    noun="board", what="a board that is not valid TOML", most=OPTIONS_BYTES, error=UsageError,
+    noun="board",
+    what="a board that is not valid TOML",
+    most=OPTIONS_BYTES,
+    error=UsageError,
     fix="Name the folder with one as boards/NAME.toml with --root DIR.",
-)  # fmt: skip
+)
 _BOARD = replace(_TOML, what="a board that cannot be used", fix="Mend that field.")
 
 
@@ -52,7 +58,10 @@ class Data(Part):
             raise ValueError("give n, the first so many samples, or ids, ranges such as [[0, 500]]")
         if any(not 0 <= low < high <= MAX_INDEX for low, high in self.ids or ()):
             raise ValueError("ids are half-open ranges [low, high] with 0 <= low < high")
-        if self.ids is not None and not 1 <= sum(high - low for low, high in self.ids) <= MAX_SAMPLES:
+        if (
+            self.ids is not None
+            and not 1 <= sum(high - low for low, high in self.ids) <= MAX_SAMPLES
+        ):
             raise ValueError(f"ids are those of 1 to {MAX_SAMPLES:,} samples")
         return self
 
@@ -68,10 +77,12 @@ class Entrant(Part):
     defense: str | None = None
     """Default: the one that the network was trained with."""
     model: str | None = None
-    """A bundled network, or ``package.module:factory`` / ``file.py:factory``; without it, and without ``weights``, the bundled
-    network that was trained with the defense."""
+    """A bundled network, or ``package.module:factory`` / ``file.py:factory``; without it, and
+    without ``weights``, the bundled network that was trained with the defense."""
     weights: str | None = None
-    """Of `rbl train`, with their card beside them; or for ``model``. Relative to the leaderboards folder."""
+    """Of `rbl train`, with their card beside them; or for ``model``. Relative to the leaderboards
+    folder.
+    """
     name: str | None = None
     """What the network is called; needed for a ``model`` that is not bundled."""
     outputs: Literal["logits", "probabilities"] = "logits"
@@ -119,7 +130,9 @@ class Threat(Part):
 
 
 class Curve(Part):
-    """Cells beside the table: one attack over several radii, for the accuracy-against-eps picture."""
+    """Cells beside the table: one attack over several radii, for the accuracy-against-eps
+    picture.
+    """
 
     norm: str
     eps: list[str] = Field(min_length=1)
@@ -129,7 +142,11 @@ class Curve(Part):
     @field_validator("eps", mode="before")
     @classmethod
     def _read_eps(cls, values: Any) -> Any:
-        return [_eps(value) for value in values] if isinstance(values, Sequence) and not isinstance(values, str) else values
+        return (
+            [_eps(value) for value in values]
+            if isinstance(values, Sequence) and not isinstance(values, str)
+            else values
+        )
 
 
 class Ranking(Part):
@@ -143,7 +160,9 @@ class Board(Part):
     about: str = ""
     seed: int = Field(0, ge=-(2**63), lt=2**63)
     certify: str = "own"
-    """What samples are certified with: ``own`` (what each defense brings), ``off``, or a method such as ``auto``."""
+    """What samples are certified with: ``own`` (what each defense brings), ``off``, or a method
+    such as ``auto``.
+    """
     gallery: int = Field(0, ge=0, le=4)
     """Adversarial examples a cell that the page shows. 0 for data that may not be passed on."""
     data: Data
@@ -159,11 +178,16 @@ class Board(Part):
         if len(set(ids)) < len(ids):
             raise ValueError("two threats have the same id")
         if self.ranking.threat not in ids:
-            raise ValueError(f"ranking.threat is {self.ranking.threat!r}; the threats are {', '.join(ids)}")
+            raise ValueError(
+                f"ranking.threat is {self.ranking.threat!r}; the threats are {', '.join(ids)}"
+            )
         for threat in self.threats:
             headings = [trial.heading for trial in threat.attacks]
             if len(set(headings)) < len(headings):
-                raise ValueError(f"two attacks of the threat {threat.id!r} have the same heading: give one a title")
+                raise ValueError(
+                    f"two attacks of the threat {threat.id!r} have the same heading: give one a "
+                    "title"
+                )
         largest = len(self.data.sample_ids())
         trials = [(trial.attack, trial.n) for threat in self.threats for trial in threat.attacks]
         for attack, n in [*trials, *((curve.attack, curve.n) for curve in self.curves)]:
@@ -184,22 +208,34 @@ def load_board(path: Path) -> Board:
         with explained(str(path), _BOARD):
             board = Board.model_validate(content)
     except UsageError as error:  # of the registry, about a spec or a number
-        raise error if str(path) in str(error) else UsageError(f"The board {path} cannot be used: {error}") from error
+        raise (
+            error
+            if str(path) in str(error)
+            else UsageError(f"The board {path} cannot be used: {error}")
+        ) from error
     board._name = path.stem
     return board
 
 
 def board_names(root: Path) -> list[str]:
     """The boards of a leaderboards folder, sorted."""
-    return sorted(path.stem for path in (root / BOARDS).glob("*.toml")) if os.path.isdir(root / BOARDS) else []
+    return (
+        sorted(path.stem for path in (root / BOARDS).glob("*.toml"))
+        if os.path.isdir(root / BOARDS)
+        else []
+    )
 
 
 def load_boards(root: Path, names: Sequence[str] = ()) -> list[Board]:
     """The boards called ``names``, or all, sorted by name."""
     known = board_names(root)
     if not known:
-        raise UsageError(f"There is no board in {root / BOARDS}. Name the folder that has one with --root DIR.")
+        raise UsageError(
+            f"There is no board in {root / BOARDS}. Name the folder that has one with --root DIR."
+        )
     for name in names:
         if name not in known:
             raise UnknownNameError("board", name, known)
-    return [load_board(root / BOARDS / f"{name}.toml") for name in known if not names or name in names]
+    return [
+        load_board(root / BOARDS / f"{name}.toml") for name in known if not names or name in names
+    ]

@@ -1,4 +1,6 @@
-"""Everything that is rendered, as file name -> text: a pure function of boards, results and the versions of the plug-ins."""
+"""Everything that is rendered, as file name -> text: a pure function of boards, results and the
+versions of the plug-ins.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,16 @@ from robustbench_lite.records.files import write_text
 from robustbench_lite.registry import Trust
 
 _PAGE = Form(
-    noun="page", what="no page that a table can be put into", most=OPTIONS_BYTES, error=UsageError,
+    noun="page",
+    what="no page that a table can be put into",
+    most=OPTIONS_BYTES,
+    error=UsageError,
     fix="Write it as UTF-8 text, or move it away.",
-)  # fmt: skip
+)
 INCLUDES = ("README.md", "../README.md")
-"""Pages that may take a table in, between two comments: ``<!-- rbl leaderboard: BOARD THREAT -->`` and ``<!-- end -->``."""
+"""Pages that may take a table in, between two comments: ``<!-- rbl leaderboard: BOARD THREAT -->``
+and ``<!-- end -->``.
+"""
 _INCLUDE = re.compile(r"(<!-- rbl leaderboard: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _TITLE = "robustbench_lite leaderboards"
 _SHOWN = 3
@@ -129,6 +136,8 @@ def _include(page_name: str, board: str, threat: str, documents: Mapping[str, Do
     doc = documents.get(board)
     chosen = None if doc is None else doc.threat(threat)
     if doc is None or chosen is None:
-        raise UsageError(f"{page_name} takes in the table {threat!r} of the board {board!r}, which there is not.")
+        raise UsageError(
+            f"{page_name} takes in the table {threat!r} of the board {board!r}, which there is not."
+        )
     words = f"{tables.caption(doc, chosen)} {tables.rank_note(doc)}"
     return f"\n{tables.markdown_table(doc, chosen)}\n\n{words}\n\n"

@@ -32,9 +32,12 @@ from robustbench_lite.records.files import REPLACED
 from robustbench_lite.registry import Trust
 
 _RENDERED = Form(
-    noun="table or page", what="no file that can be read", most=RECORD_BYTES, error=UsageError,
+    noun="table or page",
+    what="no file that can be read",
+    most=RECORD_BYTES,
+    error=UsageError,
     fix="Delete it and run `rbl leaderboard build`.",
-)  # fmt: skip
+)
 _DIFF_LINES = 12
 """Lines of a difference that are shown."""
 _GENERATOR = re.compile(r'<meta name="generator" content="([^"]*)">')
@@ -68,7 +71,9 @@ def _orphans(root: Path, built: Built) -> Iterator[Problem]:
         name = path.relative_to(root)
         if path.is_dir() or name.as_posix() in built.files:
             continue
-        one = boards.get(name.parts[1]) if name.parts[0] == RESULTS and len(name.parts) > 2 else None
+        one = (
+            boards.get(name.parts[1]) if name.parts[0] == RESULTS and len(name.parts) > 2 else None
+        )
         if one is not None and name.parts[2] == CERTIFICATES:
             yield from _certificate(path, name.as_posix(), one)
         elif one is None or not _is_accounted(name.parts[2:], one):
@@ -79,7 +84,8 @@ def _is_accounted(parts: tuple[str, ...], one: Loaded) -> bool:
     """It is a record (looked at already), lies beside one, was replaced, or is the journal."""
     if len(parts) == 1:
         return parts[0].startswith(JOURNAL)
-    folder, name = parts[0], parts[-1]
+    folder = parts[0]
+    name = parts[-1]
     if folder == REPLACED:  # what `run` has measured anew: no result, and gone with --prune
         return True
     if folder == CELLS:
@@ -97,11 +103,17 @@ def _certificate(path: Path, where: str, one: Loaded) -> Iterator[Problem]:
         if "" not in weights and record.identity.model.weights_sha256 not in weights:
             yield Problem(where, "it is of a network that the board does not have", f"rm {path}")
         if record.behaviour is None:
-            yield Problem(where, "it does not say what its network answers", f"rbl leaderboard migrate {one.board.name}")
+            yield Problem(
+                where,
+                "it does not say what its network answers",
+                f"rbl leaderboard migrate {one.board.name}",
+            )
         if path.stem != record.key:
             yield misnamed(path, where, record.key)
     except RecordError as error:
-        yield Problem(where, str(error).replace(str(path), where), f"restore it, or prove it again: rm {path}")
+        yield Problem(
+            where, str(error).replace(str(path), where), f"restore it, or prove it again: rm {path}"
+        )
 
 
 def _rendered(root: Path, built: Built) -> Iterator[Problem]:
@@ -120,7 +132,8 @@ def _rendered(root: Path, built: Built) -> Iterator[Problem]:
 
 def _is_drawn_elsewhere(there: str, here: str) -> bool:
     """The page was built with another matplotlib, and differs in its drawings alone."""
-    first, second = _GENERATOR.search(there), _GENERATOR.search(here)
+    first = _GENERATOR.search(there)
+    second = _GENERATOR.search(here)
     if first is None or second is None or first[1] == second[1]:
         return False
     return _without_drawings(there) == _without_drawings(here)

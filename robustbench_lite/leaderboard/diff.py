@@ -119,19 +119,39 @@ def _read(root: Path) -> Boards:
 def _extract(revision: str, root: Path, folder: Path) -> None:
     """The tables of a git revision; a revision from before the first table has none."""
     folder_of_root = root if root.is_dir() else Path()
-    command = ["git", "-C", str(folder_of_root), "archive", "--format=tar", "--end-of-options", revision, TABLES]
+    command = [
+        "git",
+        "-C",
+        str(folder_of_root),
+        "archive",
+        "--format=tar",
+        "--end-of-options",
+        revision,
+        TABLES,
+    ]
     known = subprocess.run(
-        [*command[:3], "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"],
+        [
+            *command[:3],
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            f"{revision}^{{commit}}",
+        ],
         capture_output=True,
         check=False,
     )
     if known.returncode:
-        raise UsageError(f"{revision!r} is neither a folder nor a revision of the git repository that {root} lies in.")
+        raise UsageError(
+            f"{revision!r} is neither a folder nor a revision of the git repository that {root} "
+            "lies in."
+        )
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode == 0:
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             (folder / TABLES).mkdir(parents=True, exist_ok=True)
-            for member in archive:  # plain files by their names alone: an archive says where else it would like to write
+            # plain files by their names alone: an archive says where else it would like to write
+            for member in archive:
                 content = archive.extractfile(member) if member.isfile() else None
                 if content is not None:
                     (folder / TABLES / Path(member.name).name).write_bytes(content.read())
@@ -144,9 +164,11 @@ def changes(base: Boards, head: Boards) -> list[str]:
         if name not in base:
             lines.append(f"{name}: the board is new, {now.rows} rows")
             continue
-        before, after = base[name].values, now.values
+        before = base[name].values
+        after = now.values
         for key in dict.fromkeys([*after, *before]):
-            old, new = before.get(key), after.get(key)
+            old = before.get(key)
+            new = after.get(key)
             if old != new:
                 lines.append(f"{name}: {key}: {old or 'not there'} -> {new or 'not there'}")
     return lines
@@ -159,7 +181,8 @@ def _values(document: _Document) -> dict[str, str]:
         values[f"{label}, rank"] = words.MISSING if row.rank is None else str(row.rank)
         values[f"{label}, clean"] = _cell(row.clean)
         for threat in document.threats:
-            standing, where = row.threats[threat.id], f"{label}, {threat.title}"
+            standing = row.threats[threat.id]
+            where = f"{label}, {threat.title}"
             for attack in threat.attacks:
                 values[f"{where}, {attack.heading}"] = _cell(standing.attacks[attack.id])
             values[f"{where}, worst case"] = _cell(standing.worst)

@@ -1,4 +1,6 @@
-"""The rows of a board: what each network and defense is known by, and the network itself when it is to be measured."""
+"""The rows of a board: what each network and defense is known by, and the network itself when it is
+to be measured.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from typing import NamedTuple
 from robustbench_lite.defense.composition import defense_from, trained_part, with_trained_part
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.inputs import Subject, model_id, plugin_id, registered_name, short_label
+from robustbench_lite.evaluation.inputs import (
+    Subject,
+    model_id,
+    plugin_id,
+    registered_name,
+    short_label,
+)
 from robustbench_lite.files.reading import below
 from robustbench_lite.leaderboard.board import Board, Entrant
 from robustbench_lite.records.cell import ModelId, PluginId
@@ -35,11 +43,15 @@ def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.RE
     if entrant.weights is not None:
         path = _weights(entrant, root)
         if not os.path.exists(path):
-            return _unknown(entrant, path.stem, trust, f"its weights, {entrant.weights}, are not there")
+            return _unknown(
+                entrant, path.stem, trust, f"its weights, {entrant.weights}, are not there"
+            )
         card = load_card(path.with_suffix(".json")) if entrant.model is None else None
         defense = _choose_defense(entrant, card, trust)
         model = ModelId(
-            name=_name(entrant, card.name if card else None), weights_sha256=weights_file_hash(path), architecture_sha256=""
+            name=_name(entrant, card.name if card else None),
+            weights_sha256=weights_file_hash(path),
+            architecture_sha256="",
         )
         return Named(model, plugin_id("defense", defense))
     if entrant.model is not None and ":" in entrant.model:
@@ -51,18 +63,30 @@ def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.RE
     return Named(model_id(subject, entrant.outputs), plugin_id("defense", subject.defense))
 
 
-def subject_of(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED) -> Subject:
-    """The network of ``entrant`` behind its defense. Code that it names is run only with ``trust`` for it."""
+def subject_of(
+    entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED
+) -> Subject:
+    """The network of ``entrant`` behind its defense. Code that it names is run only with ``trust``
+    for it.
+    """
     if is_bundled(entrant):
         network = named_network(entrant.model or _bundled_name(entrant, board, trust), trust)
     elif entrant.model is not None:
         where, colon, factory = entrant.model.partition(":")
-        own = f"{below(root, where, 'A model', _PATHS)}:{factory}" if colon and where.endswith(".py") else entrant.model
-        network = load_model(own, None if entrant.weights is None else _weights(entrant, root), trust)
+        own = (
+            f"{below(root, where, 'A model', _PATHS)}:{factory}"
+            if colon and where.endswith(".py")
+            else entrant.model
+        )
+        network = load_model(
+            own, None if entrant.weights is None else _weights(entrant, root), trust
+        )
     else:
         network = trained_model(_weights(entrant, root), trust)
     defense = _choose_defense(entrant, network.card, trust)
-    return Subject(_name(entrant, network.name), network.module, defense, short_label("defense", defense))
+    return Subject(
+        _name(entrant, network.name), network.module, defense, short_label("defense", defense)
+    )
 
 
 def _weights(entrant: Entrant, root: Path) -> Path:
@@ -86,13 +110,19 @@ def _unknown(entrant: Entrant, name: str | None, trust: Trust, missing: str = ""
 
 
 def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
-    """The bundled network that was trained with the defense, or with the part of it that acts in training."""
+    """The bundled network that was trained with the defense, or with the part of it that acts in
+    training.
+    """
     wanted = trained_part(defense_from(entrant.defense or "none", trust))
-    return network_name(board.data.name, "none" if wanted is None else registered_name("defense", wanted))
+    return network_name(
+        board.data.name, "none" if wanted is None else registered_name("defense", wanted)
+    )
 
 
 def _choose_defense(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
-    """The defense of the row; what acts in training has the hyper-parameters of the training where the row gives none."""
+    """The defense of the row; what acts in training has the hyper-parameters of the training where
+    the row gives none.
+    """
     if entrant.defense is None:
         return defense_from("none" if card is None else card.defense, trust)
     defense = defense_from(entrant.defense, trust)
@@ -106,5 +136,7 @@ def _choose_defense(entrant: Entrant, card: Card | None, trust: Trust) -> Defens
 def _name(entrant: Entrant, known: str | None) -> str:
     name = entrant.name or known
     if name is None:
-        raise UsageError(f'The row with the model {entrant.model!r} needs a name: add name = "..." to it.')
+        raise UsageError(
+            f'The row with the model {entrant.model!r} needs a name: add name = "..." to it.'
+        )
     return name

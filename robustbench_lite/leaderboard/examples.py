@@ -72,7 +72,8 @@ class Example(Strict):
         try:
             clean = np.frombuffer(base64.b64decode(self.clean, validate=True), np.uint8)
             delta = np.frombuffer(base64.b64decode(self.delta, validate=True), "<f2")
-            clean, delta = clean.reshape(self.shape), delta.reshape(self.shape)
+            clean = clean.reshape(self.shape)
+            delta = delta.reshape(self.shape)
         except ValueError as error:
             raise RecordError(f"the images of sample {self.id} are damaged: {error}") from error
         x = clean.astype(np.float32) / np.float32(255)

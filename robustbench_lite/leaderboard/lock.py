@@ -1,4 +1,6 @@
-"""The lock on implementations: a changed attack or defense must not pass for the one that was measured."""
+"""The lock on implementations: a changed attack or defense must not pass for the one that was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ from robustbench_lite.records.files import write_text
 
 Plugin = tuple[registry.Kind, str]
 _LOCK = Form(
-    noun="lock", what="a lock that is damaged", most=OPTIONS_BYTES, error=RecordError, fix="Restore it from version control."
+    noun="lock",
+    what="a lock that is damaged",
+    most=OPTIONS_BYTES,
+    error=RecordError,
+    fix="Restore it from version control.",
 )
 
 
@@ -40,18 +46,26 @@ def plugins_of(slots: Iterable[Slot]) -> list[Plugin]:
     named: set[Plugin] = set()
     for slot in slots:
         named.add(("attack", slot.expected.attack.name))
-        named |= {("defense", part.name) for part in slot.expected.defense.parts or [slot.expected.defense]}
+        named |= {
+            ("defense", part.name)
+            for part in slot.expected.defense.parts or [slot.expected.defense]
+        }
     return sorted(plugin for plugin in named if plugin[1] in registry.names(plugin[0]))
 
 
 def current(plugin: Plugin) -> Locked:
     """The version and the source hash of an installed plug-in."""
     kind, name = plugin
-    return Locked(int(registry.load(kind, name).version), source_hash(registry.targets(kind)[name].partition(":")[0]))
+    return Locked(
+        int(registry.load(kind, name).version),
+        source_hash(registry.targets(kind)[name].partition(":")[0]),
+    )
 
 
 def source_hash(module: str) -> str:
-    """SHA-256 over the code of ``module`` and of what it imports from its own package; comments and docstrings do not count."""
+    """SHA-256 over the code of ``module`` and of what it imports from its own package; comments and
+    docstrings do not count.
+    """
     digest = hashlib.sha256()
     for name, source in sorted(_sources(module).items()):
         digest.update(f"{name}\n{bare(source)}\n".encode())
@@ -79,7 +93,9 @@ def _sources(module: str) -> dict[str, Source]:
         if path is not None:
             found[name] = Source.parse(path.read_text(encoding="utf-8"))
             package = module.partition(".")[0]
-            waiting += [other for other in _imports(found[name], name) if other.partition(".")[0] == package]
+            waiting += [
+                other for other in _imports(found[name], name) if other.partition(".")[0] == package
+            ]
     return found
 
 
@@ -88,7 +104,11 @@ def _file_of(module: str) -> Path | None:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+    return (
+        Path(spec.origin)
+        if spec is not None and spec.origin and spec.origin.endswith(".py")
+        else None
+    )
 
 
 def _imports(source: Source, module: str) -> Iterator[str]:
@@ -103,16 +123,24 @@ def _imports(source: Source, module: str) -> Iterator[str]:
 
 
 def bare(source: Source) -> str:
-    """The text without comments, docstrings and blank lines, the same under any version of Python."""
+    """The text without comments, docstrings and blank lines, the same under any version of
+    Python.
+    """
     lines = source.text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(source.tree):
-        # A statement that is a string and nothing else: of a module, class or function, or after an attribute.
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            first, last = node.lineno - 1, node.end_lineno or node.lineno
+        # A statement that is a string and nothing else: of a module, class or function, or after an
+        # attribute.
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            first = node.lineno - 1
+            last = node.end_lineno or node.lineno
             before = lines[first].encode()[: node.col_offset]
             after = lines[last - 1].encode()[node.end_col_offset :]
             if not before.strip() and not after.strip():
@@ -144,22 +172,34 @@ def write_lock(root: Path, locks: dict[Plugin, Locked]) -> None:
 
 def lock_problems(root: Path, slots: Iterable[Slot]) -> list[Problem]:
     """Implementations that are not the locked ones."""
-    locks, problems = read_lock(root), []
+    locks = read_lock(root)
+    problems = []
     for plugin in plugins_of(slots):
         kind, name = plugin
-        there, here = locks.get(plugin), current(plugin)
+        there = locks.get(plugin)
+        here = current(plugin)
         if there == here:
             continue
         where = f"{kind} {name}"
         if there is None or there.version != here.version:
-            state = "is not locked yet" if there is None else f"is version {here.version} now, the lock has {there.version}"
-            problems.append(Problem(where, state, f"rbl leaderboard run && rbl leaderboard lock --root {root}"))
+            state = (
+                "is not locked yet"
+                if there is None
+                else f"is version {here.version} now, the lock has {there.version}"
+            )
+            problems.append(
+                Problem(where, state, f"rbl leaderboard run && rbl leaderboard lock --root {root}")
+            )
         else:
-            problems.append(Problem(
-                where, f"its source was changed, and it is still version {here.version}",
-                f"raise its version and measure again (rbl leaderboard run), or, if no verdict can change: "
-                f"rbl leaderboard lock {name} --same-verdicts --root {root}",
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    where,
+                    f"its source was changed, and it is still version {here.version}",
+                    "raise its version and measure again (rbl leaderboard run), or, if no verdict "
+                    "can change: "
+                    f"rbl leaderboard lock {name} --same-verdicts --root {root}",
+                )
+            )
     return problems
 
 
@@ -167,18 +207,29 @@ def lock(root: Path, slots: Iterable[Slot], same_verdicts: Iterable[str]) -> lis
     """Lock what the boards name; returns what was locked anew.
 
     Raises:
-        UsageError: a source was changed without a new version, and ``same_verdicts`` does not name it.
+        UsageError: a source was changed without a new version, and ``same_verdicts`` does not name
+        it.
     """
-    locks, changed, allowed = read_lock(root), [], set(same_verdicts)
+    locks = read_lock(root)
+    changed = []
+    allowed = set(same_verdicts)
     plugins = plugins_of(slots)
     for name in allowed - {name for _, name in plugins}:
-        raise UnknownNameError("attack or defense of the boards", name, [name for _, name in plugins])
+        raise UnknownNameError(
+            "attack or defense of the boards", name, [name for _, name in plugins]
+        )
     fresh = {plugin: current(plugin) for plugin in plugins}
     for (kind, name), here in fresh.items():
         there = locks.get((kind, name))
-        if there is not None and there.version == here.version and there != here and name not in allowed:
+        if (
+            there is not None
+            and there.version == here.version
+            and there != here
+            and name not in allowed
+        ):
             raise UsageError(
-                f"The source of the {kind} {name!r} was changed, and it is still version {here.version}. Raise the version if "
+                f"The source of the {kind} {name!r} was changed, and it is still version "
+                f"{here.version}. Raise the version if "
                 f"a verdict may change; else say so: rbl leaderboard lock {name} --same-verdicts."
             )
         if there != here:

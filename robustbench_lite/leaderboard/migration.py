@@ -13,32 +13,51 @@ from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import Identity
-from robustbench_lite.records.certificate import CertificateIdentity, read_certificate, write_certificate
+from robustbench_lite.records.certificate import (
+    CertificateIdentity,
+    read_certificate,
+    write_certificate,
+)
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
 from robustbench_lite.threat import ThreatModel
 
 
 def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
-    """Cells and certificates first, then what lies beside the cells: fits and examples. A file is written in one step."""
+    """Cells and certificates first, then what lies beside the cells: fits and examples. A file is
+    written in one step.
+    """
     bench = Bench(board, root, means)
 
     def ask(identity: Identity | CertificateIdentity) -> Behaviour:
         row = bench.row_of(identity.model, identity.defense)
         if row is None:
-            raise RecordError(f"no row of the board has its network at hand ({identity.model.name})")
+            raise RecordError(
+                f"no row of the board has its network at hand ({identity.model.name})"
+            )
         if not bench.has_images_of(identity.data):
             raise RecordError(
-                f"the {identity.data.name} images that it was measured on are not here: name them with --data-dir"
+                f"the {identity.data.name} images that it was measured on are not here: name them "
+                "with --data-dir"
             )
         return bench.answers(row, identity.data.ids())
 
-    files = [path for folder in (CELLS, CERTIFICATES) for path in sorted((bench.folder / folder).glob("*.json"))]
-    radii = [(one.norm, one.eps) for one in board.threats] + [(one.norm, eps) for one in board.curves for eps in one.eps]
+    files = [
+        path
+        for folder in (CELLS, CERTIFICATES)
+        for path in sorted((bench.folder / folder).glob("*.json"))
+    ]
+    radii = [(one.norm, one.eps) for one in board.threats] + [
+        (one.norm, eps) for one in board.curves for eps in one.eps
+    ]
     threats = [ThreatModel.parse(norm, eps) for norm, eps in radii]
     written = {(threat.norm.name, threat.eps): threat.written for threat in threats}
     for one in migrate_files(files, ask):
-        says = one.state != "refused" and one.path.parent.name == CERTIFICATES and _say_radius(one.path, written)
+        says = (
+            one.state != "refused"
+            and one.path.parent.name == CERTIFICATES
+            and _say_radius(one.path, written)
+        )
         yield one._replace(state="migrated") if says else one
     for folder in (FITS, GALLERY):
         for path in sorted((bench.folder / folder).glob("*")):
@@ -51,13 +70,17 @@ def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
 
 
 def _say_radius(path: Path, written: Mapping[tuple[str, float | None], str | None]) -> bool:
-    """Give a certificate that lacks it its radius as the board writes it; True if it was written. Key and digest stay."""
+    """Give a certificate that lacks it its radius as the board writes it; True if it was written.
+    Key and digest stay.
+    """
     record, _ = read_certificate(path)
     threat = record.identity.threat
     text = written.get((threat.norm, threat.eps))
     if threat.eps_written is not None or text is None:
         return False
-    said = record.identity.model_copy(update={"threat": threat.model_copy(update={"eps_written": text})})
+    said = record.identity.model_copy(
+        update={"threat": threat.model_copy(update={"eps_written": text})}
+    )
     write_certificate(record.model_copy(update={"identity": said}).sealed(), path)
     return True
 

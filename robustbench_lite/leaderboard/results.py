@@ -12,7 +12,11 @@ from robustbench_lite.leaderboard.slots import Fields, Slot, differences, flat, 
 from robustbench_lite.records.cell import Identity, Record, read_record
 from robustbench_lite.records.outcomes import CellArrays
 
-CELLS, CERTIFICATES, GALLERY, FITS, JOURNAL = "cells", "certificates", "gallery", "fits", "journal.sqlite"
+CELLS = "cells"
+CERTIFICATES = "certificates"
+GALLERY = "gallery"
+FITS = "fits"
+JOURNAL = "journal.sqlite"
 """What lies in the results of a board; the journal is no result, it holds what is not finished."""
 
 
@@ -156,7 +160,8 @@ def fill(board: Board, slots: Sequence[Slot], root: Path) -> Filled:
         identity = one.record.identity
         known.setdefault(Kin.of(identity), []).append((flat(identity), one))
     for slot in slots:
-        asked, kin = flat(slot.expected), known.get(Kin.of(slot.expected), [])
+        asked = flat(slot.expected)
+        kin = known.get(Kin.of(slot.expected), [])
         fits = [found for fields, found in kin if not flat_differences(asked, fields)]
         if len(fits) > 1:
             names = ", ".join(found.path.name for found in fits)

@@ -12,14 +12,21 @@ from robustbench_lite.leaderboard.standing.summary import document
 
 
 def report_page(run: Path, title: str) -> str:
-    """The page for the records of ``run`` (a folder of `rbl evaluate`, or one record), a section for each data set."""
+    """The page for the records of ``run`` (a folder of `rbl evaluate`, or one record), a section
+    for each data set.
+    """
     paths = [run] if run.is_file() else sorted((run / CELLS).glob("*.json"))
     if not paths:
-        raise UsageError(f"There are no records in {run / CELLS}: name the folder that `rbl evaluate --output` wrote.")
+        raise UsageError(
+            f"There are no records in {run / CELLS}: name the folder that `rbl evaluate --output` "
+            "wrote."
+        )
     found = [Found.read(path) for path in paths]
     kinds: dict[str, list[Found]] = {}
     for item in found:
-        kinds.setdefault(f"{item.record.identity.data.name} {item.record.identity.data.split}", []).append(item)
+        kinds.setdefault(
+            f"{item.record.identity.data.name} {item.record.identity.data.split}", []
+        ).append(item)
     sections = []
     for number, (data, records) in enumerate(sorted(kinds.items())):
         if not sum(item.arrays.n for item in records):

@@ -121,7 +121,8 @@ def _samples(data: Data, n: int | None) -> DataId:
 
 
 def _slot(board: Board, asked: Asked, number: int, row: Named) -> Slot:
-    attack, threat = asked.attack, asked.threat
+    attack = asked.attack
+    threat = asked.threat
     expected = Identity(
         model=row.model,
         defense=row.defense,
@@ -163,7 +164,8 @@ def flat_differences(asked: Fields, there: Fields) -> list[str]:
         return []
     lines = []
     for field in sorted(asked.keys() | there.keys()):
-        wanted, found = asked.get(field), there.get(field)
+        wanted = asked.get(field)
+        found = there.get(field)
         if wanted != found:
             shown = f"the board asks for {_shown(wanted)}, the record has {_shown(found)}"
             lines.append(f"{field}: {shown}")

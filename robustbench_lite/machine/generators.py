@@ -21,7 +21,11 @@ class Generators(NamedTuple):
 
     @classmethod
     def current(cls) -> Generators:
-        return cls(torch.default_generator.get_state(), np.random.get_state(legacy=False), random.getstate())
+        return cls(
+            torch.default_generator.get_state(),
+            np.random.get_state(legacy=False),
+            random.getstate(),
+        )
 
     def install(self) -> None:
         torch.default_generator.set_state(self.torch_state)
@@ -30,7 +34,9 @@ class Generators(NamedTuple):
 
 
 def seed_generators(words: tuple[int, int]) -> None:
-    """Seed them with 64 bits, in two words; ``torch.manual_seed`` would seed those of the accelerators as well."""
+    """Seed them with 64 bits, in two words; ``torch.manual_seed`` would seed those of the
+    accelerators as well.
+    """
     torch.default_generator.manual_seed(words[0] << 32 | words[1])
     np.random.seed(words)
     random.seed(words[0] << 32 | words[1])

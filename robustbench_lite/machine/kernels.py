@@ -8,7 +8,7 @@ import torch
 def works_in_caches(device: torch.device) -> bool:
     """Whether small pieces of work, which stay in caches, are quicker than few large ones.
 
-    They are on a CPU. An accelerator wants large pieces: what starts each of them costs more than the
-    work in it.
+    They are on a CPU. An accelerator wants large pieces: what starts each of them costs more than
+    the work in it.
     """
     return device.type == "cpu"

@@ -1,7 +1,9 @@
-"""What a number is: float32 that is float32, float64 that is there, and generators that nobody else notices.
+"""What a number is: float32 that is float32, float64 that is there, and generators that nobody else
+notices.
 
-torch lets an accelerator round the factors of a convolution to ten bits (TF32) and choose among kernels whose sums come in any
-order. Both are settings of the process. ``exact`` holds them still while a network is asked, and puts back what the user had.
+torch lets an accelerator round the factors of a convolution to ten bits (TF32) and choose among
+kernels whose sums come in any order. Both are settings of the process. ``exact`` holds them still
+while a network is asked, and puts back what the user had.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ R = TypeVar("R")
 
 
 class _Setting(NamedTuple):
-    """A setting of the process: how it is read and written, and the values that are as we want it, the first to be written."""
+    """A setting of the process: how it is read and written, and the values that are as we want it,
+    the first to be written.
+    """
 
     name: str
     read: Callable[[], Any]
@@ -39,35 +43,53 @@ def _attribute(path: str, *exact: Any) -> _Setting:
     """A setting that is an attribute below ``torch.backends``."""
     *modules, name = path.split(".")
     owner = functools.reduce(getattr, modules, torch.backends)
-    return _Setting(path, lambda: getattr(owner, name), lambda value: setattr(owner, name, value), exact)
+    return _Setting(
+        path, lambda: getattr(owner, name), lambda value: setattr(owner, name, value), exact
+    )
 
 
 def _precision(name: str, backend: str, operation: str) -> _Setting:
-    """A setting that came with torch 2.9. ``torch.backends`` takes a microsecond to read it, what lies below a tenth."""
+    """A setting that came with torch 2.9. ``torch.backends`` takes a microsecond to read it, what
+    lies below a tenth.
+    """
     public = _attribute(f"{name}.fp32_precision", "ieee", "none")
     read = getattr(torch._C, "_get_fp32_precision_getter", None)
-    return public if read is None else public._replace(read=functools.partial(read, backend, operation))
+    return (
+        public
+        if read is None
+        else public._replace(read=functools.partial(read, backend, operation))
+    )
 
 
 _MATMUL = _Setting(
-    "float32_matmul_precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",)
+    "float32_matmul_precision",
+    torch.get_float32_matmul_precision,
+    torch.set_float32_matmul_precision,
+    ("highest",),
 )
 _OLD = (_attribute("cudnn.allow_tf32", False), _MATMUL)
 """What torch had before 2.9, and still keeps beside the settings that came then."""
 _NEW_NAMES = (
-    ("cudnn.conv", "cuda", "conv"), ("cudnn.rnn", "cuda", "rnn"), ("cuda.matmul", "cuda", "matmul"),
-    ("mkldnn.conv", "mkldnn", "conv"), ("mkldnn.rnn", "mkldnn", "rnn"), ("mkldnn.matmul", "mkldnn", "matmul"),
-)  # fmt: skip
+    ("cudnn.conv", "cuda", "conv"),
+    ("cudnn.rnn", "cuda", "rnn"),
+    ("cuda.matmul", "cuda", "matmul"),
+    ("mkldnn.conv", "mkldnn", "conv"),
+    ("mkldnn.rnn", "mkldnn", "rnn"),
+    ("mkldnn.matmul", "mkldnn", "matmul"),
+)
 _HAS_NEW = hasattr(getattr(torch.backends.cudnn, "conv", None), "fp32_precision")
 _PRECISION = tuple(_precision(*names) for names in _NEW_NAMES) if _HAS_NEW else _OLD
 _KERNELS = (_attribute("cudnn.deterministic", True), _attribute("cudnn.benchmark", False))
 
 
 class _Held:
-    """Who is inside of ``exact`` now, in all threads together, and what the user had before the first of them."""
+    """Who is inside of ``exact`` now, in all threads together, and what the user had before the
+    first of them.
+    """
 
     def __init__(self) -> None:
-        self.lock, self.depth = threading.Lock(), 0
+        self.lock = threading.Lock()
+        self.depth = 0
         self.before: list[tuple[_Setting, Any]] = []
 
     def enter(self) -> None:
@@ -83,13 +105,18 @@ class _Held:
                 self._put_back()
 
     def _hold(self) -> None:
-        # What came with torch 2.9 refuses to be read under its old name once both names have been written to.
+        # What came with torch 2.9 refuses to be read under its old name once both names have been
+        # written to.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             both = (*_KERNELS, *(_OLD if _HAS_NEW else ()), *_PRECISION)
             known = {setting.name for setting, _ in self.before}
             found = [(setting, _read(setting)) for setting in both if setting.name not in known]
-            self.before += [(setting, value) for setting, value in found if value is not None and value not in setting.exact]
+            self.before += [
+                (setting, value)
+                for setting, value in found
+                if value is not None and value not in setting.exact
+            ]
             for setting in both:
                 value = _read(setting)
                 if value is not None and value not in setting.exact:
@@ -121,20 +148,28 @@ _held = _Held()
 class exact:
     """Inside, float32 is not rounded further and convolutions take kernels that repeat themselves.
 
-    Set are, for the whole process: no TF32 (nor bfloat16) in convolutions, recurrent layers and matrix products, on CUDA and in
-    oneDNN; ``cudnn.deterministic``; no ``cudnn.benchmark``. It nests, across threads too: the last one out puts back what was
-    there before the first. Where everything is so already, it costs a few microseconds and writes nothing.
+    Set are, for the whole process: no TF32 (nor bfloat16) in convolutions, recurrent layers and
+    matrix products, on CUDA and in oneDNN; ``cudnn.deterministic``; no ``cudnn.benchmark``. It
+    nests, across threads too: the last one out puts back what was there before the first. Where
+    everything is so already, it costs a few microseconds and writes nothing.
     """
 
     def __enter__(self) -> None:
         _held.enter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         _held.leave()
 
 
 def exactly(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` inside of ``exact``; a generator between its yields only, so that its caller has settings of its own."""
+    """``function`` inside of ``exact``; a generator between its yields only, so that its caller has
+    settings of its own.
+    """
     if not inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -162,17 +197,25 @@ def exactly(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def settings_of(device: torch.device) -> dict[str, str] | None:
-    """What numbers on ``device`` depend on beside the versions: the settings in force and its libraries; None on a CPU."""
+    """What numbers on ``device`` depend on beside the versions: the settings in force and its
+    libraries; None on a CPU.
+    """
     if device.type == "cpu":
         return None
-    found = {setting.name: str(_read(setting)) for setting in (*_KERNELS, *_PRECISION) if not setting.name.startswith("mkldnn")}
+    found = {
+        setting.name: str(_read(setting))
+        for setting in (*_KERNELS, *_PRECISION)
+        if not setting.name.startswith("mkldnn")
+    }
     if device.type == "cuda":
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     return found
 
 
 def name_of(device: torch.device) -> str:
-    """``cpu``, or the kind of an accelerator with the card that it is: ``cuda: NVIDIA H100 80GB HBM3``."""
+    """``cpu``, or the kind of an accelerator with the card that it is: ``cuda: NVIDIA H100 80GB
+    HBM3``.
+    """
     named = getattr(_module_of(device), "get_device_name", None)
     return f"{device.type}: {named(device)}" if callable(named) else device.type
 
@@ -199,19 +242,23 @@ def in_float64(tensor: Tensor) -> Tensor:
 
 
 def proving_device(device: torch.device) -> torch.device:
-    """Where to bound a network that is searched on ``device``: there, or on the CPU where there is no float64."""
+    """Where to bound a network that is searched on ``device``: there, or on the CPU where there is
+    no float64.
+    """
     return device if has_float64(device.type) else torch.device("cpu")
 
 
 @contextmanager
 def own_generators(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Inside, torch's global generators of the CPU and of ``device`` follow from ``seed``; afterwards they are put back.
+    """Inside, torch's global generators of the CPU and of ``device`` follow from ``seed``;
+    afterwards they are put back.
 
     Those of other devices are not touched.
     """
     device = torch.device(device)
     module = _module_of(device)
-    kept, there = torch.get_rng_state(), None if module is None else _state(module, device)
+    kept = torch.get_rng_state()
+    there = None if module is None else _state(module, device)
     try:
         torch.default_generator.manual_seed(seed)
         if module is not None and there is not None:
@@ -233,7 +280,9 @@ def _place(device: torch.device) -> tuple[torch.device, ...]:
 
 
 def _state(module: Any, device: torch.device) -> Tensor | None:
-    found: Tensor | None = module.get_rng_state(*_place(device)) if hasattr(module, "get_rng_state") else None
+    found: Tensor | None = (
+        module.get_rng_state(*_place(device)) if hasattr(module, "get_rng_state") else None
+    )
     return found
 
 

@@ -1,4 +1,6 @@
-"""Copies of a user's network: one of its own for the toolkit, and a frozen twin that shares its weights."""
+"""Copies of a user's network: one of its own for the toolkit, and a frozen twin that shares its
+weights.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +17,40 @@ from torch import Tensor, nn
 from robustbench_lite.errors import ModelError
 
 M = TypeVar("M")
-_LOCKS: dict[type, Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
+_LOCKS: dict[type, Callable[[], Any]] = {
+    type(make()): make for make in (threading.Lock, threading.RLock)
+}
 
 
 def own_copy(model: nn.Module) -> nn.Module:
     """A deep copy of ``model``, which is left as it is.
 
-    What ``copy.deepcopy`` refuses is copied by what it holds: tensors that a forward pass left behind (features that are kept,
-    the weight of an old weight norm, spectral norm or pruning), random generators, locks.
+    What ``copy.deepcopy`` refuses is copied by what it holds: tensors that a forward pass left
+    behind (features that are kept, the weight of an old weight norm, spectral norm or pruning),
+    random generators, locks.
 
     Raises:
-        ModelError: it holds something else that cannot be copied; names the attribute, and what to do.
+        ModelError: it holds something else that cannot be copied; names the attribute, and what to
+        do.
     """
     memo = _replacements(model)
     try:
-        with torch.no_grad():  # a TorchScript module clones its parameters, which are to stay leaves
+        with (
+            torch.no_grad()
+        ):  # a TorchScript module clones its parameters, which are to stay leaves
             return copy.deepcopy(model, memo)
     except Exception as error:
         where, what, reason = _culprit(model) or ("it", model, error)
         raise ModelError(
-            f"The model cannot be copied: {where} is a {type(what).__name__}, and copying that fails ({reason}). Give its "
+            f"The model cannot be copied: {where} is a {type(what).__name__}, and copying that "
+            f"fails ({reason}). Give its "
             "class a __deepcopy__, or make it anew in forward instead of keeping it on the model."
         ) from error
 
 
 def frozen_twin(modules: M) -> M:
-    """A copy of ``modules`` (one, or a tuple of some that share parts) whose parameters gather no gradient.
+    """A copy of ``modules`` (one, or a tuple of some that share parts) whose parameters gather no
+    gradient.
 
     Parameters share their memory with the original, everything else is a copy.
 
@@ -132,4 +142,10 @@ def _inside(where: str, item: Any) -> list[tuple[str, Any]]:
 
 
 def _joined(where: str, name: str) -> str:
-    return f"its {name!r}" if where == "it" else f"{where[:-1]}.{name}'" if where.endswith("'") else f"{where}.{name}"
+    return (
+        f"its {name!r}"
+        if where == "it"
+        else f"{where[:-1]}.{name}'"
+        if where.endswith("'")
+        else f"{where}.{name}"
+    )

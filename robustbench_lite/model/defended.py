@@ -1,4 +1,6 @@
-"""A defended model, and what it declares so that every attack is adaptive without a line of its own."""
+"""A defended model, and what it declares so that every attack is adaptive without a line of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from robustbench_lite.rows.rng import SampleRng
 class Traits:
     """What an attacker must know about a model.
 
-    ``surrogate``: a differentiable stand-in whose gradient replaces the model's (BPDA, Athalye et al. 2018, arXiv:1802.00420).
-    ``random``: repeated forwards differ; gradients are averaged over ``draws`` and a verdict is a majority over ``votes``.
-    ``abstains``: there is one logit more than there are classes, the last; where it is the largest, the model declines to
-    answer. That is wrong on a clean image, and no success on an attacked one.
+    ``surrogate``: a differentiable stand-in whose gradient replaces the model's (BPDA, Athalye et
+    al. 2018, arXiv:1802.00420). ``random``: repeated forwards differ; gradients are averaged over
+    ``draws`` and a verdict is a majority over ``votes``. ``abstains``: there is one logit more than
+    there are classes, the last; where it is the largest, the model declines to answer. That is
+    wrong on a clean image, and no success on an attacked one.
     """
 
     surrogate: nn.Module | None = None
@@ -27,12 +30,16 @@ class Traits:
     abstains: bool = False
 
     def plain_differs(self, gradients: bool) -> bool:
-        """Whether an attacker that ignores all this is another one; ``gradients``: one that follows them."""
+        """Whether an attacker that ignores all this is another one; ``gradients``: one that follows
+        them.
+        """
         return self.random or (gradients and (self.surrogate is not None or self.abstains))
 
 
 class FastPath(NamedTuple):
-    """The same function in less time: networks beside the one that is judged, seen to agree with it (``model.fast.path``)."""
+    """The same function in less time: networks beside the one that is judged, seen to agree with it
+    (``model.fast.path``).
+    """
 
     module: nn.Module
     """What is asked for logits."""
@@ -50,7 +57,8 @@ class FastPath(NamedTuple):
 class DefendedModel:
     """The network that is judged, (B, C, H, W) in [0, 1] -> logits (B, K), with its traits.
 
-    A random module with ``takes_rng = True`` is called with a ``SampleRng`` too, and draws from nothing else.
+    A random module with ``takes_rng = True`` is called with a ``SampleRng`` too, and draws from
+    nothing else.
     """
 
     module: nn.Module
@@ -68,26 +76,38 @@ def takes_rng(module: nn.Module) -> bool:
 
 
 class Wrapper(nn.Module):
-    """Base of modules that stand around another: whatever that one needs to draw from is handed on."""
+    """Base of modules that stand around another: whatever that one needs to draw from is
+    handed on.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.takes_rng = model, takes_rng(model)
+        self.model = model
+        self.takes_rng = takes_rng(model)
 
     def in_sequence(self) -> tuple[nn.Module, ...] | None:
-        """The modules that, one after the other, are all that it does; ``None`` where it does more."""
+        """The modules that, one after the other, are all that it does; ``None`` where it does
+        more.
+        """
         return None
 
     def inner(self, x: Tensor, rng: SampleRng | None) -> Tensor:
-        """The module inside, at ``x``. What it draws is none of what its surroundings draw from ``rng``."""
-        return self.model(x, rng.nested()) if rng is not None and takes_rng(self.model) else self.model(x)  # type: ignore[no-any-return]
+        """The module inside, at ``x``.
+
+        What it draws is none of what its surroundings draw from ``rng``.
+        """
+        if rng is None or not takes_rng(self.model):
+            return self.model(x)  # type: ignore[no-any-return]
+        return self.model(x, rng.nested())  # type: ignore[no-any-return]
 
 
 def credited(logits: Tensor, y: Tensor) -> Tensor:
-    """What an attack is up against, (N, K), from the logits (N, K + 1) of a model that abstains and the true classes (N,).
+    """What an attack is up against, (N, K), from the logits (N, K + 1) of a model that abstains and
+    the true classes (N,).
 
-    Declining to answer serves the defender as well as the right answer does: it counts for the true class. So a margin below 0
-    is a wrong class *and* no abstention, for any goal, and every loss pushes both.
+    Declining to answer serves the defender as well as the right answer does: it counts for the true
+    class. So a margin below 0 is a wrong class *and* no abstention, for any goal, and every loss
+    pushes both.
     """
     answers = logits[:, :-1]
     own = answers.gather(1, y.unsqueeze(1))  # (N, 1)

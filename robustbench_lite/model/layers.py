@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 
 class Pointwise(nn.Module):
-    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel alone, wherever it is."""
+    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel
+    alone, wherever it is.
+    """
 
 
 class Normalize(Pointwise):
-    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps keeps its meaning."""
+    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps
+    keeps its meaning.
+    """
 
     mean: Tensor
     std: Tensor
@@ -30,8 +34,8 @@ class Normalize(Pointwise):
 class ConvexAggregation(nn.Module):
     """A weighted sum of branches of one shape, at first their mean.
 
-    With its coefficients on the simplex it is as Lipschitz as its worst branch (Cisse et al. 2017, arXiv:1704.08847,
-    section 4.3); ``project`` puts them there.
+    With its coefficients on the simplex it is as Lipschitz as its worst branch (Cisse et al. 2017,
+    arXiv:1704.08847, section 4.3); ``project`` puts them there.
     """
 
     def __init__(self, branches: int) -> None:

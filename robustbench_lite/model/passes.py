@@ -1,4 +1,6 @@
-"""Passes through a defended model: logits and input gradients, for rows that must not depend on each other."""
+"""Passes through a defended model: logits and input gradients, for rows that must not depend on
+each other.
+"""
 
 from __future__ import annotations
 
@@ -49,25 +51,42 @@ class Points(NamedTuple):
         rest = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         shown = ", ".join(map(str, found[:_NAMED]))
         return (
-            f"{len(self.x)} images of shape {tuple(self.x.shape[1:])} at once (of sample{'s' * (len(found) > 1)} {shown}{rest})"
+            f"{len(self.x)} images of shape {tuple(self.x.shape[1:])} at once (of "
+            f"sample{'s' * (len(found) > 1)} {shown}{rest})"
         )
 
     def padded(self) -> Points:
-        return self if len(self.x) >= SMALLEST_BATCH else Points(*(at_least(field, SMALLEST_BATCH) for field in self))
+        return (
+            self
+            if len(self.x) >= SMALLEST_BATCH
+            else Points(*(at_least(field, SMALLEST_BATCH) for field in self))
+        )
 
 
 class Passes:
-    """Runs a model on batches of at most ``batch_size`` points; what may write over its input gets a copy.
+    """Runs a model on batches of at most ``batch_size`` points; what may write over its input gets
+    a copy.
 
-    Logits have K columns here: where the model abstains, the abstention counts for the true class (``defended.credited``).
-    An attacker that is not ``adaptive`` follows the gradient of the module itself, of one draw, and of its K classes alone.
-    With ``fast`` the model's fast path answers, for a search; without, the network itself, as it was given.
+    Logits have K columns here: where the model abstains, the abstention counts for the true class
+    (``defended.credited``). An attacker that is not ``adaptive`` follows the gradient of the module
+    itself, of one draw, and of its K classes alone. With ``fast`` the model's fast path answers,
+    for a search; without, the network itself, as it was given.
     """
 
     def __init__(
-        self, model: DefendedModel, batch_size: int, seed: int = 0, *, adaptive: bool = True, fast: bool = False
+        self,
+        model: DefendedModel,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        adaptive: bool = True,
+        fast: bool = False,
     ) -> None:
-        self.model, self.batch_size, self.seed, self.adaptive, self.fast = model, batch_size, seed, adaptive, fast
+        self.model = model
+        self.batch_size = batch_size
+        self.seed = seed
+        self.adaptive = adaptive
+        self.fast = fast
         path = model.fast if fast else None
         self.module = model.module if path is None else path.module
         self._followed = model.module if path is None else path.gradient
@@ -77,11 +96,17 @@ class Passes:
 
     def as_given(self) -> Passes:
         """The same passes through the network itself: what a judge asks."""
-        return Passes(self.model, self.batch_size, self.seed, adaptive=self.adaptive) if self.fast else self
+        return (
+            Passes(self.model, self.batch_size, self.seed, adaptive=self.adaptive)
+            if self.fast
+            else self
+        )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """How answers differ in the way they come about from the network as it was given, in words for a record."""
+        """How answers differ in the way they come about from the network as it was given, in words
+        for a record.
+        """
         searched = () if not self.fast or self.model.fast is None else self.model.fast.what
         ways = [
             f"neighbours by whole passes: {found.reason}" if found.reason else _BY_WINDOWS
@@ -100,7 +125,9 @@ class Passes:
         return self._surrogate if self.adaptive else None
 
     def incremental(self, shape: tuple[int, ...], device: torch.device) -> Incremental | None:
-        """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the model has one."""
+        """The shorter way to the logits of neighbours of an image of ``shape`` (C, H, W), where the
+        model has one.
+        """
         plain = not (self.model.traits.random or self.model.traits.abstains)
         if not (self.fast and plain and works_in_caches(device)):
             return None
@@ -111,12 +138,17 @@ class Passes:
     def logits(self, points: Points, draws: int | None = None) -> Tensor:
         """(N, K) logits, averaged over the draws of a random model."""
         draws = draws or self.forwards_per_point
-        parts = (points.take(slice(i, i + self.batch_size)) for i in range(0, len(points.x), self.batch_size))
+        parts = (
+            points.take(slice(i, i + self.batch_size))
+            for i in range(0, len(points.x), self.batch_size)
+        )
         chunks = [self._mean_logits(part, draws) for part in parts]
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
     def votes(self, points: Points, count: int) -> Iterator[Tensor]:
-        """The (N, K) logits of ``count`` separate draws of a random model, for at most ``batch_size`` points."""
+        """The (N, K) logits of ``count`` separate draws of a random model, for at most
+        ``batch_size`` points.
+        """
         for ballot in self.ballots(points, count):
             yield self._credited(ballot, points.y)
 
@@ -127,15 +159,21 @@ class Passes:
             yield self._logits(padded, draw)[: len(points.x)]
 
     def gradient(self, points: Points, loss: Loss) -> tuple[Tensor, Tensor]:
-        """(N, K) logits and (N, C, H, W) gradient of the per-sample loss, for at most ``batch_size`` points."""
-        padded, draws, surrogate = points.padded(), self.forwards_per_point, self.surrogate
+        """(N, K) logits and (N, C, H, W) gradient of the per-sample loss, for at most
+        ``batch_size`` points.
+        """
+        padded = points.padded()
+        draws = self.forwards_per_point
+        surrogate = self.surrogate
         sums: list[Tensor] = []
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
             with exact(), torch.enable_grad():
                 logits = self._call(surrogate or self._followed, padded._replace(x=x), draw)
                 seen = self._seen(logits, padded.y)
-                gradient = _by_image(loss(seen, padded.y, padded.target).sum(), padded._replace(x=x))
+                gradient = _by_image(
+                    loss(seen, padded.y, padded.target).sum(), padded._replace(x=x)
+                )
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
             sums = [sums[0] + logits, sums[1] + gradient] if sums else [logits, gradient]
         logits, gradient = (part / draws if draws > 1 else part for part in sums)
@@ -160,7 +198,9 @@ class Passes:
     @torch.no_grad()
     def _logits(self, points: Points, draw: int) -> Tensor:
         with exact():
-            return self._call(self.module, points, draw).detach()  # a forward may differentiate by itself
+            return self._call(
+                self.module, points, draw
+            ).detach()  # a forward may differentiate by itself
 
     def _call(self, module: nn.Module, points: Points, draw: int) -> Tensor:
         try:
@@ -171,7 +211,9 @@ class Passes:
             raise ModelError(f"The model fails on {points}: {told(error)}") from error
         if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(points.x):
             what = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise ModelError(f"The model returns {what} for {points}; logits ({len(points.x)}, K) are needed.")
+            raise ModelError(
+                f"The model returns {what} for {points}; logits ({len(points.x)}, K) are needed."
+            )
         return found.float() if found.dtype in _COARSE else found
 
     def _ask(self, module: nn.Module, points: Points, draw: int) -> Any:
@@ -179,7 +221,8 @@ class Passes:
         if not self.model.traits.random:
             return module(x)
         if takes_rng(module):
-            # A random defense of ours draws per sample: its verdicts do not depend on the batch either.
+            # A random defense of ours draws per sample: its verdicts do not depend on the batch
+            # either.
             rng = SampleRng.create(self.seed, "model", points.sample, points.draw + draw)
             return module(x, rng)
         with own_generators((self.seed * 1_000_003 + draw) % 2**63, x.device):
@@ -199,4 +242,6 @@ def _by_image(loss: Tensor, points: Points) -> Tensor:
 
 def not_finite(sample: int) -> ModelError:
     """What to raise when a model's output at a point is no number."""
-    return ModelError(f"The model returned NaN or inf near sample {sample}: check its weights and normalisation.")
+    return ModelError(
+        f"The model returned NaN or inf near sample {sample}: check its weights and normalisation."
+    )

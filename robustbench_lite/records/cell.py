@@ -1,8 +1,10 @@
-"""A cell: one model under one attack and one threat model on fixed samples, with a verdict for each sample.
+"""A cell: one model under one attack and one threat model on fixed samples, with a verdict for each
+sample.
 
-The key of a cell is the hash of everything that decides its outcome; the digest also covers the outcome. Both leave out
-provenance (when, where, how long), so the same measurement has the same digest on any machine and after any resume. The seal
-covers all of a file: what a reader is shown is what was written.
+The key of a cell is the hash of everything that decides its outcome; the digest also covers the
+outcome. Both leave out provenance (when, where, how long), so the same measurement has the same
+digest on any machine and after any resume. The seal covers all of a file: what a reader is shown is
+what was written.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ from robustbench_lite.records.statistics import agree
 from robustbench_lite.registry import parse_number
 
 RECORD = Form(
-    noun="record", what="a record that cannot be read", most=RECORD_BYTES, error=RecordError,
+    noun="record",
+    what="a record that cannot be read",
+    most=RECORD_BYTES,
+    error=RecordError,
     fix="Delete the file (or run with --fresh) and measure the cell again.",
     missing="Name the file, or the folder that it is in with --output.",
-)  # fmt: skip
+)
 
 
 class ModelId(Strict):
@@ -97,7 +102,12 @@ class DataId(Strict):
     def count(self) -> int:
         """How many samples there are; -1 for ranges that are none. Makes no list of them."""
         count = sum(high - low for low, high in self.id_ranges)
-        return count if count <= MAX_SAMPLES and all(0 <= low < high <= MAX_INDEX for low, high in self.id_ranges) else -1
+        return (
+            count
+            if count <= MAX_SAMPLES
+            and all(0 <= low < high <= MAX_INDEX for low, high in self.id_ranges)
+            else -1
+        )
 
     def ids(self) -> NDArray[np.int64]:
         """(N,) data-set indices."""
@@ -134,7 +144,8 @@ class Identity(Sparse):
     certifier: PluginId | None = None
     """What samples were certified with before the attack, which leaves most of those alone."""
     adaptive: Literal[False] | None = None
-    """False for an attacker that ignores what the model declares (``Traits``); left out otherwise."""
+    """False for an attacker that ignores what the model declares (``Traits``); left out otherwise.
+    """
 
     def key(self) -> str:
         """32 hex digits; how eps was written does not matter, its value does."""
@@ -155,7 +166,9 @@ class Provenance(Sparse):
     paths: list[str] | None = None
     """Which quicker ways the search took through the network; left out where it took none."""
     numerics: dict[str, str] | None = None
-    """On an accelerator the settings and libraries that its numbers depend on (``numerics.settings_of``); left out on a CPU."""
+    """On an accelerator the settings and libraries that its numbers depend on
+    (``numerics.settings_of``); left out on a CPU.
+    """
 
 
 class Record(Sparse):
@@ -171,7 +184,9 @@ class Record(Sparse):
     behaviour: Behaviour | None
     """What the network answered; None where nobody asked it. No part of key or digest."""
     margins: Margins | None = None
-    """How near to a tie its verdicts came. No part of key or digest: the last digits differ between machines."""
+    """How near to a tie its verdicts came. No part of key or digest: the last digits differ between
+    machines.
+    """
     seal: str = ""
 
     def sealed(self) -> Record:
@@ -189,21 +204,36 @@ def make_record(
     """Join identity and outcomes by the digest, and seal the whole."""
     outcomes = arrays.pack()
     return Record(
-        key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(),
-        identity=identity, outcomes=outcomes, provenance=provenance, behaviour=behaviour, margins=margins,
-    ).sealed()  # fmt: skip
+        key=identity.key(),
+        digest=_digest(identity, outcomes),
+        summary=arrays.summary(),
+        identity=identity,
+        outcomes=outcomes,
+        provenance=provenance,
+        behaviour=behaviour,
+        margins=margins,
+    ).sealed()
 
 
 def derived_flags(identity: Identity, unconfirmed: int) -> list[str]:
-    """What a reader must know of a cell and can tell from its identity and outcomes alone: no record goes without these."""
+    """What a reader must know of a cell and can tell from its identity and outcomes alone: no
+    record goes without these.
+    """
     flags = []
     if identity.adaptive is False:
         flags.append(
-            "not adaptive: the attacker takes one gradient of the module as it is and knows of no detector; the judge does"
+            "not adaptive: the attacker takes one gradient of the module as it is and knows of no "
+            "detector; the judge does"
         )
     if unconfirmed:
-        what = "1 success of the search did" if unconfirmed == 1 else f"{unconfirmed:,} successes of the search did"
-        flags.append(f"{what} not hold before the judge and count{'s' * (unconfirmed == 1)} as robust")
+        what = (
+            "1 success of the search did"
+            if unconfirmed == 1
+            else f"{unconfirmed:,} successes of the search did"
+        )
+        flags.append(
+            f"{what} not hold before the judge and count{'s' * (unconfirmed == 1)} as robust"
+        )
     return flags
 
 

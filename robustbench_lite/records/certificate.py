@@ -1,4 +1,6 @@
-"""A certificate on file: which samples are proved robust, by which method, under which threat. Sealed as a cell is."""
+"""A certificate on file: which samples are proved robust, by which method, under which threat.
+Sealed as a cell is.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from robustbench_lite.files.reading import RECORD_BYTES, Form, read_bytes
 from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
-from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.encoding import (
+    pack_bits,
+    pack_numbers,
+    unpack_bits,
+    unpack_floats,
+    unpack_ints,
+)
 from robustbench_lite.records.files import write_text
 from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.seal import (
@@ -28,9 +36,12 @@ from robustbench_lite.records.seal import (
 from robustbench_lite.records.statistics import Interval, agree, wilson
 
 CERTIFICATE = Form(
-    noun="certificate", what="a certificate that cannot be read", most=RECORD_BYTES, error=RecordError,
+    noun="certificate",
+    what="a certificate that cannot be read",
+    most=RECORD_BYTES,
+    error=RecordError,
     fix="Delete the file (or run with --fresh) and certify again.",
-)  # fmt: skip
+)
 
 
 class CertificateIdentity(Strict):
@@ -45,7 +56,9 @@ class CertificateIdentity(Strict):
 
     def key(self) -> str:
         """32 hex digits."""
-        return sha256_of({"certificate": self.model_dump(mode="json", exclude={"threat": {"eps_written"}})})[:32]
+        return sha256_of(
+            {"certificate": self.model_dump(mode="json", exclude={"threat": {"eps_written"}})}
+        )[:32]
 
 
 class CertificateOutcomes(Strict):
@@ -54,7 +67,9 @@ class CertificateOutcomes(Strict):
     clean_correct: str
     certified: str
     margins: str
-    """float32; -inf where the clean image is wrong. Not in the digest: its last bits may differ between machines."""
+    """float32; -inf where the clean image is wrong. Not in the digest: its last bits may differ
+    between machines.
+    """
     stages: list[str]
     stage: str
     """int32, an index into ``stages``; -1 where nothing was tried."""
@@ -106,25 +121,40 @@ class CertificateArrays(NamedTuple):
 
     def summary(self) -> CertificateSummary:
         return CertificateSummary(
-            n=len(self.certified), clean_accuracy=float(self.clean_correct.mean()),
-            certified_accuracy=self.certified_accuracy, certified_interval=self.interval,
-        )  # fmt: skip
+            n=len(self.certified),
+            clean_accuracy=float(self.clean_correct.mean()),
+            certified_accuracy=self.certified_accuracy,
+            certified_interval=self.interval,
+        )
 
 
 def make_certificate(
-    identity: CertificateIdentity, arrays: CertificateArrays, provenance: Provenance, behaviour: Behaviour | None = None
+    identity: CertificateIdentity,
+    arrays: CertificateArrays,
+    provenance: Provenance,
+    behaviour: Behaviour | None = None,
 ) -> CertificateRecord:
     """Join identity and outcomes by the digest, and seal the whole."""
     stages = sorted({name for name in arrays.stage if name})
-    numbers = np.array([stages.index(name) if name else -1 for name in arrays.stage], dtype=np.int32)
+    numbers = np.array(
+        [stages.index(name) if name else -1 for name in arrays.stage], dtype=np.int32
+    )
     outcomes = CertificateOutcomes(
-        clean_correct=pack_bits(arrays.clean_correct), certified=pack_bits(arrays.certified),
-        margins=pack_numbers(arrays.margins), stages=stages, stage=pack_numbers(numbers),
-    )  # fmt: skip
+        clean_correct=pack_bits(arrays.clean_correct),
+        certified=pack_bits(arrays.certified),
+        margins=pack_numbers(arrays.margins),
+        stages=stages,
+        stage=pack_numbers(numbers),
+    )
     return CertificateRecord(
-        key=identity.key(), digest=_digest(identity, outcomes), summary=arrays.summary(), identity=identity,
-        outcomes=outcomes, provenance=provenance, behaviour=behaviour,
-    ).sealed()  # fmt: skip
+        key=identity.key(),
+        digest=_digest(identity, outcomes),
+        summary=arrays.summary(),
+        identity=identity,
+        outcomes=outcomes,
+        provenance=provenance,
+        behaviour=behaviour,
+    ).sealed()
 
 
 def write_certificate(record: CertificateRecord, path: Path) -> None:
@@ -178,13 +208,22 @@ def _claims(record: CertificateRecord, arrays: CertificateArrays) -> dict[str, b
 
 
 def _unpack(record: CertificateRecord) -> CertificateArrays:
-    n, outcomes = record.identity.data.count, record.outcomes
+    n = record.identity.data.count
+    outcomes = record.outcomes
     stage = unpack_ints(outcomes.stage, n).tolist()
     return CertificateArrays(
-        unpack_bits(outcomes.clean_correct, n), unpack_bits(outcomes.certified, n), unpack_floats(outcomes.margins, n),
+        unpack_bits(outcomes.clean_correct, n),
+        unpack_bits(outcomes.certified, n),
+        unpack_floats(outcomes.margins, n),
         tuple(outcomes.stages[i] if i >= 0 else "" for i in stage),
-    )  # fmt: skip
+    )
 
 
 def _digest(identity: CertificateIdentity, outcomes: CertificateOutcomes) -> str:
-    return sha256_of({"key": identity.key(), "clean_correct": outcomes.clean_correct, "certified": outcomes.certified})
+    return sha256_of(
+        {
+            "key": identity.key(),
+            "clean_correct": outcomes.clean_correct,
+            "certified": outcomes.certified,
+        }
+    )

@@ -1,4 +1,6 @@
-"""Per-sample outcomes as text: bitsets for verdicts, little-endian arrays for numbers, both in base64."""
+"""Per-sample outcomes as text: bitsets for verdicts, little-endian arrays for numbers, both in
+base64.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ def pack_bits(bits: NDArray[np.bool_]) -> str:
 
 
 def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
-    """The inverse of :func:`pack_bits`; the length must be that of ``n`` bits and the spare bits 0."""
+    """The inverse of :func:`pack_bits`; the length must be that of ``n`` bits and the spare
+    bits 0.
+    """
     raw = np.frombuffer(_decode(text, (n + 7) // 8, "bitset"), dtype=np.uint8)
     bits = np.unpackbits(raw, bitorder="little")
     if bits[n:].any():
-        raise RecordError("A bitset of the record has bits beyond its last sample: the file was changed.")
+        raise RecordError(
+            "A bitset of the record has bits beyond its last sample: the file was changed."
+        )
     return bits[:n].astype(np.bool_)
 
 
@@ -44,7 +50,12 @@ def _decode(text: str, size: int, what: str) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RecordError(f"A {what} of the record is not valid base64: the file was damaged or changed.") from error
+        raise RecordError(
+            f"A {what} of the record is not valid base64: the file was damaged or changed."
+        ) from error
     if len(raw) != size:
-        raise RecordError(f"A {what} of the record has {len(raw)} bytes instead of {size}: the file was damaged or changed.")
+        raise RecordError(
+            f"A {what} of the record has {len(raw)} bytes instead of {size}: the file was damaged "
+            "or changed."
+        )
     return raw

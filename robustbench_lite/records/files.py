@@ -17,11 +17,16 @@ REPLACED = "replaced"
 
 
 def set_aside(path: Path, digest: str) -> None:
-    """Move the record ``FOLDER/<kind>/<key>.json``, and its images, to ``FOLDER/replaced/<key>-<8 digits of digest>.json``."""
+    """Move the record ``FOLDER/<kind>/<key>.json``, and its images, to ``FOLDER/replaced/<key>-<8
+    digits of digest>.json``.
+    """
     folder = path.parent.parent / REPLACED
     try:
         folder.mkdir(exist_ok=True)
-        for file in (path.with_suffix(".npz"), path):  # the record last: killed in between, the next run finds it and goes on
+        for file in (
+            path.with_suffix(".npz"),
+            path,
+        ):  # the record last: killed in between, the next run finds it and goes on
             with contextlib.suppress(FileNotFoundError):  # there is none, or another run was faster
                 file.replace(folder / f"{path.stem}-{digest[:8]}{file.suffix}")
     except OSError as error:
@@ -29,7 +34,9 @@ def set_aside(path: Path, digest: str) -> None:
 
 
 def require_writable(directory: Path, need_bytes: int, option: str = "--output") -> None:
-    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there; ``option`` names another."""
+    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there;
+    ``option`` names another.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=directory) as file:
@@ -42,6 +49,7 @@ def require_writable(directory: Path, need_bytes: int, option: str = "--output")
     free = shutil.disk_usage(directory).free
     if free < need_bytes:
         raise RecordError(
-            f"The output folder {directory} has {free / 1e6:.0f} MB free; this run may need {need_bytes / 1e6:.0f} MB. "
+            f"The output folder {directory} has {free / 1e6:.0f} MB free; this run may need "
+            f"{need_bytes / 1e6:.0f} MB. "
             f"Free some space or choose another one with {option} DIR."
         )

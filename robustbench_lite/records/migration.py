@@ -1,4 +1,6 @@
-"""Records of schema version 1 made records of version 2, in place: what they say stays, and so do their keys and digests."""
+"""Records of schema version 1 made records of version 2, in place: what they say stays, and so do
+their keys and digests.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from robustbench_lite.errors import RecordError, RobustBenchError, UsageError
 from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import RECORD, Identity, Record, parse_record, write_record
-from robustbench_lite.records.certificate import CertificateIdentity, CertificateRecord, parse_certificate, write_certificate
+from robustbench_lite.records.certificate import (
+    CertificateIdentity,
+    CertificateRecord,
+    parse_certificate,
+    write_certificate,
+)
 from robustbench_lite.records.files import REPLACED
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.records.seal import SCHEMA_VERSION, check_versions
@@ -34,7 +41,9 @@ class Migrated(NamedTuple):
 
 
 def nobody(identity: Identity | CertificateIdentity) -> Behaviour | None:
-    """The answer where the network is not at hand: such a record is read, and never taken for a measurement of a network."""
+    """The answer where the network is not at hand: such a record is read, and never taken for a
+    measurement of a network.
+    """
     return None
 
 
@@ -45,19 +54,27 @@ def files_of(paths: list[Path]) -> list[Path]:
         if path.is_file():
             found.add(path)
         elif not path.is_dir():
-            raise UsageError(f"There is no file or folder {path}: name what `rbl evaluate --output` or `rbl attack` wrote.")
+            raise UsageError(
+                f"There is no file or folder {path}: name what `rbl evaluate --output` or `rbl "
+                "attack` wrote."
+            )
         elif path.name in FOLDERS:
             found.update(path.glob("*.json"))
         else:
             found.update(file for folder in FOLDERS for file in path.rglob(f"{folder}/*.json"))
             found.update(path.rglob(ADVERSARIALS))
     if not found:
-        raise UsageError(f"There are no records in {', '.join(map(str, paths))}: name the folder that holds {FOLDERS[0]}.")
+        raise UsageError(
+            f"There are no records in {', '.join(map(str, paths))}: name the folder that holds "
+            f"{FOLDERS[0]}."
+        )
     return sorted(found)
 
 
 def migrate(paths: list[Path], ask: Ask = nobody) -> Iterator[Migrated]:
-    """Migrate files one by one, each whole or not at all; one that cannot be believed is left as it is."""
+    """Migrate files one by one, each whole or not at all; one that cannot be believed is left as it
+    is.
+    """
     for path in paths:
         try:
             changed = _adversarials(path) if path.suffix == ".npz" else _file(path, ask)
@@ -89,8 +106,11 @@ def _adversarials(path: Path) -> bool:
     return True
 
 
-def upgraded(content: bytes | str, where: str, ask: Ask = nobody) -> Record | CertificateRecord | None:
-    """The record as it is to be written; None where it stands as it should. ``where`` names it in errors.
+def upgraded(
+    content: bytes | str, where: str, ask: Ask = nobody
+) -> Record | CertificateRecord | None:
+    """The record as it is to be written; None where it stands as it should. ``where`` names it in
+    errors.
 
     Raises:
         RecordError: it does not agree with itself, or is of a version that nobody knows.
@@ -102,7 +122,9 @@ def upgraded(content: bytes | str, where: str, ask: Ask = nobody) -> Record | Ce
     outcomes = value.get("outcomes") if isinstance(value, dict) else None
     if not isinstance(outcomes, dict):
         raise RecordError(f"{where} is no record.")
-    kind: type[Record] | type[CertificateRecord] = CertificateRecord if "margins" in outcomes else Record
+    kind: type[Record] | type[CertificateRecord] = (
+        CertificateRecord if "margins" in outcomes else Record
+    )
     old = type(value.get("schema_version")) is int and value["schema_version"] == 1
     if old:
         content = _sealed(value, kind, where)
@@ -114,10 +136,15 @@ def upgraded(content: bytes | str, where: str, ask: Ask = nobody) -> Record | Ce
 
 
 def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str) -> str:
-    """The text of a record of version 1 as one of version 2: checked when it is parsed, as any record is."""
+    """The text of a record of version 1 as one of version 2: checked when it is parsed, as any
+    record is.
+    """
     for name in ("seal", "behaviour"):
         if name in value:
-            raise RecordError(f"{where} is of schema version 1 and has the field {name}, which that version had not.")
+            raise RecordError(
+                f"{where} is of schema version 1 and has the field {name}, which that version had "
+                "not."
+            )
     text = json.dumps(value | {"schema_version": SCHEMA_VERSION, "behaviour": None})
     check_versions(text, where)
     try:
@@ -126,5 +153,11 @@ def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord],
         return text  # whoever parses it says what is wrong
 
 
-def _parsed(content: bytes | str, kind: type[Record] | type[CertificateRecord], where: str) -> Record | CertificateRecord:
-    return parse_certificate(content, where)[0] if kind is CertificateRecord else parse_record(content, where)[0]
+def _parsed(
+    content: bytes | str, kind: type[Record] | type[CertificateRecord], where: str
+) -> Record | CertificateRecord:
+    return (
+        parse_certificate(content, where)[0]
+        if kind is CertificateRecord
+        else parse_record(content, where)[0]
+    )

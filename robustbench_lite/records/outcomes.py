@@ -1,4 +1,6 @@
-"""The per-sample outcomes of a cell, as arrays and as the text that a record holds, with the figures derived from them."""
+"""The per-sample outcomes of a cell, as arrays and as the text that a record holds, with the
+figures derived from them.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.encoding import (
+    pack_bits,
+    pack_numbers,
+    unpack_bits,
+    unpack_floats,
+    unpack_ints,
+)
 from robustbench_lite.records.schema import Sparse
 from robustbench_lite.records.statistics import Interval, wilson
 
 
 class Outcomes(Sparse):
-    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.encoding` for the encoding."""
+    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.encoding` for
+    the encoding.
+    """
 
     clean_correct: str
     broken: str
     """Correct before, at the attack's goal after, confirmed by the judge."""
     distance: str
-    """float32; size of the found perturbation, 0 where the clean image is wrong already, NaN where none was found."""
+    """float32; size of the found perturbation, 0 where the clean image is wrong already, NaN where
+    none was found.
+    """
     forward_queries: str
     backward_queries: str
     unconfirmed: int = 0
@@ -31,23 +43,30 @@ class Outcomes(Sparse):
 
 
 class Margins(Sparse):
-    """How near to a tie the verdicts of a cell came: differences of logits, in shares of the largest logit at that point.
+    """How near to a tie the verdicts of a cell came: differences of logits, in shares of the
+    largest logit at that point.
 
-    Kernels of another torch or machine differ by about 1e-6 of that: a verdict above tells that much more than rounding.
+    Kernels of another torch or machine differ by about 1e-6 of that: a verdict above tells that
+    much more than rounding.
     """
 
     clean: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The smallest size of a margin on a clean image."""
     judged: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """The smallest size of a margin at which the judge confirmed or refused a claim; left out where nothing was claimed."""
+    """The smallest size of a margin at which the judge confirmed or refused a claim; left out where
+    nothing was claimed.
+    """
 
     @classmethod
     def of(cls, clean: float | None, judged: float) -> Margins:
         """To three digits; ``judged`` is inf where nothing was claimed."""
-        return cls(**{
-            name: float(f"{value:.3g}")
-            for name, value in (("clean", clean), ("judged", judged)) if value is not None and math.isfinite(value)
-        })  # fmt: skip
+        return cls(
+            **{
+                name: float(f"{value:.3g}")
+                for name, value in (("clean", clean), ("judged", judged))
+                if value is not None and math.isfinite(value)
+            }
+        )
 
 
 class Summary(Sparse):
@@ -114,7 +133,9 @@ class CellArrays:
     @property
     def certified_accuracy(self) -> float | None:
         """``None`` where nothing was to be certified."""
-        return None if self.certified is None else float(self.certified.mean()) if self.n else math.nan
+        return (
+            None if self.certified is None else float(self.certified.mean()) if self.n else math.nan
+        )
 
     @property
     def certified_interval(self) -> Interval | None:

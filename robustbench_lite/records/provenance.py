@@ -33,7 +33,10 @@ def provenance(
         device=device,
         batch_size=batch_size,
         command=_command(),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        versions={
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
         partial=partial,
         flags=list(flags),
         paths=list(paths) or None,
@@ -42,7 +45,9 @@ def provenance(
 
 
 def _command() -> str:
-    """The command line; the program, and whatever lies at an absolute path, by its name alone: records are passed on."""
+    """The command line; the program, and whatever lies at an absolute path, by its name alone:
+    records are passed on.
+    """
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join([Path(sys.argv[0]).name or "python", *words])
 
@@ -61,7 +66,8 @@ class Torches(NamedTuple):
 
 def other_torch(made: Provenance) -> Torches | None:
     """The versions of torch that something was made under and that is here, if they differ."""
-    then, now = made.versions.get("torch", "unknown"), torch_version()
+    then = made.versions.get("torch", "unknown")
+    now = torch_version()
     return None if then == now else Torches(then, now)
 
 

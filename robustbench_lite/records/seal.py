@@ -1,4 +1,6 @@
-"""What cells and certificates on file have in common: the versions that can be read, and the seal over everything in a file."""
+"""What cells and certificates on file have in common: the versions that can be read, and the seal
+over everything in a file.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ PROTOCOL_VERSION = 1
 
 def sha256_of(value: Any) -> str:
     """64 hex digits that follow from the JSON of ``value``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
@@ -29,7 +33,8 @@ def seal_of(content: Mapping[str, Any]) -> str:
 
 
 def check_versions(content: bytes | str, what: str) -> None:
-    """Refuse a record of a schema or a protocol that this version does not know; ``what`` names the record in the message.
+    """Refuse a record of a schema or a protocol that this version does not know; ``what`` names the
+    record in the message.
 
     What is no record at all passes: its reader says so.
 
@@ -42,21 +47,25 @@ def check_versions(content: bytes | str, what: str) -> None:
         return
     if not isinstance(value, dict):
         return
-    schema, identity = value.get("schema_version"), value.get("identity")
+    schema = value.get("schema_version")
+    identity = value.get("identity")
     if _is(schema, 1):
         raise RecordError(
-            f"{what} is of schema version 1; this version reads {SCHEMA_VERSION}. Nothing is lost: run `rbl migrate FOLDER` "
+            f"{what} is of schema version 1; this version reads {SCHEMA_VERSION}. Nothing is lost: "
+            "run `rbl migrate FOLDER` "
             "once on its folder (`rbl leaderboard migrate` for boards)."
         )
     if not _is(schema, SCHEMA_VERSION):
         raise RecordError(
-            f"{what} is of schema version {_shown(schema)}; known are {SCHEMA_VERSION}, and 1 to `rbl migrate`. Read it with "
+            f"{what} is of schema version {_shown(schema)}; known are {SCHEMA_VERSION}, and 1 to "
+            "`rbl migrate`. Read it with "
             "the version of robustbench_lite that wrote it, or measure again with --fresh."
         )
     protocol = identity.get("protocol_version") if isinstance(identity, dict) else PROTOCOL_VERSION
     if not _is(protocol, PROTOCOL_VERSION):
         raise RecordError(
-            f"{what} was measured under protocol version {_shown(protocol)}; known is {PROTOCOL_VERSION}. Read it with the "
+            f"{what} was measured under protocol version {_shown(protocol)}; known is "
+            f"{PROTOCOL_VERSION}. Read it with the "
             "version of robustbench_lite that wrote it, or measure again with --fresh."
         )
 

@@ -1,6 +1,7 @@
 """What a gradient attack climbs: one loss a sample, never averaged over the batch.
 
-``target`` is -1 for "away from y" and a class for "towards it". Every loss rises as the attack gets closer to its goal.
+``target`` is -1 for "away from y" and a class for "towards it". Every loss rises as the attack gets
+closer to its goal.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch.nn import functional as F
 from robustbench_lite.rows.looks import surely_none
 
 _SATURATED = 2.0**-24
-"""A cross-entropy below this is 0: p of the class is 1 in float32. The next value that there is, log(1 + 2^-23), comes out on
-either side of 2^-23 from one release of torch to the next, so the threshold lies half way."""
+"""A cross-entropy below this is 0: p of the class is 1 in float32. The next value that there is,
+log(1 + 2^-23), comes out on either side of 2^-23 from one release of torch to the next, so the
+threshold lies half way."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> (N,)."""
 LossName = Literal["ce", "margin", "dlr"]
@@ -35,7 +37,9 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def relative(margins: Tensor, logits: Tensor) -> Tensor:
-    """``margins`` (N,) in shares of the largest finite logit of each row of ``logits`` (N, K): rounding is a share of that."""
+    """``margins`` (N,) in shares of the largest finite logit of each row of ``logits`` (N, K):
+    rounding is a share of that.
+    """
     largest = logits.abs().masked_fill(~logits.isfinite(), 0).amax(1)
     return margins / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
@@ -47,7 +51,9 @@ def _lead(logits: Tensor, label: Tensor) -> Tensor:
 
 
 class _Lead(torch.autograd.Function):
-    """Its gradient takes two operations instead of ten: beside a small network the difference shows."""
+    """Its gradient takes two operations instead of ten: beside a small network the difference
+    shows.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
@@ -75,10 +81,12 @@ def margin_loss(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy towards y, to be raised, or towards the target, to be lowered; both read as a loss to climb.
+    """Cross-entropy towards y, to be raised, or towards the target, to be lowered; both read as a
+    loss to climb.
 
-    Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the gradient), the softmax has no
-    gradient left and a model with large logits would look robust: those rows climb the margin instead.
+    Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the
+    gradient), the softmax has no gradient left and a model with large logits would look robust:
+    those rows climb the margin instead.
     """
     if _untargeted(target):
         loss = F.cross_entropy(logits, y, reduction="none")
@@ -87,16 +95,22 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     targeted = target >= 0
     loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
     climb = torch.where(targeted, -loss, loss)
-    return torch.where((loss.detach() < _SATURATED) & ~targeted, margin_loss(logits, y, target), climb)
+    return torch.where(
+        (loss.detach() < _SATURATED) & ~targeted, margin_loss(logits, y, target), climb
+    )
 
 
 def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """DLR (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7): a margin that no rescaling of the logits changes.
+    """DLR (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7): a margin that no rescaling of
+    the logits changes.
 
-    With fewer than three classes (four when targeted) the denominator falls back to the spread of the logits. That can be the
-    margin itself, and a constant ratio has no gradient: there the denominator only scales.
+    With fewer than three classes (four when targeted) the denominator falls back to the spread of
+    the logits. That can be the margin itself, and a constant ratio has no gradient: there the
+    denominator only scales.
     """
-    ordered = logits.sort(dim=1, descending=True, stable=True).values  # equal logits: the gradient goes to the first
+    ordered = logits.sort(
+        dim=1, descending=True, stable=True
+    ).values  # equal logits: the gradient goes to the first
     classes = logits.shape[1]
     spread = ordered[:, 0] - ordered[:, min(2, classes - 1)]
     rivals = (ordered[:, 2] + ordered[:, 3]) / 2 if classes >= 4 else ordered[:, -1]
@@ -109,4 +123,8 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Ten
     return torch.where(target >= 0, (goal - own) / (spread_targeted + 1e-12), untargeted)
 
 
-LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin_loss, "dlr": difference_of_logits_ratio}
+LOSSES: dict[LossName, Loss] = {
+    "ce": cross_entropy,
+    "margin": margin_loss,
+    "dlr": difference_of_logits_ratio,
+}

@@ -25,21 +25,37 @@ _ROUNDS = 10
 _UNIT = 2.0**-24
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of 32 random bits (held in int64) for every counter; the words of ``counter`` broadcast against each other."""
-    # Six buffers and no others: allocating every intermediate would take longer than the arithmetic.
-    c0, c1, c2, c3 = (word.clone(memory_format=torch.contiguous_format) for word in torch.broadcast_tensors(*counter))  # type: ignore[no-untyped-call]
-    low, high = torch.empty_like(c0), torch.empty_like(c2)
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words of 32 random bits (held in int64) for every counter; the words of ``counter``
+    broadcast against each other.
+    """
+    # Six buffers and no others: allocating every intermediate would take longer than the
+    # arithmetic.
+    c0, c1, c2, c3 = (
+        word.clone(memory_format=torch.contiguous_format)
+        for word in torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
+    )
+    low = torch.empty_like(c0)
+    high = torch.empty_like(c2)
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # A product of two 32-bit words fills 64 bits: int64 wraps, and masking the shifted word undoes the sign.
+        # A product of two 32-bit words fills 64 bits: int64 wraps, and masking the shifted word
+        # undoes the sign.
         torch.mul(c0, _MULTIPLIERS[0], out=low)
         torch.mul(c2, _MULTIPLIERS[1], out=high)
-        torch.bitwise_right_shift(high, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
-        torch.bitwise_right_shift(low, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
-        # The lower words keep their upper halves until a mask removes them: here, or in the line that takes them up.
+        torch.bitwise_right_shift(high, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(
+            _MASK
+        )
+        torch.bitwise_right_shift(low, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(
+            _MASK
+        )
+        # The lower words keep their upper halves until a mask removes them: here, or in the line
+        # that takes them up.
         c1, c3, high, low = high, low, c1, c3
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0 = (k0 + _WEYL[0]) & _MASK
+        k1 = (k1 + _WEYL[1]) & _MASK
     c1.bitwise_and_(_MASK)
     c3.bitwise_and_(_MASK)
     return c0, c1, c2, c3
@@ -91,9 +107,17 @@ class SampleRng(Rows):
     """Those that the draws of a pinned stream have; ``None``: draw n has the number n."""
 
     @classmethod
-    def create(cls, seed: int, purpose: str, index: Tensor, restart: Tensor | None = None) -> SampleRng:
-        """Streams for the samples ``index`` (B,); ``purpose`` keeps the draws of an attack apart from those of others."""
-        return cls(_key_of(f"{seed}/{purpose}"), index, torch.zeros_like(index) if restart is None else restart)
+    def create(
+        cls, seed: int, purpose: str, index: Tensor, restart: Tensor | None = None
+    ) -> SampleRng:
+        """Streams for the samples ``index`` (B,); ``purpose`` keeps the draws of an attack apart
+        from those of others.
+        """
+        return cls(
+            _key_of(f"{seed}/{purpose}"),
+            index,
+            torch.zeros_like(index) if restart is None else restart,
+        )
 
     def nested(self) -> SampleRng:
         """Streams of their own for what lies within: a random module inside of another, say."""
@@ -121,15 +145,22 @@ class SampleRng(Rows):
         return self.stream(_MIRRORED)
 
     def bits(self, draw: int | Tensor, count: int) -> Tensor:
-        """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row (B,)."""
-        blocks = torch.arange((count + 3) // 4, device=self.index.device).unsqueeze(0)  # (1, blocks)
+        """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row
+        (B,).
+        """
+        blocks = torch.arange((count + 3) // 4, device=self.index.device).unsqueeze(
+            0
+        )  # (1, blocks)
         number = self._number(draw) & _MASK
-        row, restart = self.index.unsqueeze(1) & _MASK, self.restart.unsqueeze(1) & _MASK
+        row = self.index.unsqueeze(1) & _MASK
+        restart = self.restart.unsqueeze(1) & _MASK
         words = philox((blocks, number, row, restart), self.key)
         return torch.cat(words, dim=1)[:, :count]
 
     def _number(self, draw: int | Tensor) -> Tensor:
-        """(B, 1) or (1, 1) int64 on the device; a number is written there, for a copy would wait for the device."""
+        """(B, 1) or (1, 1) int64 on the device; a number is written there, for a copy would wait
+        for the device.
+        """
         if not isinstance(draw, Tensor):
             number = draw if self.numbers is None else self.numbers[draw]
             return torch.full((1, 1), number, dtype=torch.int64, device=self.index.device)

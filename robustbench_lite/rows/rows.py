@@ -1,4 +1,6 @@
-"""Dataclasses of tensors whose first dimension is the row, and the three operations that continuous batching needs of them."""
+"""Dataclasses of tensors whose first dimension is the row, and the three operations that continuous
+batching needs of them.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,23 @@ R = TypeVar("R", bound="Rows")
 
 @dataclass(frozen=True)
 class Rows:
-    """Base of every per-row record. Tensor fields have the row first; nested Rows are followed; anything else is shared."""
+    """Base of every per-row record. Tensor fields have the row first; nested Rows are followed;
+    anything else is shared.
+    """
 
     def select(self: R, index: Tensor) -> R:
         """The rows at ``index`` (M,), as new tensors."""
-        return self._map(lambda value: value.select(index) if isinstance(value, Rows) else value[index])
+        return self._map(
+            lambda value: value.select(index) if isinstance(value, Rows) else value[index]
+        )
 
     def assign(self: R, index: Tensor, rows: R) -> R:
-        """Write ``rows`` over the rows at ``index`` (M,), in place where tensors allow it; returns the result."""
+        """Write ``rows`` over the rows at ``index`` (M,), in place where tensors allow it; returns
+        the result.
+        """
         for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(rows, field.name)
+            mine = getattr(self, field.name)
+            theirs = getattr(rows, field.name)
             if isinstance(mine, Rows):
                 mine.assign(index, theirs)
             elif isinstance(mine, Tensor):
@@ -34,7 +43,8 @@ class Rows:
         """These rows followed by ``rows``."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(rows, field.name)
+            mine = getattr(self, field.name)
+            theirs = getattr(rows, field.name)
             if isinstance(mine, Rows):
                 values[field.name] = mine.append(theirs)
             elif isinstance(mine, Tensor):
@@ -47,11 +57,15 @@ class Rows:
 
     def _map(self: R, function: Any) -> R:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor | Rows)})
+        return dataclasses.replace(
+            self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor | Rows)}
+        )
 
 
 SMALLEST_BATCH = 16
-"""Smaller batches are padded: below it, matrix kernels change and the last bits of a row would depend on its company."""
+"""Smaller batches are padded: below it, matrix kernels change and the last bits of a row would
+depend on its company.
+"""
 
 
 def at_least(rows: Tensor, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """How an adversarial is looked for; what an attack is written with.
 
-An attack is an :class:`Attack` with its :class:`State`: it asks with a :class:`Query` and is told an :class:`Answer`. Names are
-imported when they are first used.
+An attack is an :class:`Attack` with its :class:`State`: it asks with a :class:`Query` and is told
+an :class:`Answer`. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from robustbench_lite.rows.looks import surely_all as surely_all
     from robustbench_lite.rows.looks import surely_none as surely_none
     from robustbench_lite.rows.losses import cross_entropy as cross_entropy
-    from robustbench_lite.rows.losses import difference_of_logits_ratio as difference_of_logits_ratio
+    from robustbench_lite.rows.losses import (
+        difference_of_logits_ratio as difference_of_logits_ratio,
+    )
     from robustbench_lite.rows.losses import margin as margin
     from robustbench_lite.rows.losses import margin_loss as margin_loss
     from robustbench_lite.rows.rng import SampleRng as SampleRng

@@ -1,7 +1,8 @@
 """The attack protocol: an attack asks, the oracle answers.
 
-An attack never holds the model. It is a frozen dataclass of hyper-parameters with three methods over a batch of rows; the
-engine may put any rows side by side, at different steps, and takes each out as soon as it is done.
+An attack never holds the model. It is a frozen dataclass of hyper-parameters with three methods
+over a batch of rows; the engine may put any rows side by side, at different steps, and takes each
+out as soon as it is done.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Kind = Literal["fixed_eps", "minimal_distance"]
 
 @dataclass(frozen=True)
 class State(Rows):
-    """Base of an attack's state: tensors with the row first. ``finished`` (B,) bool marks rows that ask nothing more."""
+    """Base of an attack's state: tensors with the row first. ``finished`` (B,) bool marks rows that
+    ask nothing more.
+    """
 
     finished: Tensor
 
@@ -51,7 +54,8 @@ else:
 
 
 class Neighbours(NamedTuple):
-    """Says that a query's points are neighbours of one image a row: each differs from it in one pixel at most.
+    """Says that a query's points are neighbours of one image a row: each differs from it in one
+    pixel at most.
 
     Networks may answer such queries several times as fast (``model.fast.incremental``).
     """
@@ -66,10 +70,11 @@ class Neighbours(NamedTuple):
 class Query:
     """Points to put to the model, and what is wanted of each.
 
-    ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B, P) leaves points out: they
-    are neither evaluated nor counted. ``loss`` is the loss whose values, or whose gradient too, are wanted; ``gradient_rows``
-    (B,) are the rows that want the gradient. ``beside`` tells that the points are neighbours of an image. With ``final`` the
-    attack ends here whatever the answer is, so that the engine may leave the asking to the judge.
+    ``points`` is (B, C, H, W), or (B, P, C, H, W) for several points a row. ``valid`` (B,) or (B,
+    P) leaves points out: they are neither evaluated nor counted. ``loss`` is the loss whose values,
+    or whose gradient too, are wanted; ``gradient_rows`` (B,) are the rows that want the gradient.
+    ``beside`` tells that the points are neighbours of an image. With ``final`` the attack ends here
+    whatever the answer is, so that the engine may leave the asking to the judge.
     """
 
     points: Tensor
@@ -82,21 +87,35 @@ class Query:
 
     @classmethod
     def labels(
-        cls, points: Tensor, valid: Tensor | None = None, beside: Neighbours | None = None, final: bool = False
+        cls,
+        points: Tensor,
+        valid: Tensor | None = None,
+        beside: Neighbours | None = None,
+        final: bool = False,
     ) -> Query:
         """Ask only which class wins."""
         return cls(points, Access.LABELS, valid=valid, beside=beside, final=final)
 
     @classmethod
     def scores(
-        cls, points: Tensor, valid: Tensor | None = None, loss: Loss | None = None, beside: Neighbours | None = None
+        cls,
+        points: Tensor,
+        valid: Tensor | None = None,
+        loss: Loss | None = None,
+        beside: Neighbours | None = None,
     ) -> Query:
-        """Ask for logits, and for the values of a loss: only the oracle knows the class that a row is to leave or to reach."""
+        """Ask for logits, and for the values of a loss: only the oracle knows the class that a row
+        is to leave or to reach.
+        """
         return cls(points, Access.SCORES, loss, valid=valid, beside=beside)
 
     @classmethod
-    def gradient(cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None) -> Query:
-        """Ask for the gradient of a per-sample loss; rows outside ``rows`` (B,) bool are only judged (a last iterate, say)."""
+    def gradient(
+        cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None
+    ) -> Query:
+        """Ask for the gradient of a per-sample loss; rows outside ``rows`` (B,) bool are only
+        judged (a last iterate, say).
+        """
         return cls(points, Access.GRADIENT, loss, rows, valid)
 
 
@@ -104,7 +123,8 @@ class Query:
 class Answer:
     """What the oracle gives back, shaped as the query's points: () below stands for (B,) or (B, P).
 
-    Entries of points that were not valid are undefined. ``logits`` and ``gradient`` are None above the attack's access.
+    Entries of points that were not valid are undefined. ``logits`` and ``gradient`` are None above
+    the attack's access.
     """
 
     success: Tensor
@@ -114,7 +134,9 @@ class Answer:
     logits: Tensor | None = None
     """() + (K,)."""
     gradient: Tensor | None = None
-    """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that asked for none."""
+    """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that
+    asked for none.
+    """
     loss_of: Callable[[], Tensor] | None = None
     """For queries that name a loss: gives its values, (); most attacks never ask."""
 
@@ -143,8 +165,9 @@ class Attack(ABC, Generic[S]):
 
     Subclasses are frozen, keyword-only dataclasses of the paper's hyper-parameters.
 
-    The oracle judges every point it answers and keeps the first success (or the nearest one, for a minimal-distance search), so
-    an attack keeps no best-so-far, no success flags and stops no row early. A field ``restarts`` is honoured by the engine.
+    The oracle judges every point it answers and keeps the first success (or the nearest one, for a
+    minimal-distance search), so an attack keeps no best-so-far, no success flags and stops no row
+    early. A field ``restarts`` is honoured by the engine.
     """
 
     name: ClassVar[str]
@@ -152,10 +175,12 @@ class Attack(ABC, Generic[S]):
     version: ClassVar[int] = 1
     access: ClassVar[Access]
     norms: ClassVar[frozenset[str]]
-    #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the nearest adversarial.
+    #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the
+    #: nearest adversarial.
     kind: ClassVar[Kind]
     targeted: ClassVar[bool] = True
-    #: Batches of the model that the points of all rows in flight fill; in several, more rows share what a step itself costs.
+    #: Batches of the model that the points of all rows in flight fill; in several, more rows share
+    #: what a step itself costs.
     batches: ClassVar[int] = 1
     paper: ClassVar[str]
 
@@ -164,15 +189,21 @@ class Attack(ABC, Generic[S]):
         return 1
 
     def asks_neighbours(self, threat: ThreatModel, shape: tuple[int, ...]) -> bool:
-        """Whether all its queries say ``beside``, for images of ``shape`` (C, H, W): then more rows go side by side."""
+        """Whether all its queries say ``beside``, for images of ``shape`` (C, H, W): then more rows
+        go side by side.
+        """
         return False
 
     def progress(self, state: S) -> Tensor | None:
-        """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack cannot tell."""
+        """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack
+        cannot tell.
+        """
         return None
 
     def check(self, threat: ThreatModel) -> None:
-        """Raise ``UsageError`` where more than norm, eps and ``targeted`` keeps the attack from working under ``threat``."""
+        """Raise ``UsageError`` where more than norm, eps and ``targeted`` keeps the attack from
+        working under ``threat``.
+        """
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> S:
@@ -204,10 +235,13 @@ class Fit:
 class FittedAttack(Attack[S]):
     """Base of attacks that make something of training images before the search.
 
-    Whoever runs the attack calls ``fit`` and puts the last ``result`` into a copy of it; ``init`` to ``tell`` use that.
+    Whoever runs the attack calls ``fit`` and puts the last ``result`` into a copy of it; ``init``
+    to ``tell`` use that.
     """
 
-    fitted: Tensor | None = field(default=None, repr=False, compare=False, metadata={"hyperparameter": False})
+    fitted: Tensor | None = field(
+        default=None, repr=False, compare=False, metadata={"hyperparameter": False}
+    )
 
     @property
     def fits(self) -> bool:
@@ -215,15 +249,25 @@ class FittedAttack(Attack[S]):
         return True
 
     @abstractmethod
-    def fit(self, passes: Passes, images: Points, threat: ThreatModel, seed: int, start: Fit | None = None) -> Iterator[Fit]:
+    def fit(
+        self,
+        passes: Passes,
+        images: Points,
+        threat: ThreatModel,
+        seed: int,
+        start: Fit | None = None,
+    ) -> Iterator[Fit]:
         """Fit, going on from ``start``; yields after every step.
 
-        ``images`` are clean training images that the model classifies correctly, with their classes, the class to reach (-1:
-        none) and their data-set indices. The result depends on them, the seed and the hyper-parameters alone.
+        ``images`` are clean training images that the model classifies correctly, with their
+        classes, the class to reach (-1: none) and their data-set indices. The result depends on
+        them, the seed and the hyper-parameters alone.
         """
 
     def may_go_on_from(self, fit: Fit, shape: tuple[int, ...], threat: ThreatModel) -> bool:
-        """Whether a fit that was read from a file has tensors of the right names and shapes; images are (C, H, W)."""
+        """Whether a fit that was read from a file has tensors of the right names and shapes; images
+        are (C, H, W).
+        """
         return fit.result.is_floating_point()
 
 
@@ -235,5 +279,7 @@ class UniversalAttack(FittedAttack[S]):
     """Tries that an image gets with the fitted perturbation, one query each."""
 
     def picture(self, perturbation: Tensor) -> Tensor:
-        """What to show of it: (C, H, W) in [0, 1], or one channel more, which says how opaque it is."""
+        """What to show of it: (C, H, W) in [0, 1], or one channel more, which says how opaque it
+        is.
+        """
         return perturbation

@@ -122,7 +122,9 @@ class LookingGatherer(Gatherer):
 
 
 class BlindGatherer(Gatherer):
-    """Where a look has to wait for the device: works on all points, and masks those that are no success."""
+    """Where a look has to wait for the device: works on all points, and masks those that are no
+    success.
+    """
 
     def gather(self, hits: Tensor, points: Tensor, slots: Slots) -> Claims:
         flat = hits.flatten()
@@ -221,7 +223,9 @@ class Keeper:
         row = nearest.row
         size = torch.where(best, nearest.size, slots.best_size[row])
         x_adv = torch.where(best.reshape(-1, 1, 1, 1), nearest.x_adv, slots.best[row])
-        slots.best.index_copy_(0, row, x_adv)  # in place: a copy of all rows costs more than the rest
+        slots.best.index_copy_(
+            0, row, x_adv
+        )  # in place: a copy of all rows costs more than the rest
         done = slots.done
         if self.first_success_ends:
             done = done.index_copy(0, row, done[row] | (best & sure))

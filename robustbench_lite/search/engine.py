@@ -1,6 +1,8 @@
-"""Continuous batching: a fixed number of slots, each holding one sample; what is done leaves at once and the next one enters.
+"""Continuous batching: a fixed number of slots, each holding one sample; what is done leaves at
+once and the next one enters.
 
-Rows at different steps share one model call. Nothing that is decided for a row looks at its neighbours.
+Rows at different steps share one model call. Nothing that is decided for a row looks at its
+neighbours.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from robustbench_lite.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched: clean images, labels, target classes (-1: none) and data-set indices, each with N rows."""
+    """What is searched: clean images, labels, target classes (-1: none) and data-set indices, each
+    with N rows.
+    """
 
     x: Tensor
     y: Tensor
@@ -46,7 +50,9 @@ class Outcome(Rows):
     """Row of the task, (M,)."""
     found: Tensor
     unasked: Tensor
-    """Instead there is a last point that the model was not asked about: whether it succeeds is the judge's to say."""
+    """Instead there is a last point that the model was not asked about: whether it succeeds is the
+    judge's to say.
+    """
     x_adv: Tensor
     """The adversarial or the last point, or the clean image where there is none."""
     size: Tensor
@@ -61,9 +67,12 @@ class Outcome(Rows):
 
 
 class Engine:
-    """Runs one attack on one model under one threat model. ``search`` yields outcomes as rows finish."""
+    """Runs one attack on one model under one threat model. ``search`` yields outcomes as rows
+    finish.
+    """
 
-    #: On an accelerator, look at which rows are done only every few steps: each look waits for the device.
+    #: On an accelerator, look at which rows are done only every few steps: each look waits for the
+    #: device.
     SETTLE_EVERY = 4
     TELL_SECONDS = 0.25
 
@@ -78,30 +87,40 @@ class Engine:
         device: torch.device | str = "cpu",
         free_looks: bool | None = None,
     ) -> None:
-        self.attack, self.threat, self.seed, self.query_budget = attack, threat, seed, query_budget
+        self.attack = attack
+        self.threat = threat
+        self.seed = seed
+        self.query_budget = query_budget
         self.device = torch.device(device)
         self.free_looks = looks_are_free(self.device) if free_looks is None else free_looks
         self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)
 
-    def search(self, task: Task, on_step: Callable[[float], None] | None = None) -> Iterator[Outcome]:
-        """Attack the rows of ``task``; they come out in the order in which they finish, each exactly once.
+    def search(
+        self, task: Task, on_step: Callable[[float], None] | None = None
+    ) -> Iterator[Outcome]:
+        """Attack the rows of ``task``; they come out in the order in which they finish, each
+        exactly once.
 
-        ``on_step`` hears, a few times a second, how many rows' worth of work is done, rows in flight included.
+        ``on_step`` hears, a few times a second, how many rows' worth of work is done, rows in
+        flight included.
         """
         positions = range(len(task.y)) if task.positions is None else task.positions.tolist()
         if not len(positions):
             return
-        waiting, told = iter(positions), time.monotonic()
+        waiting = iter(positions)
+        told = time.monotonic()
         width = self.oracle.rows_at_once(self.threat, tuple(task.x.shape[1:]))
         slots = self._enter(task, waiting, width)
-        left, step = len(positions) - len(slots.y), 0
+        left = len(positions) - len(slots.y)
+        step = 0
         while len(slots.y):
             slots, query = self._step(slots)
             step += 1
             if on_step is not None and time.monotonic() - told > self.TELL_SECONDS:
-                progress, told = self.attack.progress(slots.state), time.monotonic()
+                progress = self.attack.progress(slots.state)
+                told = time.monotonic()
                 in_flight = 0.0 if progress is None else float(progress.sum())
                 on_step(len(positions) - left - len(slots.y) + in_flight)
             if not self._time_to_settle(slots, step, left):
@@ -126,10 +145,22 @@ class Engine:
         zeros = torch.zeros_like(y)
         inf = torch.full(y.shape, float("inf"), device=self.device)
         return Slots(
-            position=position.to(self.device), index=index, restart=zeros, x=x, y=y, target=target, best=x.clone(),
-            best_size=inf, forward=zeros.clone(), backward=zeros.clone(), wins=zeros.clone(), unasked=zeros.bool(),
-            done=zeros.bool(), fault=-inf, state=self._init(x, y, index, zeros),
-        )  # fmt: skip
+            position=position.to(self.device),
+            index=index,
+            restart=zeros,
+            x=x,
+            y=y,
+            target=target,
+            best=x.clone(),
+            best_size=inf,
+            forward=zeros.clone(),
+            backward=zeros.clone(),
+            wins=zeros.clone(),
+            unasked=zeros.bool(),
+            done=zeros.bool(),
+            fault=-inf,
+            state=self._init(x, y, index, zeros),
+        )
 
     def _init(self, x: Tensor, y: Tensor, index: Tensor, restart: Tensor) -> State:
         rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
@@ -152,22 +183,34 @@ class Engine:
         slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
         return slots.replace(
-            state=state, done=slots.done | state.finished,
-            forward=slots.forward + cost.forward, backward=slots.backward + cost.backward,
-        ), query  # fmt: skip
+            state=state,
+            done=slots.done | state.finished,
+            forward=slots.forward + cost.forward,
+            backward=slots.backward + cost.backward,
+        ), query
 
     def _may_leave_it_to_the_judge(self, query: Query) -> bool:
-        """Nothing depends on the answer to one last point a row: no draw of the model, no restart, no nearer point."""
-        nothing_depends = self.keeper.first_success_ends and self.restarts == 1 and not self.oracle.passes.model.traits.random
+        """Nothing depends on the answer to one last point a row: no draw of the model, no restart,
+        no nearer point.
+        """
+        nothing_depends = (
+            self.keeper.first_success_ends
+            and self.restarts == 1
+            and not self.oracle.passes.model.traits.random
+        )
         return query.final and query.points.dim() == 4 and self.free_looks and nothing_depends
 
     def _leave_it_to_the_judge(self, slots: Slots, query: Query, cost: Cost) -> Slots:
-        """The last points of the rows that ask are what they found. The query counts: the judge makes it."""
+        """The last points of the rows that ask are what they found. The query counts: the judge
+        makes it.
+        """
         asks = cost.valid.squeeze(1).clone()
         best = torch.where(asks.reshape(-1, 1, 1, 1), query.points, slots.best)
         size = torch.where(asks, self.threat.norm.size(query.points - slots.x), slots.best_size)
         forward = slots.forward + cost.forward
-        return slots.replace(best=best, best_size=size, unasked=asks, done=torch.ones_like(asks), forward=forward)
+        return slots.replace(
+            best=best, best_size=size, unasked=asks, done=torch.ones_like(asks), forward=forward
+        )
 
     def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
         if not self.free_looks:
@@ -177,7 +220,9 @@ class Engine:
         return done > 0 and (left == 0 or done * 16 >= len(slots.done))
 
     def _restarting(self, slots: Slots, gone: Tensor) -> Tensor:
-        """Of the rows that are done, those that start anew: within budget, and nothing found or the nearest still wanted."""
+        """Of the rows that are done, those that start anew: within budget, and nothing found or the
+        nearest still wanted.
+        """
         more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
         if self.keeper.first_success_ends:
             more &= ~slots.best_size[gone].isfinite()
@@ -187,7 +232,9 @@ class Engine:
         restart = slots.restart[again] + 1
         slots.restart[again] = restart
         slots.done[again] = False
-        slots.state.assign(again, self._init(slots.x[again], slots.y[again], slots.index[again], restart))
+        slots.state.assign(
+            again, self._init(slots.x[again], slots.y[again], slots.index[again], restart)
+        )
 
     def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
         last = query.points if query.points.dim() == 4 else query.points[:, 0]
@@ -198,9 +245,19 @@ class Engine:
         wrong = (~(fault <= 0)).nonzero().squeeze(1)
         if len(wrong):
             at = gone[wrong[0]]
-            self._refuse(int(slots.index[at]), float(fault[wrong[0]]), bool(last[at].isfinite().all()))
+            self._refuse(
+                int(slots.index[at]), float(fault[wrong[0]]), bool(last[at].isfinite().all())
+            )
         position, unasked, best, size, forward, backward = (
-            field[gone] for field in (slots.position, slots.unasked, slots.best, slots.best_size, slots.forward, slots.backward)
+            field[gone]
+            for field in (
+                slots.position,
+                slots.unasked,
+                slots.best,
+                slots.best_size,
+                slots.forward,
+                slots.backward,
+            )
         )
         return Outcome(position, size.isfinite() & ~unasked, unasked, best, size, forward, backward)
 
@@ -210,7 +267,8 @@ class Engine:
         if math.isnan(excess):
             raise AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
         raise AttackError(
-            f"{self.attack.name} left the {self.threat.norm.label} ball of radius {self.threat.eps} or the bounds [0, 1] "
+            f"{self.attack.name} left the {self.threat.norm.label} ball of radius "
+            f"{self.threat.eps} or the bounds [0, 1] "
             f"on sample {sample}, by {excess:.3g}."
         )
 

@@ -29,57 +29,94 @@ class Finding(NamedTuple):
     """What the judge sees at each of M points, on the CPU."""
 
     excess: Tensor
-    """By how much the point leaves the ball or the bounds, (M,); <= 0 is inside, NaN is not finite."""
+    """By how much the point leaves the ball or the bounds, (M,); <= 0 is inside, NaN is not finite.
+    """
     reached: Tensor
     """It lies inside and truly reaches the goal, (M,) bool."""
     size: Tensor
     """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
     label: Tensor
-    """The class that the model gives it (the mean logits of all votes), (M,) int64; that of the clean image if outside."""
+    """The class that the model gives it (the mean logits of all votes), (M,) int64; that of the
+    clean image if outside.
+    """
     margin: Tensor
-    """How far the goal is missed, a difference of logits averaged over the votes, (M,): negative where it is reached."""
+    """How far the goal is missed, a difference of logits averaged over the votes, (M,): negative
+    where it is reached.
+    """
     closeness: Tensor
-    """Size of the margin that decides, that of the deciding vote, in shares of the row's largest logit, (M,)."""
+    """Size of the margin that decides, that of the deciding vote, in shares of the row's largest
+    logit, (M,).
+    """
 
 
 class Judge:
-    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds them against the threat.
+    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds
+    them against the threat.
 
     Whatever path the search took through ``passes``, the judge asks the network as it was given.
     """
 
-    def __init__(self, passes: Passes, threat: ThreatModel, attack_name: str, device: torch.device | str) -> None:
-        self.passes, self.threat, self.attack_name, self.device = passes.as_given(), threat, attack_name, device
+    def __init__(
+        self, passes: Passes, threat: ThreatModel, attack_name: str, device: torch.device | str
+    ) -> None:
+        self.passes = passes.as_given()
+        self.threat = threat
+        self.attack_name = attack_name
+        self.device = device
 
-    def confirm(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Verdict:
-        """Judge the rows of ``x_adv`` (M, C, H, W) against their clean images, labels and target classes.
+    def confirm(
+        self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor
+    ) -> Verdict:
+        """Judge the rows of ``x_adv`` (M, C, H, W) against their clean images, labels and target
+        classes.
 
-        For a random model a row must reach it in a majority of the votes. A point outside of the ball or the bounds is an
-        AttackError: it is neither clipped nor scored as robust.
+        For a random model a row must reach it in a majority of the votes. A point outside of the
+        ball or the bounds is an AttackError: it is neither clipped nor scored as robust.
         """
         if not len(y):
-            return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.float64), torch.zeros(0))
+            return Verdict(
+                torch.zeros(0, dtype=torch.bool),
+                torch.zeros(0, dtype=torch.float64),
+                torch.zeros(0),
+            )
         finding = self.examine(x_adv, x, y, target, index)
         outside = (~(finding.excess <= 0)).nonzero().squeeze(1)
         if len(outside):
-            sample, amount = int(index[outside[0]]), float(finding.excess[outside[0]])
-            what = "is not finite" if math.isnan(amount) else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
-            raise AttackError(f"{self.attack_name}: the adversarial it claims for sample {sample} {what}.")
+            sample = int(index[outside[0]])
+            amount = float(finding.excess[outside[0]])
+            what = (
+                "is not finite"
+                if math.isnan(amount)
+                else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
+            )
+            raise AttackError(
+                f"{self.attack_name}: the adversarial it claims for sample {sample} {what}."
+            )
         unknown = (~finding.margin.isfinite()).nonzero().squeeze(1)
         if len(unknown):
             raise not_finite(int(index[unknown[0]]))
         return Verdict(finding.reached, finding.size, finding.closeness)
 
-    def examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
-        """What there is to say of each row, M >= 1; no row, not even one outside of the ball, is an error."""
+    def examine(
+        self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor
+    ) -> Finding:
+        """What there is to say of each row, M >= 1; no row, not even one outside of the ball, is an
+        error.
+        """
         parts = [
-            self._examine(*(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index)))
+            self._examine(
+                *(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index))
+            )
             for i in range(0, len(y), self.passes.batch_size)
         ]
         return Finding(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _examine(self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor) -> Finding:
-        x_adv, x, y, target, index = (t.to(self.device) for t in (x_adv.float(), x, y, target, index))
+    def _examine(
+        self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor
+    ) -> Finding:
+        x_adv, x, y, target, index = (
+            t.to(self.device) for t in (x_adv.float(), x, y, target, index)
+        )
         excess = self.threat.excess(x_adv, x)
         inside = excess <= 0
         # The model never sees what is no image: the clean one stands in.
@@ -90,8 +127,12 @@ class Judge:
         margins = torch.stack([margin(logits, y, target) for logits in ballots])
         reached = inside & ((margins < 0).sum(0) * 2 > votes)
         shares = torch.stack([relative(*pair) for pair in zip(margins, ballots, strict=True)])
-        closeness = shares.sort(0).values[votes // 2].abs()  # the goal is reached where this one is below 0
+        closeness = (
+            shares.sort(0).values[votes // 2].abs()
+        )  # the goal is reached where this one is below 0
         # In float64 a sum does not depend on the order in which a kernel takes it.
         size = self.threat.norm.size(x_adv.cpu().double() - x.cpu().double())
         label = ballots.mean(0).argmax(1)
-        return Finding(excess.cpu(), reached.cpu(), size, label.cpu(), margins.mean(0).cpu(), closeness.cpu())
+        return Finding(
+            excess.cpu(), reached.cpu(), size, label.cpu(), margins.mean(0).cpu(), closeness.cpu()
+        )

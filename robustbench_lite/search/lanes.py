@@ -1,6 +1,8 @@
-"""Searches that take turns: each in a thread of its own that waits whenever it asks the model, so that questions can be packed.
+"""Searches that take turns: each in a thread of its own that waits whenever it asks the model, so
+that questions can be packed.
 
-Only one thread runs at a time, and the global random generators are that search's own as long as it does.
+Only one thread runs at a time, and the global random generators are that search's own as long as it
+does.
 """
 
 from __future__ import annotations
@@ -20,29 +22,38 @@ class Stopped(Exception):
 
 
 class Request(NamedTuple):
-    """What a search asks: logits at ``x`` or, with ``weights`` (M, K), the gradient of the logits' weighted sum at ``x``."""
+    """What a search asks: logits at ``x`` or, with ``weights`` (M, K), the gradient of the logits'
+    weighted sum at ``x``.
+    """
 
     x: Tensor
     """Points, (M, C, H, W), on the CPU."""
     draw: int
-    """Number of the first draw of a random model: a gradient is taken on the draw whose logits the search saw."""
+    """Number of the first draw of a random model: a gradient is taken on the draw whose logits the
+    search saw.
+    """
     weights: Tensor | None = None
 
 
 class Lane:
-    """One search. ``advance`` lets it run until it asks (``request``) or is over (``request`` is None)."""
+    """One search. ``advance`` lets it run until it asks (``request``) or is over (``request`` is
+    None).
+    """
 
     def __init__(self, search: Callable[[], None]) -> None:
         self.request: Request | None = None
         self.stopped = False
-        self._search, self._generators = search, Generators.current()
+        self._search = search
+        self._generators = Generators.current()
         self._requests: SimpleQueue[Request | BaseException | None] = SimpleQueue()
         self._replies: SimpleQueue[Tensor | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="search", daemon=True)
         self._thread.start()
 
     def advance(self, reply: Tensor | None = None) -> None:
-        """Hand over the ``reply`` to the last request and wait for the next; raises what the search raised."""
+        """Hand over the ``reply`` to the last request and wait for the next; raises what the search
+        raised.
+        """
         self._generators.install()
         self._replies.put(reply)
         try:
@@ -56,7 +67,9 @@ class Lane:
         self.request = said
 
     def ask(self, request: Request) -> Tensor:
-        """Called by the search: wait for the answer. Raises ``Stopped``, and goes on doing so, when there are no more."""
+        """Called by the search: wait for the answer. Raises ``Stopped``, and goes on doing so, when
+        there are no more.
+        """
         if self.stopped:
             raise Stopped
         self._requests.put(request)
@@ -67,7 +80,8 @@ class Lane:
 
     def close(self) -> None:
         """End the search where it is, and its thread."""
-        self.stopped, self.request = True, None
+        self.stopped = True
+        self.request = None
         self._replies.put(None)
         self._thread.join()
 

@@ -1,4 +1,6 @@
-"""Run an attack in lock step on one batch: what adversarial training needs, with no judge and no early leave."""
+"""Run an attack in lock step on one batch: what adversarial training needs, with no judge and no
+early leave.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,19 @@ from robustbench_lite.threat import ThreatModel
 
 
 def check_lock_step(attack: Attack, threat: ThreatModel, purpose: str) -> None:
-    """Raise ``UsageError`` unless ``craft`` can run ``attack``: asked one point a row, by gradients, in a ball of that norm."""
-    single = attack.access == Access.GRADIENT and attack.kind == "fixed_eps" and attack.points((3, 32, 32)) == 1
+    """Raise ``UsageError`` unless ``craft`` can run ``attack``: asked one point a row, by
+    gradients, in a ball of that norm.
+    """
+    single = (
+        attack.access == Access.GRADIENT
+        and attack.kind == "fixed_eps"
+        and attack.points((3, 32, 32)) == 1
+    )
     single &= not isinstance(attack, DrivenAttack)
     if not single or threat.norm.name not in attack.norms:
         raise UsageError(
-            f"{purpose} cannot use {attack.name!r} in {threat.norm.label}: it needs a gradient attack with a fixed eps, "
+            f"{purpose} cannot use {attack.name!r} in {threat.norm.label}: it needs a gradient "
+            "attack with a fixed eps, "
             "one point at a time, that does this norm, such as 'pgd steps=7'."
         )
 
@@ -37,10 +46,12 @@ def craft(
     seed: int,
     restart: int = 0,
 ) -> Tensor:
-    """The last point that a single-point gradient attack reaches from each row of ``x``, (B, C, H, W), untargeted.
+    """The last point that a single-point gradient attack reaches from each row of ``x``, (B, C, H,
+    W), untargeted.
 
-    Unlike the engine it keeps a row to the attack's last step even when an earlier point was a success, as training wants.
-    The caller puts the model in eval mode; its parameters gather no gradients.
+    Unlike the engine it keeps a row to the attack's last step even when an earlier point was a
+    success, as training wants. The caller puts the model in eval mode; its parameters gather no
+    gradients.
     """
     rng = SampleRng.create(seed, f"train/{attack.name}", index, torch.full_like(index, restart))
     target = torch.full_like(y, -1)
@@ -48,12 +59,15 @@ def craft(
     while True:
         query = attack.ask(state)
         points = query.points.detach()
-        last = query.access < Access.GRADIENT or (query.gradient_rows is not None and not bool(query.gradient_rows.any()))
+        last = query.access < Access.GRADIENT or (
+            query.gradient_rows is not None and not bool(query.gradient_rows.any())
+        )
         if last or query.loss is None or bool(state.finished.all()):
             return points
         points.requires_grad_()
         logits = model(points.clone())  # it may write over its input, which gradients are taken by
         (gradient,) = torch.autograd.grad(query.loss(logits, y, target).sum(), points)
-        logits, points = logits.detach(), points.detach()
+        logits = logits.detach()
+        points = points.detach()
         answer = Answer(margin(logits, y, target) < 0, logits.argmax(1), logits, gradient)
         state = attack.tell(state, answer)

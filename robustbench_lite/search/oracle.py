@@ -1,4 +1,6 @@
-"""The oracle: the only way an attack reaches the model. It limits access, packs points, counts queries, judges answers."""
+"""The oracle: the only way an attack reaches the model. It limits access, packs points, counts
+queries, judges answers.
+"""
 
 from __future__ import annotations
 
@@ -45,25 +47,33 @@ class Reply(NamedTuple):
 
     answer: Answer
     finite: Tensor | None
-    """The model's output was finite at every valid point of the row, (B,) bool; None when it was everywhere."""
+    """The model's output was finite at every valid point of the row, (B,) bool; None when it was
+    everywhere.
+    """
 
 
 class Oracle:
     """Answers the queries of one attack on one model.
 
-    With ``free_looks`` (a CPU) it branches on what is in tensors to save work; an accelerator would have to wait for each look,
-    and does the general thing. Both give the same answers.
+    With ``free_looks`` (a CPU) it branches on what is in tensors to save work; an accelerator would
+    have to wait for each look, and does the general thing. Both give the same answers.
     """
 
-    def __init__(self, passes: Passes, attack: Attack, free_looks: bool, device: torch.device) -> None:
-        self.passes, self.attack, self.free_looks, self.device = passes, attack, free_looks, device
+    def __init__(
+        self, passes: Passes, attack: Attack, free_looks: bool, device: torch.device
+    ) -> None:
+        self.passes = passes
+        self.attack = attack
+        self.free_looks = free_looks
+        self.device = device
         self._last_whole: tuple[tuple[int, int, bool], Cost] | None = None
 
     def cost(self, query: Query, live: Tensor) -> Cost:
         """What ``query`` costs each row; rows that are not ``live`` (B,) ask nothing."""
         if query.access > self.attack.access:
             raise AttackError(
-                f"{self.attack.name} asked for {query.access.name} but declares access = {self.attack.access.name}: "
+                f"{self.attack.name} asked for {query.access.name} but declares access = "
+                f"{self.attack.access.name}: "
                 "raise its declared access or ask for less."
             )
         count = query.points.shape[1] if query.points.dim() == 5 else 1
@@ -78,10 +88,14 @@ class Oracle:
         return self._cost(query, live, count)
 
     def _whole(self, live: Tensor, count: int, *, with_gradient: bool) -> Cost:
-        """What a query for all points of all rows costs. The same step after step, and never written to."""
+        """What a query for all points of all rows costs. The same step after step, and never
+        written to.
+        """
         asked = (len(live), count, with_gradient)
         if self._last_whole is None or self._last_whole[0] != asked:
-            query = Query(live.new_empty(live.shape), Access.GRADIENT if with_gradient else Access.SCORES)
+            query = Query(
+                live.new_empty(live.shape), Access.GRADIENT if with_gradient else Access.SCORES
+            )
             self._last_whole = asked, self._cost(query, live, count)._replace(whole=True)
         return self._last_whole[1]
 
@@ -92,9 +106,13 @@ class Oracle:
         if query.access < Access.GRADIENT:
             gradient = torch.zeros_like(valid)
         else:
-            gradient = valid if query.gradient_rows is None else valid & query.gradient_rows.unsqueeze(1)
+            gradient = (
+                valid if query.gradient_rows is None else valid & query.gradient_rows.unsqueeze(1)
+            )
         per_point = self.passes.forwards_per_point
-        extra = per_point if self.passes.surrogate is not None else 0  # the surrogate's own passes are not free
+        extra = (
+            per_point if self.passes.surrogate is not None else 0
+        )  # the surrogate's own passes are not free
         forward = valid.sum(1) * per_point + gradient.sum(1) * extra
         return Cost(forward, gradient.sum(1) * per_point, valid, gradient)
 
@@ -116,9 +134,12 @@ class Oracle:
             labels=passed.logits.argmax(1).reshape(shape),
             logits=shown.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
-            loss_of=None if loss is None else lambda: loss(shown, points.y, points.target).reshape(shape),
+            loss_of=None
+            if loss is None
+            else lambda: loss(shown, points.y, points.target).reshape(shape),
         )
-        # A margin is a difference of logits: NaN or infinite as soon as the winner or the true class is.
+        # A margin is a difference of logits: NaN or infinite as soon as the winner or the true
+        # class is.
         if self.free_looks and math.isfinite(float(margins.sum())):
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
@@ -154,7 +175,9 @@ class Oracle:
         return not self.free_looks or bool(cost.gradient.any())
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
-        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill ``Attack.batches``."""
+        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill
+        ``Attack.batches``.
+        """
         full = self.passes.batch_size
         if self.attack.asks_neighbours(threat, shape):
             incremental = self.passes.incremental(shape, self.device)
@@ -165,7 +188,9 @@ class Oracle:
         """Neighbours that take as many multiplications as a batch of the model."""
         return int(self.passes.batch_size * incremental.gain)
 
-    def _beside(self, incremental: Incremental, query: Query, beside: Neighbours, cost: Cost) -> Tensor:
+    def _beside(
+        self, incremental: Incremental, query: Query, beside: Neighbours, cost: Cost
+    ) -> Tensor:
         """The logits of neighbours (B P, K); 0 at points that do not count."""
         base, place = beside
         rows, count = cost.valid.shape
@@ -177,7 +202,9 @@ class Oracle:
             part = slice(start, start + step)
             asked = cost.valid[part].flatten().nonzero().squeeze(1)
             points = asked + start * count
-            found = incremental.logits(base[part], asked // count, place.flatten()[points], pixel[points])
+            found = incremental.logits(
+                base[part], asked // count, place.flatten()[points], pixel[points]
+            )
             whole = found.new_zeros(cost.valid[part].numel(), found.shape[1])
             parts.append(whole.index_copy_(0, asked, found))
         return torch.cat(parts)
@@ -188,7 +215,9 @@ class Oracle:
         return self.passes.model.traits.random and self.passes.adaptive
 
     def vote(self, rows: Points) -> Tensor:
-        """How many of the model's votes, drawn anew, reach the goal at each of the rows' points, (M,) int64."""
+        """How many of the model's votes, drawn anew, reach the goal at each of the rows' points,
+        (M,) int64.
+        """
         ballots = self.passes.votes(rows, self.passes.model.traits.votes)
         return torch.stack([margin(logits, rows.y, rows.target) < 0 for logits in ballots]).sum(0)
 
@@ -202,16 +231,23 @@ class Oracle:
         size = self.passes.batch_size
         if len(points.x) <= size:
             return self._pass(query, points, with_gradient)
-        parts = [self._pass(query, points.take(slice(i, i + size)), with_gradient) for i in range(0, len(points.x), size)]
+        parts = [
+            self._pass(query, points.take(slice(i, i + size)), with_gradient)
+            for i in range(0, len(points.x), size)
+        ]
         logits, gradients = zip(*parts, strict=True)
         return Passed(torch.cat(logits), torch.cat(gradients) if with_gradient else None)
 
     def _packed(self, query: Query, points: Points, cost: Cost) -> Passed:
-        """Full model batches of the valid points only, those that want a gradient first, so that one batch at most is mixed."""
-        valid, wanted = cost.valid.flatten(), cost.gradient.flatten()
+        """Full model batches of the valid points only, those that want a gradient first, so that
+        one batch at most is mixed.
+        """
+        valid = cost.valid.flatten()
+        wanted = cost.gradient.flatten()
         first = wanted.nonzero().squeeze(1)
         order = torch.cat([first, (valid & ~wanted).nonzero().squeeze(1)])
-        # With no live row nothing is evaluated, and the classes that are named stand in for the unknown number.
+        # With no live row nothing is evaluated, and the classes that are named stand in for the
+        # unknown number.
         classes = max(2, int(torch.maximum(points.y, points.target).max()) + 1)
         logits = points.x.new_zeros(len(points.x), classes)
         gradient = torch.zeros_like(points.x) if query.access == Access.GRADIENT else None
@@ -230,5 +266,8 @@ class Oracle:
         if count == 1:
             return rows._replace(x=x)
         y, target, index, draw = (field.repeat_interleave(count) for field in rows[1:])
-        offset = torch.arange(count, device=draw.device).repeat(len(rows.y)) * self.passes.forwards_per_point
+        offset = (
+            torch.arange(count, device=draw.device).repeat(len(rows.y))
+            * self.passes.forwards_per_point
+        )
         return Points(x, y, target, index, draw + offset)

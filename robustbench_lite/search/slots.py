@@ -29,5 +29,7 @@ class Slots(Rows):
     """Votes of a random model for ``best``."""
     done: Tensor
     fault: Tensor
-    """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was not finite."""
+    """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was
+    not finite.
+    """
     state: State

@@ -1,6 +1,8 @@
-"""Images and labels from files, as arrays: npz, folders, parquet, and the files of torchvision's sets.
+"""Images and labels from files, as arrays: npz, folders, parquet, and the files of torchvision's
+sets.
 
-The files may come from anyone: each is looked at before it is opened, and bounded before it is unpacked.
+The files may come from anyone: each is looked at before it is opened, and bounded before it is
+unpacked.
 """
 
 from __future__ import annotations
@@ -15,22 +17,44 @@ import numpy as np
 
 from robustbench_lite.errors import DataError, MissingDependency
 from robustbench_lite.files.npz import read_arrays
-from robustbench_lite.files.reading import ARRAYS_BYTES, MAX_PIXELS, MAX_SAMPLES, Form, explained, reading, require_memory
+from robustbench_lite.files.reading import (
+    ARRAYS_BYTES,
+    MAX_PIXELS,
+    MAX_SAMPLES,
+    Form,
+    explained,
+    reading,
+    require_memory,
+)
 
 NPZ = Form(
-    noun="file", what="no readable npz file of plain arrays", most=ARRAYS_BYTES, error=DataError,
+    noun="file",
+    what="no readable npz file of plain arrays",
+    most=ARRAYS_BYTES,
+    error=DataError,
     fix="Write it with numpy.savez_compressed(path, x=x, y=y).",
-)  # fmt: skip
+)
 _IMAGE = Form(
-    noun="image", what="no readable image", most=2**30, error=DataError,
-    fix="Mend it or take it out: a folder of images has PNG, JPEG, BMP, PPM, TIFF or WebP files in one sub-folder a class.",
-)  # fmt: skip
+    noun="image",
+    what="no readable image",
+    most=2**30,
+    error=DataError,
+    fix=(
+        "Mend it or take it out: a folder of images has PNG, JPEG, BMP, PPM, TIFF or WebP files in "
+        "one sub-folder a class."
+    ),
+)
 _FOLDER = Form(
-    noun="folder", what="cannot be read as images in one sub-folder a class", most=0, error=DataError,
+    noun="folder",
+    what="cannot be read as images in one sub-folder a class",
+    most=0,
+    error=DataError,
     fix="Name a folder with one sub-folder a class, in it or in its train and test.",
-)  # fmt: skip
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
-"""What is decoded by what is inside, whatever a file is called: of PostScript, say, Pillow would run the program."""
+"""What is decoded by what is inside, whatever a file is called: of PostScript, say, Pillow would
+run the program.
+"""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -48,7 +72,9 @@ def from_npz(path: Path, split: str) -> Labelled:
     there = read_arrays(path, NPZ, ("x", "y", f"x_{split}", f"y_{split}"))
     keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in there else ("x", "y")
     if not all(key in there for key in keys):
-        raise DataError(f"{path} lacks the arrays that it needs: x and y, or x_{split} and y_{split}. {NPZ.fix}")
+        raise DataError(
+            f"{path} lacks the arrays that it needs: x and y, or x_{split} and y_{split}. {NPZ.fix}"
+        )
     return Labelled(there[keys[0]], there[keys[1]], split if keys[0] != "x" else "all")
 
 
@@ -73,11 +99,15 @@ def from_folder(path: Path, split: str) -> Labelled:
                 labels.append(label)
                 size += images[-1].nbytes
             require_memory(4 * size, str(path), _FOLDER)  # as float32
-    return Labelled(_stack(images, path), np.asarray(labels), split if inner.is_dir() else "all", tuple(names))
+    return Labelled(
+        _stack(images, path), np.asarray(labels), split if inner.is_dir() else "all", tuple(names)
+    )
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The files with the suffix of an image, at any depth, in a fixed order; a folder inside of itself is refused."""
+    """The files with the suffix of an image, at any depth, in a fixed order; a folder inside of
+    itself is refused.
+    """
     found: list[tuple[str, list[str]]] = []
     waiting = [(str(folder), [_identity(folder)])]
     total = 0
@@ -92,7 +122,9 @@ def image_files(folder: Path) -> Iterator[Path]:
             if entry.is_dir():
                 who = _identity(Path(entry.path))
                 if who in above:
-                    raise DataError(f"{entry.path} is a link to a folder that it lies in. Take the link out.")
+                    raise DataError(
+                        f"{entry.path} is a link to a folder that it lies in. Take the link out."
+                    )
                 waiting.append((entry.path, [*above, who]))
     for here, names in sorted(found):
         yield from (Path(here) / name for name in names if name.lower().endswith(_SUFFIXES))
@@ -106,18 +138,28 @@ def _identity(folder: Path) -> tuple[int, int]:
 def from_parquet(path: Path, name: str, split: str) -> Labelled:
     """The columns ``img`` (encoded images) and ``label``."""
     form = Form(
-        noun="file", what=f"no parquet file of {name} ({split}), with the columns img and label", most=ARRAYS_BYTES,
-        error=DataError, fix=f"Name the folder DIR of DIR/{name}/{split}.parquet (columns img and label) with --data-dir.",
-    )  # fmt: skip
+        noun="file",
+        what=f"no parquet file of {name} ({split}), with the columns img and label",
+        most=ARRAYS_BYTES,
+        error=DataError,
+        fix=(
+            f"Name the folder DIR of DIR/{name}/{split}.parquet (columns img and label) with "
+            "--data-dir."
+        ),
+    )
     with reading(path, form):
         try:
             from pyarrow import parquet
         except ImportError as error:
-            raise MissingDependency(f"{name} needs pyarrow: pip install 'robustbench_lite[parquet]'.") from error
+            raise MissingDependency(
+                f"{name} needs pyarrow: pip install 'robustbench_lite[parquet]'."
+            ) from error
         with parquet.ParquetFile(path) as file:
             about = file.metadata
             if about.num_rows > MAX_SAMPLES:
-                raise ValueError(f"it has {about.num_rows:,} rows; at most {MAX_SAMPLES:,} are read")
+                raise ValueError(
+                    f"it has {about.num_rows:,} rows; at most {MAX_SAMPLES:,} are read"
+                )
             groups = (about.row_group(number) for number in range(about.num_row_groups))
             require_memory(sum(group.total_byte_size for group in groups), str(path), form)
             columns = file.read(columns=["img", "label"]).to_pydict()
@@ -126,17 +168,24 @@ def from_parquet(path: Path, name: str, split: str) -> Labelled:
     return Labelled(_stack(images, path), labels, split)
 
 
-def from_torchvision(name: str, kind: str, split: str, root: Path, download: bool, layout: str) -> Labelled:
+def from_torchvision(
+    name: str, kind: str, split: str, root: Path, download: bool, layout: str
+) -> Labelled:
     """The set that torchvision calls ``kind``; ``layout`` says where it looks for what."""
     import torchvision
 
     how = "The download failed: without a network, put" if download else "Add --download, or put"
     form = Form(
-        noun="data set", what=f"no folder that {name} ({split}) can be read from", most=0, error=DataError,
+        noun="data set",
+        what=f"no folder that {name} ({split}) can be read from",
+        most=0,
+        error=DataError,
         fix=f"{how} {layout} there.",
-    )  # fmt: skip
+    )
     with explained(str(root), form):
-        source = getattr(torchvision.datasets, kind)(str(root), train=split == "train", download=download)
+        source = getattr(torchvision.datasets, kind)(
+            str(root), train=split == "train", download=download
+        )
         return Labelled(np.asarray(source.data), np.asarray(source.targets), split)
 
 
@@ -146,7 +195,10 @@ def _read_image(source: Any) -> np.ndarray:
 
     with Image.open(source, formats=_FORMATS) as image:  # reads the header alone
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"it has {image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} are decoded")
+            raise ValueError(
+                f"it has {image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} are "
+                "decoded"
+            )
         grey = image.mode in ("1", "L")
         pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
     return pixels[:, :, None] if grey else pixels
@@ -156,4 +208,6 @@ def _stack(images: Iterable[np.ndarray], path: Path) -> np.ndarray:
     try:
         return np.stack(list(images)).transpose(0, 3, 1, 2)  # (N, C, H, W)
     except ValueError as error:
-        raise DataError(f"The images of {path} differ in size or channels: bring them to one shape.") from error
+        raise DataError(
+            f"The images of {path} differ in size or channels: bring them to one shape."
+        ) from error

@@ -1,7 +1,9 @@
-"""Where the networks of ``rbl train`` are found by name: in the package, in folders, in Hugging Face repositories.
+"""Where the networks of ``rbl train`` are found by name: in the package, in folders, in Hugging
+Face repositories.
 
-One layout everywhere: ``<data set>-<defense>.safetensors`` with its card, ``<data set>-<defense>.json``, beside it; networks
-other than the convolutional one add ``-<network>`` to their name. Imports no torch.
+One layout everywhere: ``<data set>-<defense>.safetensors`` with its card, ``<data
+set>-<defense>.json``, beside it; networks other than the convolutional one add ``-<network>`` to
+their name. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,18 +16,24 @@ from pathlib import Path
 from robustbench_lite.errors import UsageError, WeightsError
 
 ENVIRONMENT = "RBL_NETWORKS"
-"""Sources beside the package, separated by commas: folders, and ``hf:owner/repository`` or ``hf:owner/repository@revision``."""
+"""Sources beside the package, separated by commas: folders, and ``hf:owner/repository`` or
+``hf:owner/repository@revision``.
+"""
 _HUB = "hf:"
 _USUAL = "convolutional"
 
 
 def network_name(dataset: str, defense: str, network: str = _USUAL) -> str:
     """What a network of ``rbl train`` is called, from names without hyper-parameters."""
-    return "-".join([dataset, defense] + ([] if network == _USUAL else [network.rpartition(":")[2]]))
+    return "-".join(
+        [dataset, defense] + ([] if network == _USUAL else [network.rpartition(":")[2]])
+    )
 
 
 def network_files() -> dict[str, Path]:
-    """Name -> weights, sorted by name. The bundled networks come first: no source can put another in their place."""
+    """Name -> weights, sorted by name. The bundled networks come first: no source can put another
+    in their place.
+    """
     found: dict[str, Path] = {}
     for folder in [bundled_networks(), *map(_folder, sources())]:
         found = {path.stem: path for path in folder.glob("*.safetensors")} | found
@@ -47,22 +55,32 @@ def _folder(source: str) -> Path:
         return _downloaded(source.removeprefix(_HUB))
     folder = Path(os.path.expanduser(source))
     if not os.path.isdir(folder):
-        raise UsageError(f"{source} (of --networks or ${ENVIRONMENT}) is no folder; a repository is written hf:owner/name.")
+        raise UsageError(
+            f"{source} (of --networks or ${ENVIRONMENT}) is no folder; a repository is written "
+            "hf:owner/name."
+        )
     return folder
 
 
 @cache
 def _downloaded(repository: str) -> Path:
-    """A copy of the networks and cards in a Hugging Face repository; what is there already is not fetched again."""
+    """A copy of the networks and cards in a Hugging Face repository; what is there already is not
+    fetched again.
+    """
     name, _, revision = repository.partition("@")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UsageError(
-            f"hf:{repository} needs huggingface_hub: pip install 'robustbench_lite[hub]', or name a folder."
+            f"hf:{repository} needs huggingface_hub: pip install 'robustbench_lite[hub]', or name "
+            "a folder."
         ) from error
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=["*.safetensors", "*.json"]
+            )
+        )
     except (OSError, ValueError) as error:  # of the network, the repository, its name, the disk
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"hf:{repository} cannot be had: {reason}") from error

@@ -19,12 +19,23 @@ from robustbench_lite.registry import Spec, Trust, call_with_text, import_object
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.networks import NETWORKS
-from robustbench_lite.sources.weights import WEIGHTS, Card, fitting_weights, load_card, load_weights, save_weights, weights_hash
+from robustbench_lite.sources.weights import (
+    WEIGHTS,
+    Card,
+    fitting_weights,
+    load_card,
+    load_weights,
+    save_weights,
+    weights_hash,
+)
 
 _CODE = Form(
-    noun="file", what="no Python file that runs to its end", most=CARD_BYTES, error=ModelError,
+    noun="file",
+    what="no Python file that runs to its end",
+    most=CARD_BYTES,
+    error=ModelError,
     fix="--model takes file.py:factory or package.module:factory.",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,24 @@ class LoadedModel:
     """How it was trained, for networks that ``rbl train`` wrote."""
 
 
-def reference_model(dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED) -> LoadedModel:
-    """The network that was trained on ``dataset`` with ``defense`` (names alone); see ``sources.model_zoo``.
+def reference_model(
+    dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED
+) -> LoadedModel:
+    """The network that was trained on ``dataset`` with ``defense`` (names alone); see
+    ``sources.model_zoo``.
 
     Raises:
         UsageError: there is none; says how to train one.
         WeightsError: the file is not the one its card was written for.
     """
-    name, known = network_name(dataset, defense, network), network_files()
+    name = network_name(dataset, defense, network)
+    known = network_files()
     if name not in known:
         raise UsageError(
-            f"No network at hand was trained on {dataset} with {defense}: there are {', '.join(known)}. Train one with "
-            f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with --networks."
+            f"No network at hand was trained on {dataset} with {defense}: there are "
+            f"{', '.join(known)}. Train one with "
+            f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with "
+            "--networks."
         )
     return trained_model(known[name], trust)
 
@@ -62,10 +79,11 @@ def named_network(name: str, trust: Trust = Trust.REGISTERED) -> LoadedModel:
 
 
 def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedModel:
-    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against it.
+    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against
+    it.
 
-    A card is a file: what it names as its network, and has not come with this package, is code that needs ``Trust.ANY``,
-    whoever named the card.
+    A card is a file: what it names as its network, and has not come with this package, is code that
+    needs ``Trust.ANY``, whoever named the card.
     """
     path = Path(path)
     require_file(path, WEIGHTS)
@@ -73,25 +91,32 @@ def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedMo
     module = _filled(Spec(card.network, card.network_params), path, trust.in_files)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
-            f"The weights in {path} are not those of its card: their hash is {weights_hash(module)[:16]}..., "
+            f"The weights in {path} are not those of its card: their hash is "
+            f"{weights_hash(module)[:16]}..., "
             f"the card says {card.weights_sha256[:16]}.... Restore both from one training."
         )
     return LoadedModel(module, card.name, card)
 
 
-def load_model(text: str, weights: str | Path | None = None, trust: Trust = Trust.REGISTERED) -> LoadedModel:
+def load_model(
+    text: str, weights: str | Path | None = None, trust: Trust = Trust.REGISTERED
+) -> LoadedModel:
     """A user's own network.
 
     Args:
-        text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (as far as ``trust`` goes), a built-in network
-            such as ``convolutional channels=3 size=32``, or the name of a trained one, such as ``fashion_mnist-parseval``.
-        weights: safetensors, or a state dict of ``torch.save``; without it the factory's own weights stay.
+        text: ``package.module:factory key=value ...``, ``file.py:factory ...`` (as far as ``trust``
+            goes), a built-in network such as ``convolutional channels=3 size=32``, or the name of a
+            trained one, such as ``fashion_mnist-parseval``.
+        weights: safetensors, or a state dict of ``torch.save``; without it the factory's own
+            weights stay.
     """
     spec = Spec.parse(text)
     if weights is None and not spec.params and spec.name in network_files():
         return named_network(spec.name, trust)
     if spec.name in NETWORKS and weights is None:
-        raise UsageError(f"The network {spec.name!r} comes without weights: name a file with --weights.")
+        raise UsageError(
+            f"The network {spec.name!r} comes without weights: name a file with --weights."
+        )
     module = build(spec, trust) if weights is None else _filled(spec, weights, trust)
     name = text if weights is None else f"{text} ({Path(weights).name})"
     return LoadedModel(module, name)
@@ -99,7 +124,9 @@ def load_model(text: str, weights: str | Path | None = None, trust: Trust = Trus
 
 def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
     """The network of ``spec`` with the weights of a file."""
-    if spec.name in NETWORKS:  # sizes may come from a file: compared with the weights before memory is taken for them
+    if (
+        spec.name in NETWORKS
+    ):  # sizes may come from a file: compared with the weights before memory is taken for them
         with torch.device("meta"):
             blank = build(spec, trust)
         fitting_weights(blank, weights)
@@ -109,51 +136,75 @@ def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
 
 
 def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
-    """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where it was."""
+    """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where
+    it was.
+    """
     with torch.random.fork_rng(devices=[]):
         found = _factory(spec.name, trust)
         if not callable(found):
-            raise ModelError(f"{spec.name} is no factory, but a {type(found).__name__}; name a function that builds the model.")
+            raise ModelError(
+                f"{spec.name} is no factory, but a {type(found).__name__}; name a function that "
+                "builds the model."
+            )
         what = f"network {spec.name!r}"
-        module = found if isinstance(found, nn.Module) else call_with_text(found, spec.params, what, trust)
+        module = (
+            found
+            if isinstance(found, nn.Module)
+            else call_with_text(found, spec.params, what, trust)
+        )
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed.")
+        raise ModelError(
+            f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed."
+        )
     return module.eval()
 
 
 def network_spec(spec: Spec, data: Dataset) -> Spec:
-    """``spec`` with the ``channels``, ``size`` and ``classes`` that a built-in network was not given, from the data."""
+    """``spec`` with the ``channels``, ``size`` and ``classes`` that a built-in network was not
+    given, from the data.
+    """
     if spec.name not in NETWORKS:
         return spec
     channels, height, width = data.x.shape[1:]
     if height != width:
         raise UsageError(f"{spec.name} takes square images, not {height} x {width}: use --model.")
     classes = data.classes or max(2, int(data.y.max()) + 1)
-    return Spec(spec.name, {"channels": channels, "size": height, "classes": classes, **_numbers(spec.params)})
+    return Spec(
+        spec.name,
+        {"channels": channels, "size": height, "classes": classes, **_numbers(spec.params)},
+    )
 
 
 def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the weights."""
+    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the
+    weights.
+    """
     path = save_uncarded(module, card.name, folder)
     write_text(path.with_suffix(".json"), card.model_dump_json(indent=2, exclude_none=True) + "\n")
     return path
 
 
 def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` to ``folder``, for which there is no card yet; that of other weights is deleted first."""
+    """Write ``<name>.safetensors`` to ``folder``, for which there is no card yet; that of other
+    weights is deleted first.
+    """
     path = folder / f"{name}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _card_hash(path.with_suffix(".json")) != weights_hash(module):
             path.with_suffix(".json").unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written to: {error.strerror}. Choose another --output.") from error
+        raise UsageError(
+            f"{folder} cannot be written to: {error.strerror}. Choose another --output."
+        ) from error
     save_weights(module, path)
     return path
 
 
 def _card_hash(path: Path) -> str | None:
-    """The hash of the weights that the card at ``path`` is of; None without a card that can be read."""
+    """The hash of the weights that the card at ``path`` is of; None without a card that can be
+    read.
+    """
     try:
         return load_card(path).weights_sha256
     except WeightsError:
@@ -165,7 +216,9 @@ def _factory(name: str, trust: Trust) -> Callable[..., Any]:
         return NETWORKS[name]
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
-        raise UnknownNameError("network", name, [*network_files(), *NETWORKS, "package.module:factory"])
+        raise UnknownNameError(
+            "network", name, [*network_files(), *NETWORKS, "package.module:factory"]
+        )
     if not module_name.endswith(".py"):
         return import_object(name, "network", trust)  # type: ignore[no-any-return]
     trust.require(Trust.ANY, "network", name)
@@ -174,7 +227,8 @@ def _factory(name: str, trust: Trust) -> Callable[..., Any]:
 
 def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
     require_file(path, _CODE)
-    # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of the file.
+    # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of
+    # the file.
     name = f"_rbl_model_{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
@@ -183,9 +237,14 @@ def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
     with explained(str(path), _CODE):
         found.loader.exec_module(code)
     if not hasattr(code, attribute):
-        raise UnknownNameError(f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")])
+        raise UnknownNameError(
+            f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")]
+        )
     return getattr(code, attribute)  # type: ignore[no-any-return]
 
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if (number := parse_whole(value)) is None else number for key, value in params.items()}
+    return {
+        key: value if (number := parse_whole(value)) is None else number
+        for key, value in params.items()
+    }

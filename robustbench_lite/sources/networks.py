@@ -1,4 +1,6 @@
-"""The networks this project trains itself. Each takes images (B, C, H, W) in [0, 1] and returns logits (B, K)."""
+"""The networks this project trains itself. Each takes images (B, C, H, W) in [0, 1] and returns
+logits (B, K).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ from robustbench_lite.model.layers import ConvexAggregation
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape
+    changes.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels_in, channels, 3, stride, 1)
         self.second = nn.Conv2d(channels, channels, 3, 1, 1)
         changes = stride != 1 or channels_in != channels
-        self.shortcut: nn.Module = nn.Conv2d(channels_in, channels, 1, stride) if changes else nn.Identity()
+        self.shortcut: nn.Module = (
+            nn.Conv2d(channels_in, channels, 1, stride) if changes else nn.Identity()
+        )
         self.join = ConvexAggregation(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +36,9 @@ class ResidualBlock(nn.Module):
 
 
 def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module:
-    """conv16-conv32-fc100-fc: the small network of the certification papers (Wong and Kolter, arXiv:1711.00851)."""
+    """conv16-conv32-fc100-fc: the small network of the certification papers (Wong and Kolter,
+    arXiv:1711.00851).
+    """
     _check(channels, size, classes)
     side = size // 2 // 2
     return nn.Sequential(
@@ -46,7 +54,9 @@ def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Mo
 
 
 def residual(channels: int = 1, size: int = 28, classes: int = 10, width: int = 16) -> nn.Module:
-    """Three residual blocks without batch norm; a row's logits depend on that row alone, in training too."""
+    """Three residual blocks without batch norm; a row's logits depend on that row alone, in
+    training too.
+    """
     _check(channels, size, classes, width)
     side = math.ceil(math.ceil(size / 2) / 2)
     return nn.Sequential(
@@ -66,12 +76,21 @@ _MOST = 8192
 
 
 def _check(channels: int, size: int, classes: int, width: int = 1) -> None:
-    if not (1 <= channels <= _MOST and 4 <= size <= _MOST and 2 <= classes <= MAX_CLASSES and 1 <= width <= _MOST):
+    if not (
+        1 <= channels <= _MOST
+        and 4 <= size <= _MOST
+        and 2 <= classes <= MAX_CLASSES
+        and 1 <= width <= _MOST
+    ):
         raise UsageError(
-            f"A network needs channels in [1, {_MOST}], size in [4, {_MOST}], classes in [2, {MAX_CLASSES}] and width in "
+            f"A network needs channels in [1, {_MOST}], size in [4, {_MOST}], classes in [2, "
+            f"{MAX_CLASSES}] and width in "
             f"[1, {_MOST}], not channels={channels}, size={size}, classes={classes}, width={width}."
         )
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"convolutional": convolutional, "residual": residual}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "convolutional": convolutional,
+    "residual": residual,
+}
 """Network name -> factory with the arguments ``channels``, ``size`` and ``classes``."""

@@ -1,4 +1,6 @@
-"""Weights on disk, their hash, and the card that says how they came about. Nothing here ever unpickles objects."""
+"""Weights on disk, their hash, and the card that says how they came about. Nothing here ever
+unpickles objects.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,37 @@ from robustbench_lite.files.writing import write_bytes
 _MAX_TENSORS = 100_000
 """Of a file: the largest image classifiers have some thousands."""
 WEIGHTS = Form(
-    noun="weights file", what="no readable weights file, or was cut short", most=WEIGHTS_BYTES, error=WeightsError,
+    noun="weights file",
+    what="no readable weights file, or was cut short",
+    most=WEIGHTS_BYTES,
+    error=WeightsError,
     fix="Save model.state_dict() with torch.save, or as safetensors.",
-)  # fmt: skip
+)
 _CARD = Form(
-    noun="card", what="a card that is damaged", most=CARD_BYTES, error=WeightsError,
+    noun="card",
+    what="a card that is damaged",
+    most=CARD_BYTES,
+    error=WeightsError,
     fix="`rbl train` writes one beside the weights: restore both from one training.",
-)  # fmt: skip
+)
 
 
 class Certified(BaseModel):
-    """What was proved of a network on the first ``n`` test images, with the command that proves it again."""
+    """What was proved of a network on the first ``n`` test images, with the command that proves it
+    again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     certified_accuracy: float
-    """A fraction in [0, 1]: classified right wherever the ball lets the image go. The certified error is the rest."""
+    """A fraction in [0, 1]: classified right wherever the ball lets the image go. The certified
+    error is the rest.
+    """
     method: str
     box: bool
-    """Whether the ball was cut by [0, 1], the values that an image can have; published figures are of the plain ball."""
+    """Whether the ball was cut by [0, 1], the values that an image can have; published figures are
+    of the plain ball.
+    """
     norm: str
     eps: float
     n: int
@@ -49,7 +63,9 @@ class Certified(BaseModel):
 
 
 class Card(BaseModel):
-    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the test split."""
+    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the
+    test split.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -89,7 +105,9 @@ class Card(BaseModel):
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by
+    name.
+    """
     return _tensors_hash(module.state_dict())
 
 
@@ -112,14 +130,31 @@ def _contents(value: Any) -> Iterator[bytes]:
     """The bytes of an entry of a state dict: a tensor, or what quantised layers keep there."""
     if isinstance(value, Tensor) and value.is_quantized:
         yield f"{value.qscheme()} ".encode()
-        per_channel = value.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
-        scales = (value.q_per_channel_scales(), value.q_per_channel_zero_points()) if per_channel else ()
+        per_channel = value.qscheme() in (
+            torch.per_channel_affine,
+            torch.per_channel_affine_float_qparams,
+        )
+        scales = (
+            (value.q_per_channel_scales(), value.q_per_channel_zero_points()) if per_channel else ()
+        )
         yield b"" if per_channel else repr((value.q_scale(), value.q_zero_point())).encode()
         for part in (*scales, value.int_repr()):
             yield from _contents(part)
     elif isinstance(value, Tensor):
-        content = value.detach().cpu().to_dense() if value.layout != torch.strided else value.detach().cpu()
-        yield content.resolve_conj().resolve_neg().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        content = (
+            value.detach().cpu().to_dense()
+            if value.layout != torch.strided
+            else value.detach().cpu()
+        )
+        yield (
+            content.resolve_conj()
+            .resolve_neg()
+            .reshape(-1)
+            .contiguous()
+            .view(torch.uint8)
+            .numpy()
+            .tobytes()
+        )
     elif isinstance(value, Mapping):
         for key in sorted(value, key=repr):
             yield repr(key).encode()
@@ -127,7 +162,8 @@ def _contents(value: Any) -> Iterator[bytes]:
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _contents(part)
-    else:  # a number, a name, a dtype; of any other object its kind, since its text may hold an address
+    # a number, a name, a dtype; of any other object its kind, since its text may hold an address
+    else:
         plain = value is None or isinstance(value, int | float | str | bytes | torch.dtype)
         yield repr(value if plain else type(value).__qualname__).encode()
 
@@ -135,15 +171,20 @@ def _contents(value: Any) -> Iterator[bytes]:
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write all parameters and buffers as safetensors."""
     # A copy each: safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
     write_bytes(path, save(tensors))
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Fill ``module`` from a ``.safetensors`` file, or from a state dict of ``torch.save`` (``weights_only=True``).
+    """Fill ``module`` from a ``.safetensors`` file, or from a state dict of ``torch.save``
+    (``weights_only=True``).
 
     Raises:
-        WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do not fit (names them).
+        WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do
+        not fit (names them).
     """
     module.load_state_dict(fitting_weights(module, path))
 
@@ -153,7 +194,9 @@ def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]
     path = Path(path)
     found = _read(path)
     wanted = module.state_dict()
-    problems = [f"missing: {_names(wanted.keys() - found.keys())}"] if wanted.keys() - found.keys() else []
+    problems = (
+        [f"missing: {_names(wanted.keys() - found.keys())}"] if wanted.keys() - found.keys() else []
+    )
     if found.keys() - wanted.keys():
         problems.append(f"not in the network: {_names(found.keys() - wanted.keys())}")
     problems += [
@@ -186,12 +229,21 @@ def _read(path: Path) -> Mapping[str, Tensor]:
                 with zipfile.ZipFile(path) as archive:
                     require_members(archive, WEIGHTS, path, _MAX_TENSORS)
             found = _unpickled(path)
-        if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-            raise WeightsError(f"{path} holds no plain state dict. Save model.state_dict(), not the model.")
+        if not isinstance(found, Mapping) or not all(
+            isinstance(tensor, Tensor) for tensor in found.values()
+        ):
+            raise WeightsError(
+                f"{path} holds no plain state dict. Save model.state_dict(), not the model."
+            )
         if len(found) > _MAX_TENSORS or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"it holds {len(found):,} tensors; at most {_MAX_TENSORS:,}, each with a name, are read")
+            raise ValueError(
+                f"it holds {len(found):,} tensors; at most {_MAX_TENSORS:,}, each with a name, are "
+                "read"
+            )
         if not all(map(_plain, found.values())):
-            raise ValueError("it holds tensors that are sparse, quantized, or larger than what they store")
+            raise ValueError(
+                "it holds tensors that are sparse, quantized, or larger than what they store"
+            )
         require_memory(sum(tensor.nbytes for tensor in found.values()), str(path), WEIGHTS)
         return found
 
@@ -202,13 +254,16 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is damaged, or holds more than tensors, which is not loaded because it can run code. "
+            f"{path} is damaged, or holds more than tensors, which is not loaded because it can "
+            "run code. "
             "Save model.state_dict() with torch.save, or as safetensors."
         ) from error
 
 
 def _plain(tensor: Tensor) -> bool:
-    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    dense = (
+        tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    )
     return dense and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 

@@ -18,14 +18,18 @@ class Goal(ABC):
 
     @abstractmethod
     def targets(self, logits: Tensor, y: Tensor, uniform: Tensor) -> Tensor:
-        """The class each row must reach, (B,) int64, from the clean ``logits`` (B, K) and one ``uniform`` number a row (B,)."""
+        """The class each row must reach, (B,) int64, from the clean ``logits`` (B, K) and one
+        ``uniform`` number a row (B,).
+        """
 
     @abstractmethod
     def spec(self) -> str:
         """The text form: ``untargeted``, ``random``, ``least_likely`` or ``class:K``."""
 
     def applies_to(self, y: Tensor) -> Tensor:
-        """Which samples the goal makes sense for, (N,) bool; the others are not part of the cell."""
+        """Which samples the goal makes sense for, (N,) bool; the others are not part of the
+        cell.
+        """
         return torch.ones_like(y, dtype=torch.bool)
 
 
@@ -42,20 +46,27 @@ class Untargeted(Goal):
 
 @dataclass(frozen=True)
 class Targeted(Goal):
-    """One class: drawn at random among the wrong ones, the least likely one, or a fixed one (``class_index``)."""
+    """One class: drawn at random among the wrong ones, the least likely one, or a fixed one
+    (``class_index``).
+    """
 
     rule: Literal["random", "least_likely", "class"] = "random"
     class_index: int = -1
 
     def __post_init__(self) -> None:
         if (self.rule == "class") != (self.class_index >= 0):
-            raise UsageError("A fixed target is written class:K with K >= 0, for example --targeted class:3.")
+            raise UsageError(
+                "A fixed target is written class:K with K >= 0, for example --targeted class:3."
+            )
 
     def targets(self, logits: Tensor, y: Tensor, uniform: Tensor) -> Tensor:
         classes = logits.shape[1]
         if self.rule == "class":
             if self.class_index >= classes:
-                raise UsageError(f"Target class {self.class_index} does not exist: the model has classes 0 to {classes - 1}.")
+                raise UsageError(
+                    f"Target class {self.class_index} does not exist: the model has classes 0 to "
+                    f"{classes - 1}."
+                )
             return torch.full_like(y, self.class_index)
         if self.rule == "least_likely":
             return logits.scatter(1, y[:, None], float("inf")).argmin(1)
@@ -70,7 +81,9 @@ class Targeted(Goal):
 
 
 def goal_from(value: Any) -> Goal:
-    """``None``/``False``/"untargeted", ``True`` (random), "random", "least_likely", "class:3", 3, or a Goal."""
+    """``None``/``False``/"untargeted", ``True`` (random), "random", "least_likely", "class:3", 3,
+    or a Goal.
+    """
     if isinstance(value, Goal):
         return value
     if value is None or value is False or value == "untargeted":
@@ -82,4 +95,6 @@ def goal_from(value: Any) -> Goal:
     match = re.fullmatch(r"(?:class:)?([0-9]{1,9})", str(value))
     if match:
         return Targeted("class", int(match[1]))
-    raise UsageError(f"The goal is {value!r}; it can be untargeted, random, least_likely or class:K.")
+    raise UsageError(
+        f"The goal is {value!r}; it can be untargeted, random, least_likely or class:K."
+    )

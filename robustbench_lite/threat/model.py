@@ -14,15 +14,18 @@ from robustbench_lite.threat.norms import Linf, Norm, RandomSource, norm_by_name
 
 MAX_EPS = 1e9
 """Values of the largest image that is read, each changed by 1, are an L1 distance of 1e8."""
-LOW, HIGH = 0.0, 1.0
+LOW = 0.0
+HIGH = 1.0
 """The bounds of an image; normalisation lives inside the model."""
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """``norm`` and ``eps`` span the ball, the image bounds [0, 1] cut it, ``goal`` says what counts as success.
+    """``norm`` and ``eps`` span the ball, the image bounds [0, 1] cut it, ``goal`` says what counts
+    as success.
 
-    ``eps`` is in input units (for L0 a number of pixels); ``None`` asks for the smallest perturbation, whatever its size.
+    ``eps`` is in input units (for L0 a number of pixels); ``None`` asks for the smallest
+    perturbation, whatever its size.
     """
 
     norm: Norm = field(default_factory=Linf)
@@ -32,19 +35,27 @@ class ThreatModel:
     """How ``eps`` was written, such as ``8/255``: what a record and its readers say."""
 
     @classmethod
-    def parse(cls, norm: str | Norm, eps: str | float | None, targeted: object = None) -> ThreatModel:
+    def parse(
+        cls, norm: str | Norm, eps: str | float | None, targeted: object = None
+    ) -> ThreatModel:
         """Build one from what a user writes: ``parse("linf", "8/255", "least_likely")``."""
-        chosen, written = norm_by_name(norm), None if eps is None else str(eps)
+        chosen = norm_by_name(norm)
+        written = None if eps is None else str(eps)
         if eps is None or (isinstance(eps, str) and eps.lower() == "none"):
             return cls(chosen, None, goal_from(targeted), written)
         number = parse_number(eps)
         if number < 0:
             raise UsageError(f"eps is {eps}; a radius cannot be negative.")
         if number > MAX_EPS:
-            raise UsageError(f"eps is {eps}; no two images are further apart than {MAX_EPS:g}. For any distance: eps none.")
+            raise UsageError(
+                f"eps is {eps}; no two images are further apart than {MAX_EPS:g}. For any "
+                "distance: eps none."
+            )
         if chosen.name == "linf" and number > HIGH - LOW:
             meant = f": did you mean {number:g}/255?" if number == int(number) <= 255 else "."
-            raise UsageError(f"eps is {eps}; images lie in [0, 1], and linf moves each value by at most 1{meant}")
+            raise UsageError(
+                f"eps is {eps}; images lie in [0, 1], and linf moves each value by at most 1{meant}"
+            )
         if chosen.name == "l0" and number != int(number):
             raise UsageError(f"eps is {eps}; for L0 it is a number of pixels, such as 1, 3 or 5.")
         return cls(chosen, number, goal_from(targeted), written)
@@ -53,7 +64,8 @@ class ThreatModel:
         """``x_adv`` moved into the ball around ``x`` and into the image bounds, (B, C, H, W)."""
         if self.eps is None:
             return x_adv.clamp(LOW, HIGH)
-        # x lies within the bounds, so clipping shortens every coordinate of delta: the point stays in the ball.
+        # x lies within the bounds, so clipping shortens every coordinate of delta: the point stays
+        # in the ball.
         return (x + self.norm.project(x_adv - x, self.eps)).clamp_(LOW, HIGH)
 
     def random_start(self, x: Tensor, rng: RandomSource, draw: int | Tensor = 0) -> Tensor:
@@ -61,12 +73,19 @@ class ThreatModel:
         return (x + self.norm.random(x, self.radius, rng, draw)).clamp_(LOW, HIGH)
 
     def ascent(self, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """The direction of size 1 that raises the loss the most from ``x_adv``, within the image bounds."""
-        blocked = ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0)) if self.norm.sparse else None
+        """The direction of size 1 that raises the loss the most from ``x_adv``, within the image
+        bounds.
+        """
+        blocked = (
+            ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0))
+            if self.norm.sparse
+            else None
+        )
         return self.norm.steepest(grad, blocked)
 
     def excess(self, x_adv: Tensor, x: Tensor, size: Tensor | None = None) -> Tensor:
-        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is inside, NaN is outside.
+        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is
+        inside, NaN is outside.
 
         ``size`` (B,), where the caller knows it already, is the norm of ``x_adv - x``.
         """
@@ -81,5 +100,7 @@ class ThreatModel:
     def radius(self) -> float:
         """``eps``, for attacks that cannot do without."""
         if self.eps is None:
-            raise UsageError("This attack works inside a ball and needs eps, for example eps=0.1 (--eps 0.1).")
+            raise UsageError(
+                "This attack works inside a ball and needs eps, for example eps=0.1 (--eps 0.1)."
+            )
         return self.eps

@@ -1,6 +1,8 @@
-"""The geometry of perturbations: size, projection, steepest direction and random points of each norm.
+"""The geometry of perturbations: size, projection, steepest direction and random points of each
+norm.
 
-This is the only place where norms differ. ``delta`` is (B, C, H, W) in input units; ``eps`` is a number or one per row (B,).
+This is the only place where norms differ. ``delta`` is (B, C, H, W) in input units; ``eps`` is a
+number or one per row (B,).
 """
 
 from __future__ import annotations
@@ -35,13 +37,17 @@ class RandomSource(Protocol):
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or one number a row (B,), shaped to broadcast over ``like`` (B, ...)."""
     if not isinstance(value, Tensor):
-        return torch.full((), value, dtype=like.dtype, device=like.device)  # written there: a copy would wait for the device
+        return torch.full(
+            (), value, dtype=like.dtype, device=like.device
+        )  # written there: a copy would wait for the device
     tensor = value.to(like)
     return tensor.reshape(-1, *([1] * (like.dim() - 1))) if tensor.dim() else tensor
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """Where the ``count`` largest of ``values`` (B, N) are, (B, count); of equal ones the first, on any torch and device."""
+    """Where the ``count`` largest of ``values`` (B, N) are, (B, count); of equal ones the first, on
+    any torch and device.
+    """
     return values.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
@@ -63,17 +69,23 @@ class Norm(ABC):
 
     @abstractmethod
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        """The direction of size 1 that raises a loss of gradient ``grad`` the most; 0 where the gradient is 0.
+        """The direction of size 1 that raises a loss of gradient ``grad`` the most; 0 where the
+        gradient is 0.
 
-        ``blocked`` marks the coordinates that a bound of the image already holds; norms with sparse steps pass over them.
+        ``blocked`` marks the coordinates that a bound of the image already holds; norms with sparse
+        steps pass over them.
         """
 
     @abstractmethod
-    def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
+    def random(
+        self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
+    ) -> Tensor:
         """A random point of the ball of radius ``eps``, one a row of ``like``."""
 
     def tolerance(self, eps: float) -> float:
-        """How far above ``eps`` float32 rounding alone may carry a point that was projected onto the ball."""
+        """How far above ``eps`` float32 rounding alone may carry a point that was projected onto
+        the ball.
+        """
         return 1e-6 + 1e-6 * eps
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +106,9 @@ class Linf(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         flat = delta.flatten(1)
-        return torch.maximum(flat.amax(1), -flat.amin(1)).abs()  # without a copy of all the absolute values
+        return torch.maximum(
+            flat.amax(1), -flat.amin(1)
+        ).abs()  # without a copy of all the absolute values
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         if isinstance(eps, Tensor):
@@ -105,7 +119,9 @@ class Linf(Norm):
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
         return grad.sign()
 
-    def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
+    def random(
+        self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
+    ) -> Tensor:
         """Uniform in the ball."""
         return (rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1) * per_row(eps, like)
 
@@ -125,11 +141,16 @@ class L2(Norm):
         return delta * (per_row(eps, delta) / length).clamp(max=1.0)
 
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        # Dividing by the largest entry first keeps gradients of 1e-30 from vanishing in the squares.
-        scaled = grad / per_row(grad.abs().flatten(1).amax(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+        # Dividing by the largest entry first keeps gradients of 1e-30 from vanishing in the
+        # squares.
+        scaled = grad / per_row(
+            grad.abs().flatten(1).amax(1).clamp_min(torch.finfo(grad.dtype).tiny), grad
+        )
         return scaled / per_row(self.size(scaled).clamp_min(_TINY), grad)
 
-    def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
+    def random(
+        self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
+    ) -> Tensor:
         """Uniform in the ball: a normal direction, and a radius of eps u^(1/D)."""
         direction = self.steepest(rng.normal(draw, tuple(like.shape[1:])))
         radius = rng.mirrored().uniform(draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
@@ -142,7 +163,8 @@ class L1(Norm):
     name = "l1"
     label = "L1"
     sparse = True
-    #: Share of the coordinates that one step moves (SLIDE, Tramer and Boneh 2019, arXiv:1904.13000, section 4.1: 1 %).
+    #: Share of the coordinates that one step moves (SLIDE, Tramer and Boneh 2019, arXiv:1904.13000,
+    #: section 4.1: 1 %).
     step_share: ClassVar[float] = 0.01
 
     def size(self, delta: Tensor) -> Tensor:
@@ -158,19 +180,26 @@ class L1(Norm):
         rank = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
         kept = (ordered * rank > surplus).sum(1, keepdim=True).clamp_min(1)
         level = (surplus.gather(1, kept - 1) / kept).clamp_min(0)
-        # A row already inside has a negative surplus everywhere: its level is 0 and it stays where it is.
+        # A row already inside has a negative surplus everywhere: its level is 0 and it stays where
+        # it is.
         return (flat.sign() * (magnitude - level).clamp_min(0)).reshape(delta.shape)
 
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        """Equal steps along the largest 1 % of the gradient; the exact maximiser, one coordinate, zigzags."""
+        """Equal steps along the largest 1 % of the gradient; the exact maximiser, one coordinate,
+        zigzags.
+        """
         flat = (grad if blocked is None else grad.masked_fill(blocked, 0)).flatten(1)
         count = max(1, round(flat.shape[1] * self.step_share))
         top = largest(flat.abs(), count)
         step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).reshape(grad.shape)
 
-    def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
-        """Uniform in the ball: normalised exponentials with random signs, and a radius of eps u^(1/D)."""
+    def random(
+        self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
+    ) -> Tensor:
+        """Uniform in the ball: normalised exponentials with random signs, and a radius of eps
+        u^(1/D).
+        """
         shape = tuple(like.shape[1:])
         signed = rng.uniform(draw, shape) * 2 - 1
         weight = -torch.log1p(-signed.abs().clamp(max=1 - 1e-7))
@@ -193,10 +222,14 @@ class L0(Norm):
         return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        """Keep the ``eps`` pixels that changed the most (L2 over channels); ties go to the first in reading order."""
+        """Keep the ``eps`` pixels that changed the most (L2 over channels); ties go to the first in
+        reading order.
+        """
         weight = delta.square().sum(1).flatten(1)  # (B, H*W)
         order = weight.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
         budget = eps.to(delta.device).reshape(-1, 1) if isinstance(eps, Tensor) else eps
         keep = (rank < budget).reshape(delta.shape[0], 1, *delta.shape[2:])
         return delta * keep
@@ -207,7 +240,9 @@ class L0(Norm):
         best = torch.zeros_like(flat).scatter(1, flat.argmax(1, keepdim=True), 1.0)
         return grad.sign() * best.reshape(grad.shape[0], 1, *grad.shape[2:])
 
-    def random(self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor) -> Tensor:
+    def random(
+        self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
+    ) -> Tensor:
         """Uniform values in [-1, 1] on ``eps`` pixels chosen at random."""
         values = rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1
         choice = rng.mirrored().uniform(draw, (1, *like.shape[2:]))

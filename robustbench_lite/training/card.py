@@ -1,4 +1,6 @@
-"""What a trained network is worth: its accuracy, clean and under one attack, and the card that records both."""
+"""What a trained network is worth: its accuracy, clean and under one attack, and the card that
+records both.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def examine(
     ``about`` holds what only the caller knows: name, network, network_params, command.
     """
     subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
-    settings = Settings(seed=recipe.seed, device=str(device_of(model)), on_progress=on_progress, certify=OFF)
+    settings = Settings(
+        seed=recipe.seed, device=str(device_of(model)), on_progress=on_progress, certify=OFF
+    )
     plan = Plan(subjects=[subject], attacks=[attack], data=test, threat=threat, fit_data=data)
     cell = run(plan, settings).cells[0]
     return Card(

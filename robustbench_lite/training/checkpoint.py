@@ -1,4 +1,6 @@
-"""A training's state on disk, so that a kill at any moment loses at most the steps since the last save."""
+"""A training's state on disk, so that a kill at any moment loses at most the steps since the last
+save.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,12 @@ from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, readi
 from robustbench_lite.files.writing import replacing
 
 _CHECKPOINT = Form(
-    noun="checkpoint", what="a checkpoint that is damaged", most=WEIGHTS_BYTES, error=WeightsError,
+    noun="checkpoint",
+    what="a checkpoint that is damaged",
+    most=WEIGHTS_BYTES,
+    error=WeightsError,
     fix="Start over with --fresh.",
-)  # fmt: skip
+)
 
 
 class Stateful(Protocol):
@@ -42,7 +47,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file that holds the state of ``parts``, for the training that ``configuration`` (plain values) identifies."""
+    """One file that holds the state of ``parts``, for the training that ``configuration`` (plain
+    values) identifies.
+    """
 
     path: Path
     configuration: dict[str, Any]
@@ -53,11 +60,14 @@ class Checkpoint:
         content = {name: part.state_dict() for name, part in self.parts.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path, UsageError) as file:  # two trainings in one folder write to files of their own
+            with replacing(
+                self.path, UsageError
+            ) as file:  # two trainings in one folder write to files of their own
                 torch.save({"configuration": self.configuration, "at": asdict(at), **content}, file)
         except (OSError, RuntimeError, UsageError) as error:
             raise UsageError(
-                f"The checkpoint {self.path} cannot be written: {error}. Free the disk, or choose another --output."
+                f"The checkpoint {self.path} cannot be written: {error}. Free the disk, or choose "
+                "another --output."
             ) from error
 
     def resume(self) -> Position:
@@ -67,7 +77,8 @@ class Checkpoint:
         try:
             with reading(self.path, _CHECKPOINT):
                 content = torch.load(self.path, map_location="cpu", weights_only=True)
-                found, at = content["configuration"], TypeAdapter(Position).validate_python(content["at"])
+                found = content["configuration"]
+                at = TypeAdapter(Position).validate_python(content["at"])
                 if not (isinstance(found, dict) and min(at.epoch, at.step) >= 0):
                     raise ValueError("it does not say where the training stood")
         except WeightsError:

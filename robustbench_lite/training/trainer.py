@@ -1,7 +1,8 @@
 """The one trainer: defenses change what a step lowers and what follows it, never the loop.
 
-A training can be killed at any moment. Run again, it continues from its last checkpoint and ends with the same weights,
-bit for bit, as if it had never stopped: whatever is random in a step follows from (seed, epoch, step) alone.
+A training can be killed at any moment. Run again, it continues from its last checkpoint and ends
+with the same weights, bit for bit, as if it had never stopped: whatever is random in a step follows
+from (seed, epoch, step) alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and how fast to train. The learning rate rises over the first fifth of the steps, then falls to 0."""
+    """How long and how fast to train. The learning rate rises over the first fifth of the steps,
+    then falls to 0.
+    """
 
     epochs: int = 15
     batch_size: int = 128
@@ -45,10 +48,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
-        if not (1 <= self.epochs <= _MOST and 1 <= self.batch_size <= _MOST and 0 < self.learning_rate < math.inf):
+        if not (
+            1 <= self.epochs <= _MOST
+            and 1 <= self.batch_size <= _MOST
+            and 0 < self.learning_rate < math.inf
+        ):
             raise UsageError(
-                "Training needs epochs >= 1, a batch size >= 1 (both below 2^31) and a finite learning rate > 0, not "
-                f"epochs={self.epochs}, batch size={self.batch_size}, learning rate={self.learning_rate}."
+                "Training needs epochs >= 1, a batch size >= 1 (both below 2^31) and a finite "
+                "learning rate > 0, not "
+                f"epochs={self.epochs}, batch size={self.batch_size}, learning "
+                f"rate={self.learning_rate}."
             )
 
 
@@ -76,7 +85,8 @@ def train(
     """Train ``model`` in place, from ``checkpoint`` where there is one, and leave it in eval mode.
 
     Args:
-        checkpoint: file written at the start, after every epoch, and in between every ``checkpoint_seconds``.
+        checkpoint: file written at the start, after every epoch, and in between every
+            ``checkpoint_seconds``.
 
     Returns:
         The learning curve, one entry an epoch: ``epoch``, ``loss``, ``learning_rate``.
@@ -101,7 +111,9 @@ def train(
         **asdict(recipe),
         **({"last image": "joined to the batch before"} if max(sizes) > recipe.batch_size else {}),
     }
-    store = Checkpoint(checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler})
+    store = Checkpoint(
+        checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    )
     at = store.resume()
     store.save(at)  # before any work: a folder that cannot be written to shows now
     saved = time.monotonic()
@@ -126,15 +138,20 @@ def train(
     return at.curve
 
 
-def initialised(factory: Callable[[], nn.Module], seed: int, device: torch.device | str = "cpu") -> nn.Module:
-    """The network that ``factory`` builds, on the CPU or ``device``, with initial weights that follow from ``seed`` alone."""
+def initialised(
+    factory: Callable[[], nn.Module], seed: int, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """The network that ``factory`` builds, on the CPU or ``device``, with initial weights that
+    follow from ``seed`` alone.
+    """
     with seeded(f"{seed}/initial weights", device):
         return factory()
 
 
 @contextmanager
 def seeded(purpose: str, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Give code that draws from torch's global generators (dropout, initialisation) a stream of its own.
+    """Give code that draws from torch's global generators (dropout, initialisation) a stream of its
+    own.
 
     It follows from ``purpose`` alone; the generators are put back afterwards.
     """
@@ -156,13 +173,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def describe(plugin: Any) -> str:
     """A plug-in with all its hyper-parameters, in the text form that ``registry.create`` reads."""
-    return shlex.join([plugin.name, *(f"{key}={value}" for key, value in parameters(plugin).items())])
+    return shlex.join(
+        [plugin.name, *(f"{key}={value}" for key, value in parameters(plugin).items())]
+    )
 
 
-def _batches(data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str) -> Iterator[TrainingBatch]:
+def _batches(
+    data: Dataset, recipe: Recipe, epoch: int, first: int, device: torch.device | str
+) -> Iterator[TrainingBatch]:
     """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
-    steps = torch.split(torch.randperm(len(data), generator=generator), _sizes(len(data), recipe.batch_size))
+    steps = torch.split(
+        torch.randperm(len(data), generator=generator), _sizes(len(data), recipe.batch_size)
+    )
     for step, rows in enumerate(steps[first:], first):
         x, y, index = (tensor[rows].to(device) for tensor in (data.x, data.y, data.ids))
         progress = (epoch + step / len(steps)) / recipe.epochs
@@ -172,8 +195,8 @@ def _batches(data: Dataset, recipe: Recipe, epoch: int, first: int, device: torc
 def _sizes(count: int, batch_size: int) -> list[int]:
     """How many of ``count`` images each step of an epoch takes.
 
-    What is left for the last step is smaller. A single image is not left, but joined to the step before: batch norm has no
-    statistics of one image.
+    What is left for the last step is smaller. A single image is not left, but joined to the step
+    before: batch norm has no statistics of one image.
     """
     full, rest = divmod(count, batch_size)
     sizes = [batch_size] * full
@@ -182,14 +205,21 @@ def _sizes(count: int, batch_size: int) -> list[int]:
     return [*sizes, rest] if rest else sizes
 
 
-def _step(model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch) -> float:
-    where = f"The training of {type(model).__name__} fails in epoch {batch.epoch + 1} on a batch of {len(batch.y)} images"
+def _step(
+    model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch
+) -> float:
+    where = (
+        f"The training of {type(model).__name__} fails in epoch {batch.epoch + 1} on a batch of "
+        f"{len(batch.y)} images"
+    )
     optimizer.zero_grad()
     with as_model_error(where):
         loss = defense.loss(model, batch)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise ModelError(f"The training loss is {value} in epoch {batch.epoch + 1}. Lower --learning-rate.")
+        raise ModelError(
+            f"The training loss is {value} in epoch {batch.epoch + 1}. Lower --learning-rate."
+        )
     with as_model_error(where):
         loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

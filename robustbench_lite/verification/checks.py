@@ -1,4 +1,6 @@
-"""What is asked of every saved adversarial, each question on its own, so that no failure hides another."""
+"""What is asked of every saved adversarial, each question on its own, so that no failure hides
+another.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Test:
     reason: Callable[[int], str]
 
     def counts(self) -> Check:
-        failed, checked = int((self.failed & self.checked).sum()), int(self.checked.sum())
+        failed = int((self.failed & self.checked).sum())
+        checked = int(self.checked.sum())
         return Check(self.name, checked - failed, failed, len(self.failed) - checked)
 
 
@@ -49,7 +52,8 @@ def of_geometry(saved: Adversarials, threat: ThreatModel, finding: Finding) -> l
     """Where the adversarials lie."""
     values = saved.x_adv.flatten(1)
     image = values.isfinite().all(1) & (values >= LOW).all(1) & (values <= HIGH).all(1)
-    everyone, size = torch.ones_like(image), finding.size
+    everyone = torch.ones_like(image)
+    size = finding.size
     stated = torch.stack([saved.distance, saved.recorded_distance]).double()  # (2, M)
     differs = ~torch.isclose(stated, size, rtol=_SAME_DISTANCE, atol=0)
     eps = "" if threat.eps is None else f" of {threat.eps:g}"
@@ -59,13 +63,22 @@ def of_geometry(saved: Adversarials, threat: ThreatModel, finding: Finding) -> l
         return f"its distance is {float(size[row]):.6g}, the file says {wrong:.6g}"
 
     return [
-        Test("finite, in [0, 1]", ~image, everyone, lambda row: "it has values that are not finite, or lie outside of [0, 1]"),
         Test(
-            f"in the {threat.norm.label} ball{eps}" if eps else "in the ball (any size)", ~(finding.excess <= 0), image,
-            lambda row: f"it leaves the {threat.norm.label} ball{eps} by {float(finding.excess[row]):.3g}",
+            "finite, in [0, 1]",
+            ~image,
+            everyone,
+            lambda row: "it has values that are not finite, or lie outside of [0, 1]",
+        ),
+        Test(
+            f"in the {threat.norm.label} ball{eps}" if eps else "in the ball (any size)",
+            ~(finding.excess <= 0),
+            image,
+            lambda row: (
+                f"it leaves the {threat.norm.label} ball{eps} by {float(finding.excess[row]):.3g}"
+            ),
         ),
         Test("at the stated distance", differs.any(0), everyone, distance),
-    ]  # fmt: skip
+    ]
 
 
 def of_images(rows: Dataset, here: Dataset | None) -> Test:
@@ -89,24 +102,38 @@ def of_images(rows: Dataset, here: Dataset | None) -> Test:
 
 def of_predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: bool) -> list[Test]:
     """What the model says."""
-    label, inside, everyone = seen.finding.label, seen.finding.excess <= 0, torch.ones_like(seen.correct)
+    label = seen.finding.label
+    inside = seen.finding.excess <= 0
+    everyone = torch.ones_like(seen.correct)
 
     def missed(row: int) -> str:
-        target, gap = int(seen.target[row]), abs(float(seen.finding.margin[row]))
+        target = int(seen.target[row])
+        gap = abs(float(seen.finding.margin[row]))
         if target < 0:
             return f"the model still takes it for class {int(rows.y[row])} (by {gap:.2g})"
-        return f"the model takes it for class {int(label[row])}, not for the target {target} (by {gap:.2g})"
+        return (
+            f"the model takes it for class {int(label[row])}, not for the target {target} (by "
+            f"{gap:.2g})"
+        )
 
     tests = [
         Test(
-            "clean image classified right", ~seen.correct, everyone,
-            lambda row: f"the model takes its clean image for class {int(seen.before[row])}, not {int(rows.y[row])}",
+            "clean image classified right",
+            ~seen.correct,
+            everyone,
+            lambda row: (
+                f"the model takes its clean image for class {int(seen.before[row])}, not "
+                f"{int(rows.y[row])}"
+            ),
         ),
         Test("adversarial reaches the goal", ~seen.finding.reached, inside, missed),
-    ]  # fmt: skip
+    ]
     if saved.context is None:
         return tests
-    stated = torch.stack([saved.context.target, saved.context.prediction_before, saved.context.prediction_after], dim=1)
+    stated = torch.stack(
+        [saved.context.target, saved.context.prediction_before, saved.context.prediction_after],
+        dim=1,
+    )
     found = torch.stack([seen.target, seen.before, label], dim=1)  # (M, 3)
     # The mean logits of a random model may waver between two classes while the vote is clear.
     asked = torch.zeros_like(inside) if random else inside
@@ -114,6 +141,9 @@ def of_predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: 
     def restated(row: int) -> str:
         names = ("target", "class before", "class after")
         wrong = int((stated[row] != found[row]).nonzero()[0])
-        return f"its {names[wrong]} is {int(found[row, wrong])}, the file says {int(stated[row, wrong])}"
+        return (
+            f"its {names[wrong]} is {int(found[row, wrong])}, the file says "
+            f"{int(stated[row, wrong])}"
+        )
 
     return [*tests, Test("classes as stated", (stated != found).any(1), asked, restated)]

@@ -1,7 +1,9 @@
-"""Adversarial examples on disk: the broken samples of one cell, together with the record that says how they came about.
+"""Adversarial examples on disk: the broken samples of one cell, together with the record that says
+how they came about.
 
-Two files hold some: the ``.npz`` that ``rbl attack`` writes, which stands on its own, and the ``<key>.npz`` beside the record
-of ``rbl evaluate --keep-adversarials``, whose clean images are those of the data set.
+Two files hold some: the ``.npz`` that ``rbl attack`` writes, which stands on its own, and the
+``<key>.npz`` beside the record of ``rbl evaluate --keep-adversarials``, whose clean images are
+those of the data set.
 """
 
 from __future__ import annotations
@@ -21,11 +23,18 @@ from robustbench_lite.records.npz import read_images, read_npz, write_npz
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.sources.datasets import check_data
 
-#: Array of the file -> its type and its number of dimensions; the first is the sample. ``record`` is JSON text.
+#: Array of the file -> its type and its number of dimensions; the first is the sample. ``record``
+#: is JSON text.
 _ARRAYS: dict[str, tuple[str, int]] = {
-    "x": ("float32", 4), "x_adv": ("float32", 4), "y": ("int64", 1), "target": ("int64", 1), "ids": ("int64", 1),
-    "prediction_before": ("int64", 1), "prediction_after": ("int64", 1), "distance": ("float32", 1),
-}  # fmt: skip
+    "x": ("float32", 4),
+    "x_adv": ("float32", 4),
+    "y": ("int64", 1),
+    "target": ("int64", 1),
+    "ids": ("int64", 1),
+    "prediction_before": ("int64", 1),
+    "prediction_after": ("int64", 1),
+    "distance": ("float32", 1),
+}
 
 
 class Context(NamedTuple):
@@ -68,7 +77,9 @@ class Adversarials:
         return torch.from_numpy(self.outcomes.distance[self.outcomes.broken])
 
 
-def of_cell(record: Record, arrays: CellArrays, x_adv: Tensor, context: Context | None) -> Adversarials:
+def of_cell(
+    record: Record, arrays: CellArrays, x_adv: Tensor, context: Context | None
+) -> Adversarials:
     """The adversarials ``x_adv`` (M, C, H, W) of the broken samples of a record."""
     distance = torch.from_numpy(arrays.distance[arrays.broken])
     ids = torch.from_numpy(record.identity.data.ids()[arrays.broken])
@@ -76,15 +87,27 @@ def of_cell(record: Record, arrays: CellArrays, x_adv: Tensor, context: Context 
 
 
 def write(saved: Adversarials, path: Path) -> None:
-    """Write a file that stands on its own: clean and adversarial images, classes, distances, and the record as JSON."""
+    """Write a file that stands on its own: clean and adversarial images, classes, distances, and
+    the record as JSON.
+    """
     if saved.context is None:
         raise ValueError("Without the clean images the file would not stand on its own.")
-    rows = {"x_adv": saved.x_adv, "ids": saved.ids, "distance": saved.distance, **saved.context._asdict()}
-    write_npz(path, **{name: tensor.numpy() for name, tensor in rows.items()}, record=saved.record.model_dump_json())
+    rows = {
+        "x_adv": saved.x_adv,
+        "ids": saved.ids,
+        "distance": saved.distance,
+        **saved.context._asdict(),
+    }
+    write_npz(
+        path,
+        **{name: tensor.numpy() for name, tensor in rows.items()},
+        record=saved.record.model_dump_json(),
+    )
 
 
 def read(path: Path) -> Adversarials:
-    """Read what :func:`write` wrote, or a cell's record (``.json``) with its images beside it. Judges nothing.
+    """Read what :func:`write` wrote, or a cell's record (``.json``) with its images beside it.
+    Judges nothing.
 
     Raises:
         RecordError: it is not there, cut short, no such file, or its parts do not belong together.
@@ -96,14 +119,16 @@ def read(path: Path) -> Adversarials:
         if "position" not in arrays or not path.with_suffix(".json").is_file():
             names = ", ".join(sorted(arrays)) or "nothing"
             raise RecordError(
-                f"{path} holds no record, but {names}: `rbl verify` takes a file of `rbl attack`, or a record "
+                f"{path} holds no record, but {names}: `rbl verify` takes a file of `rbl attack`, "
+                "or a record "
                 "of `rbl evaluate --keep-adversarials`, with its .npz beside it."
             )
     record, outcomes = read_record(path.with_suffix(".json"))
     images = path.with_suffix(".npz")
     if not images.is_file():
         raise RecordError(
-            f"The adversarials of {path} are not beside it, in {images.name}: measure the cell with --keep-adversarials."
+            f"The adversarials of {path} are not beside it, in {images.name}: measure the cell "
+            "with --keep-adversarials."
         )
     return of_cell(record, outcomes, torch.from_numpy(read_images(images, outcomes.broken)), None)
 
@@ -114,21 +139,30 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> Adversarials:
     for name, (kind, dimensions) in _ARRAYS.items():
         found = arrays.get(name)
         if found is None:
-            raise RecordError(f"{path} lacks the array {name}; a file of `rbl attack` has {', '.join([*_ARRAYS, 'record'])}.")
+            raise RecordError(
+                f"{path} lacks the array {name}; a file of `rbl attack` has "
+                f"{', '.join([*_ARRAYS, 'record'])}."
+            )
         if found.dtype != np.dtype(kind) or found.ndim != dimensions or len(found) != m:
             raise RecordError(
-                f"{path} was changed: {name} is {found.dtype} of shape {found.shape}; its record has {m} broken samples, "
+                f"{path} was changed: {name} is {found.dtype} of shape {found.shape}; its record "
+                f"has {m} broken samples, "
                 f"so it must be {kind} with {dimensions} dimensions, the first of them {m}."
             )
     context = Context(*(torch.from_numpy(arrays[name]) for name in Context._fields))
     saved = of_cell(record, outcomes, torch.from_numpy(arrays["x_adv"]), context)
     if not np.array_equal(arrays["ids"], saved.ids.numpy()):
-        raise RecordError(f"{path} was changed: its ids are not those of the samples that its record calls broken.")
+        raise RecordError(
+            f"{path} was changed: its ids are not those of the samples that its record calls "
+            "broken."
+        )
     if m:
         try:
             check_data(context.x, context.y)
         except DataError as error:
             raise RecordError(f"{path} was changed: {error}") from error
     if arrays["x"].shape != arrays["x_adv"].shape:
-        raise RecordError(f"{path} was changed: x is {arrays['x'].shape}, x_adv is {arrays['x_adv'].shape}.")
+        raise RecordError(
+            f"{path} was changed: x is {arrays['x'].shape}, x_adv is {arrays['x_adv'].shape}."
+        )
     return replace(saved, distance=torch.from_numpy(arrays["distance"]))

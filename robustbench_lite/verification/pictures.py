@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 _GREY = 0.5
 """What a difference of 0 looks like."""
-_CELL, _MARGIN = 1.6, 0.7
+_CELL = 1.6
+_MARGIN = 0.7
 """Inches: one image with its label, and the heading."""
 _PICTURE = 256
 """Pixels that a picture of a perturbation is wide or high, at least."""
 
 
-def write_sheet(saved: Adversarials, path: Path, rows: int, class_name: Callable[[int], str] = str) -> int:
-    """Write the first ``rows`` adversarials as PNG; returns how many there were to show (with 0 nothing is written)."""
+def write_sheet(
+    saved: Adversarials, path: Path, rows: int, class_name: Callable[[int], str] = str
+) -> int:
+    """Write the first ``rows`` adversarials as PNG; returns how many there were to show (with 0
+    nothing is written).
+    """
     # Not pyplot: it would pick a display and keep state of its own.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,18 +56,23 @@ def write_sheet(saved: Adversarials, path: Path, rows: int, class_name: Callable
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
-    """Write (C, H, W) in [0, 1] as PNG, enlarged; with 2 or 4 channels the last says how opaque it is."""
+    """Write (C, H, W) in [0, 1] as PNG, enlarged; with 2 or 4 channels the last says how opaque it
+    is.
+    """
     from PIL import Image
 
     channels = len(picture)
     shown = picture if channels <= 4 else picture.mean(0, keepdim=True)
     values = (shown.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     image = Image.fromarray(
-        values.squeeze(2) if len(shown) == 1 else values, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(shown)]
+        values.squeeze(2) if len(shown) == 1 else values,
+        {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(shown)],
     )
     factor = max(1, -(-_PICTURE // max(image.size)))
     buffer = io.BytesIO()
-    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(buffer, format="png")
+    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(
+        buffer, format="png"
+    )
     write_bytes(path, buffer.getvalue())
 
 
@@ -83,11 +93,17 @@ def magnify_difference(x_adv: NDArray[np.float32], x: NDArray[np.float32]) -> Ma
     return Magnified((_GREY + factor * delta).clip(0, 1), factor)
 
 
-def _row(axes: Any, saved: Adversarials, context: Context, row: int, class_name: Callable[[int], str]) -> None:
-    x, x_adv = context.x[row].numpy(), saved.x_adv[row].numpy()
+def _row(
+    axes: Any, saved: Adversarials, context: Context, row: int, class_name: Callable[[int], str]
+) -> None:
+    x = context.x[row].numpy()
+    x_adv = saved.x_adv[row].numpy()
     magnified, factor = magnify_difference(x_adv, x)
-    target, norm = int(context.target[row]), saved.record.identity.threat.norm
-    before, after = (class_name(int(c[row])) for c in (context.prediction_before, context.prediction_after))
+    target = int(context.target[row])
+    norm = saved.record.identity.threat.norm
+    before, after = (
+        class_name(int(c[row])) for c in (context.prediction_before, context.prediction_after)
+    )
     _image(axes[0], x, before)
     _image(axes[1], x_adv, after if target < 0 else f"{after} (target)")
     _image(axes[2], magnified, f"x {factor:.3g}, {norm} {float(saved.distance[row]):.3g}")
@@ -95,7 +111,9 @@ def _row(axes: Any, saved: Adversarials, context: Context, row: int, class_name:
 
 
 def _image(axis: Axes, image: NDArray[np.float32], label: str) -> None:
-    """``image`` is (C, H, W); what is neither grey nor colour is shown by the mean of its channels."""
+    """``image`` is (C, H, W); what is neither grey nor colour is shown by the mean of its
+    channels.
+    """
     if len(image) == 3:
         axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
     else:

@@ -1,7 +1,7 @@
 """What a record names, found again: its network, defense, threat model and images.
 
-A record may come from anyone, so nothing that it names is imported or run: bundled networks and registered defenses are built,
-everything else is handed in by the user.
+A record may come from anyone, so nothing that it names is imported or run: bundled networks and
+registered defenses are built, everything else is handed in by the user.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ def threat_of(identity: Identity) -> ThreatModel:
     return ThreatModel.parse(identity.threat.norm, identity.threat.eps, identity.threat.goal)
 
 
-def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED) -> Subject:
-    """The network that was attacked, with its defense: ``network``, else the one at hand of that name.
+def subject_of(
+    identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED
+) -> Subject:
+    """The network that was attacked, with its defense: ``network``, else the one at hand of that
+    name.
 
     Raises:
         WeightsError: its weights are not those that were attacked; names both hashes.
@@ -41,27 +44,39 @@ def subject_of(identity: Identity, network: LoadedModel | None, trust: Trust = T
     if network is None:
         if wanted.name not in network_files():
             raise UsageError(
-                f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl evaluate` took it, with "
-                "--weights (and --model for your own), or the folder that it is in with --networks; in Python, give model."
+                f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl "
+                "evaluate` took it, with "
+                "--weights (and --model for your own), or the folder that it is in with "
+                "--networks; in Python, give model."
             )
         network = named_network(wanted.name, trust)
-    subject = Subject(network.name, network.module, _defense(identity.defense, trust), identity.defense.name)
+    subject = Subject(
+        network.name, network.module, _defense(identity.defense, trust), identity.defense.name
+    )
     found = model_id(subject, "logits")
     if found.weights_sha256 != wanted.weights_sha256:
         raise WeightsError(
-            f"The weights of {network.name!r} are not those that were attacked ({wanted.name!r}): their hash is "
-            f"{found.weights_sha256[:16]}..., the record says {wanted.weights_sha256[:16]}.... Name others with --weights."
+            f"The weights of {network.name!r} are not those that were attacked ({wanted.name!r}): "
+            "their hash is "
+            f"{found.weights_sha256[:16]}..., the record says {wanted.weights_sha256[:16]}.... "
+            "Name others with --weights."
         )
     return subject
 
 
 def same_structure(identity: Identity, subject: Subject, outputs: Outputs) -> bool:
-    """The network prints as the one that was attacked; other code, or another torch, may print otherwise."""
+    """The network prints as the one that was attacked; other code, or another torch, may print
+    otherwise.
+    """
     return model_id(subject, outputs).architecture_sha256 == identity.model.architecture_sha256
 
 
 def images_of(
-    identity: Identity, spec: str | None = None, *, data_dir: str | Path | None = None, download: bool = False
+    identity: Identity,
+    spec: str | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
 ) -> Dataset:
     """The samples that were attacked, from ``spec``, else from the data set that the record names.
 
@@ -77,10 +92,15 @@ def images_of(
     if spec is not None:
         data = load_dataset(spec, split=split, data_dir=data_dir, download=download)
     else:
-        data = load_named(wanted.name, given_root(data_dir), split=split, data_dir=data_dir, download=download)
+        data = load_named(
+            wanted.name, given_root(data_dir), split=split, data_dir=data_dir, download=download
+        )
     ids = torch.from_numpy(wanted.ids())
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(data):
-        raise DataError(f"{data.name} ({data.split}) has {len(data):,} images here, and sample {int(ids.max())} was attacked.")
+        raise DataError(
+            f"{data.name} ({data.split}) has {len(data):,} images here, and sample "
+            f"{int(ids.max())} was attacked."
+        )
     return data.take(ids)
 
 
@@ -90,8 +110,11 @@ def _defense(named: PluginId, trust: Trust) -> Defense:
     kind = registry.load("defense", named.name, trust)
     if kind.version != named.version:
         raise UsageError(
-            f"The record was made with version {named.version} of the defense {named.name!r}; installed is {kind.version}, "
+            f"The record was made with version {named.version} of the defense {named.name!r}; "
+            f"installed is {kind.version}, "
             "which is another one. Install the package that made the record."
         )
-    defense: Defense = registry.call_with_text(kind, named.parameters, f"defense {named.name!r}", trust)
+    defense: Defense = registry.call_with_text(
+        kind, named.parameters, f"defense {named.name!r}", trust
+    )
     return defense

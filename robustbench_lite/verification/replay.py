@@ -1,4 +1,6 @@
-"""Ask a model about clean images and their adversarials, side by side: what is saved of them, and what is checked."""
+"""Ask a model about clean images and their adversarials, side by side: what is saved of them, and
+what is checked.
+"""
 
 from __future__ import annotations
 
@@ -49,26 +51,46 @@ class Setup(NamedTuple):
     device: torch.device
 
 
-def gather(cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, settings: Settings) -> Adversarials:
-    """The adversarials of a cell that was measured with ``keep_adversarials``, with what the model says of each."""
+def gather(
+    cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, settings: Settings
+) -> Adversarials:
+    """The adversarials of a cell that was measured with ``keep_adversarials``, with what the model
+    says of each.
+    """
     if cell.record is None or cell.arrays is None or cell.x_adv is None:
         raise ValueError("The cell was measured without a record, or without keep_adversarials.")
-    data, broken = inputs.applicable(data, threat), torch.from_numpy(cell.arrays.broken)
-    x, y, x_adv = data.x[broken], data.y[broken], cell.x_adv[broken]
+    data = inputs.applicable(data, threat)
+    broken = torch.from_numpy(cell.arrays.broken)
+    x = data.x[broken]
+    y = data.y[broken]
+    x_adv = cell.x_adv[broken]
     if not len(x_adv):
         return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, y, y, y))
-    seen = replay(set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None)
-    return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label))
+    seen = replay(
+        set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None
+    )
+    return examples.of_cell(
+        cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label)
+    )
 
 
 def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
     device = inputs.pick_device(settings.device)
-    model = diagnose(prepare(subject.module, subject.defense, device, settings.outputs), data.x, data.y, data.classes)
-    return Setup(model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device)
+    model = diagnose(
+        prepare(subject.module, subject.defense, device, settings.outputs),
+        data.x,
+        data.y,
+        data.classes,
+    )
+    return Setup(
+        model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device
+    )
 
 
 @exactly
-def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_rows: Callable[[int], None]) -> Replay:
+def replay(
+    setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_rows: Callable[[int], None]
+) -> Replay:
     """Ask the model about the clean images ``rows`` and their adversarials, a batch at a time."""
     model, seed, batch_size, device = setup
     judge = Judge(Passes(model, batch_size, seed), threat, "verify", device)
@@ -81,5 +103,7 @@ def replay(setup: Setup, rows: Dataset, x_adv: Tensor, threat: ThreatModel, on_r
         finding = judge.examine(x_adv[index], part.x, part.y, target, part.ids)
         parts.append((clean.correct, clean.closeness, clean.logits.argmax(1), target, *finding))
         on_rows(start + len(part))
-    correct, closeness, before, target, *finding_columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    correct, closeness, before, target, *finding_columns = (
+        torch.cat(column) for column in zip(*parts, strict=True)
+    )
     return Replay(correct, closeness, before, target, Finding(*finding_columns))

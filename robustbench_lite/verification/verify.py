@@ -1,4 +1,6 @@
-"""``rbl.verify``: saved adversarials, replayed against the model; of each it is said whether it holds."""
+"""``rbl.verify``: saved adversarials, replayed against the model; of each it is said whether it
+holds.
+"""
 
 from __future__ import annotations
 
@@ -61,17 +63,20 @@ def verify(
     """Replay saved adversarials against the model and judge each.
 
     Args:
-        file: what ``rbl attack`` wrote (``.npz``), or a record (``.json``) with its ``.npz`` beside it.
+        file: what ``rbl attack`` wrote (``.npz``), or a record (``.json``) with its ``.npz`` beside
+            it.
         model: the network that was attacked; ``None`` finds a bundled one by its name.
-        data: the images that were attacked, as ``evaluate`` takes them, or the name of a data set; ``None`` takes the one that
-            the record names, and where it is not here, believes the clean images in the file.
+        data: the images that were attacked, as ``evaluate`` takes them, or the name of a data set;
+            ``None`` takes the one that the record names, and where it is not here, believes the
+            clean images in the file.
         data_dir: folder in which data sets are looked for.
         download: let torchvision fetch a data set that is missing.
         allow_code: run code that the record names; without it only registered defenses are built.
         settings: ``device``, ``batch_size``, ``outputs`` and ``on_progress`` of :class:`Settings`.
 
     Returns:
-        ``.n``, ``.held`` and ``.failures``: the data-set index of each that does not hold, and why; ``.checks`` counts.
+        ``.n``, ``.held`` and ``.failures``: the data-set index of each that does not hold, and why;
+        ``.checks`` counts.
 
     Raises:
         RecordError: the file is damaged, or was changed.
@@ -88,7 +93,10 @@ def verify(
     found = _images(saved, data, data_dir, download)
     notes = [] if found.missing is None else [found.missing]
     if not rebuild.same_structure(identity, subject, options.outputs):
-        notes.append("The network prints otherwise than the one that was attacked: other code, outputs or torch.")
+        notes.append(
+            "The network prints otherwise than the one that was attacked: other code, outputs or "
+            "torch."
+        )
     tell = Teller(options.on_progress, 0, 1, len(saved), f"verify {identity.attack.name}")
     threat = rebuild.threat_of(identity)
     verification = examine_each(saved, subject, threat, found.data, options, tell.rows)
@@ -103,13 +111,18 @@ class _Images(NamedTuple):
 
 
 def _images(
-    saved: Adversarials, given: tuple[Any, Any] | Dataset | str | None, data_dir: str | Path | None, download: bool
+    saved: Adversarials,
+    given: tuple[Any, Any] | Dataset | str | None,
+    data_dir: str | Path | None,
+    download: bool,
 ) -> _Images:
     identity = saved.record.identity
     if given is not None and not isinstance(given, str):
         return _Images(_among(inputs.dataset_from(given), identity), None)
     try:
-        return _Images(rebuild.images_of(identity, given, data_dir=data_dir, download=download), None)
+        return _Images(
+            rebuild.images_of(identity, given, data_dir=data_dir, download=download), None
+        )
     except RobustBenchError as error:
         # What the user named must be there; and without clean images there is nothing to judge.
         if given is not None or data_dir is not None or download or saved.context is None:
@@ -124,7 +137,8 @@ def _among(data: Dataset, identity: Identity) -> Dataset:
     missing = [sample for sample in wanted if sample not in position]
     if missing:
         raise DataError(
-            f"Sample {missing[0]} was attacked, and the data that was given has none of that id: give the images of the call "
+            f"Sample {missing[0]} was attacked, and the data that was given has none of that id: "
+            "give the images of the call "
             "that measured, with the same ids."
         )
     return data.take(torch.tensor([position[sample] for sample in wanted], dtype=torch.int64))
@@ -144,7 +158,8 @@ def examine_each(
     Args:
         subject: the network with its defense, rebuilt from the record (``rebuild.subject_of``).
         threat: what they are held against (``rebuild.threat_of``).
-        data: the samples that were attacked (``rebuild.images_of``); without them the clean images are believed.
+        data: the samples that were attacked (``rebuild.images_of``); without them the clean images
+            are believed.
         settings: device, batch size and ``outputs``; the seed is that of the record.
         on_rows: hears how many rows are done.
     """
@@ -179,30 +194,45 @@ class _Near(NamedTuple):
 
 
 def _near(saved: Adversarials, seen: Replay, tests: list[Test]) -> _Near:
-    """Rows that fail on a margin within rounding, (M,) bool, under another torch than saved them; and what to say of them."""
+    """Rows that fail on a margin within rounding, (M,) bool, under another torch than saved them;
+    and what to say of them.
+    """
     versions = other_torch(saved.record.provenance)
     closeness = torch.minimum(seen.closeness, seen.finding.closeness)
-    near = torch.stack([test.failed & test.checked for test in tests]).any(0) & (closeness <= TOLERANCE)
+    near = torch.stack([test.failed & test.checked for test in tests]).any(0) & (
+        closeness <= TOLERANCE
+    )
     if versions is None or not bool(near.any()):
         return _Near(torch.zeros_like(near), None)
     margin = float(closeness[near].max())
     return _Near(
         near,
-        f"Of {int(near.sum()):,} the verdict stands on a margin of {margin:.1g} of the largest logit, which is rounding: they "
-        f"were saved under torch {versions[0]}, and what {versions[1]} makes of them is not held against them.",
+        f"Of {int(near.sum()):,} the verdict stands on a margin of {margin:.1g} of the largest "
+        "logit, which is rounding: they "
+        f"were saved under torch {versions[0]}, and what {versions[1]} makes of them is not held "
+        "against them.",
     )
 
 
 def _note(saved: Adversarials, setup: Setup, rows: Dataset, data: Dataset | None) -> str | None:
-    """That the network answers otherwise than the one that was attacked; without the data, to the fixed images alone."""
-    kept, named = saved.record.behaviour, saved.record.identity.data
+    """That the network answers otherwise than the one that was attacked; without the data, to the
+    fixed images alone.
+    """
+    kept = saved.record.behaviour
+    named = saved.record.identity.data
     if kept is None:
-        return "The record does not say what the network that was attacked answers: it may be another one."
+        return (
+            "The record does not say what the network that was attacked answers: it may be another "
+            "one."
+        )
     whole = data is not None and data.fingerprint == named.fingerprint
     here = ask(setup.model, data if data is not None and whole else rows, setup.device)
     if kept.agrees(here, images=whole):
         return None
-    return "The network answers otherwise than the one that was attacked, whose weights are the same: its code is another."
+    return (
+        "The network answers otherwise than the one that was attacked, whose weights are the same: "
+        "its code is another."
+    )
 
 
 class _CleanRows(NamedTuple):
@@ -214,17 +244,22 @@ class _CleanRows(NamedTuple):
 
 
 def _clean_rows(saved: Adversarials, data: Dataset | None) -> _CleanRows:
-    """The clean images as saved, or else from the data set; and those of the data set, if it is here."""
-    named, here = saved.record.identity.data, None
+    """The clean images as saved, or else from the data set; and those of the data set, if it is
+    here.
+    """
+    named = saved.record.identity.data
+    here = None
     if data is not None:
         broken = torch.from_numpy(saved.outcomes.broken)
         here = data.take(broken)
     if saved.context is not None:
-        x, y = saved.context.x, saved.context.y
+        x = saved.context.x
+        y = saved.context.y
         return _CleanRows(Dataset(named.name, named.split, x, y, saved.ids, None, len(y)), here)
     if data is None or here is None or data.fingerprint != named.fingerprint:
         raise DataError(
-            f"The clean images lie in the data set alone, and {named.name} ({named.split}) is not here as it was measured "
+            f"The clean images lie in the data set alone, and {named.name} ({named.split}) is not "
+            "here as it was measured "
             f"(fingerprint {named.fingerprint[:16]}...). Name it with --dataset and --data-dir."
         )
     return _CleanRows(here, here)

@@ -1,7 +1,7 @@
 """Everything here runs on the pretend device; where torch is too old for one, each test says so.
 
-Once it is registered, torch takes this process for one on a machine with an accelerator, as it does on machines that have one:
-no other test may count on there being none.
+Once it is registered, torch takes this process for one on a machine with an accelerator, as it does
+on machines that have one: no other test may count on there being none.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from tests.accelerator import pretend
 @pytest.fixture(scope="session", autouse=True)
 def _registered() -> None:
     if not pretend.CAN:
-        pytest.skip("this torch lets no Python be a backend (_setup_privateuseone_for_python_backend)")
+        pytest.skip(
+            "this torch lets no Python be a backend (_setup_privateuseone_for_python_backend)"
+        )
     pretend.register()
 
 
 @pytest.fixture
 def device() -> Iterator[pretend.Pretend]:
-    """The pretend device, entered; at the end it must have refused nothing, not even where someone caught the error."""
+    """The pretend device, entered; at the end it must have refused nothing, not even where someone
+    caught the error.
+    """
     from robustbench_lite.machine.numerics import has_float64
 
     has_float64.cache_clear()

@@ -1,8 +1,8 @@
 """A pretend accelerator: tensors that say they are on another device, and carry values of the CPU.
 
-So every branch for accelerators runs, on values that can be compared. Devices may not be mixed, but as on CUDA: CPU tensors
-without dimensions join, and CPU tensors index. There is no float64, as on MPS. What a real device would have to be waited for
-is counted, with the line that makes it wait.
+So every branch for accelerators runs, on values that can be compared. Devices may not be mixed, but
+as on CUDA: CPU tensors without dimensions join, and CPU tensors index. There is no float64, as on
+MPS. What a real device would have to be waited for is counted, with the line that makes it wait.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def register() -> None:
 
 
 class _Backend(backend_registration._DummyBackendModule if CAN else object):  # type: ignore[misc]
-    """``torch.pretend``. Its kernels draw from the CPU's generator: its own is there to be forked."""
+    """``torch.pretend``. Its kernels draw from the CPU's generator: its own is there to be
+    forked.
+    """
 
     device = nullcontext
 
@@ -88,7 +90,12 @@ class _Pretended(Tensor):
     @staticmethod
     def __new__(cls, value: Tensor) -> _Pretended:
         made: _Pretended = Tensor._make_wrapper_subclass(
-            cls, value.size(), strides=value.stride(), storage_offset=value.storage_offset(), dtype=value.dtype, device=DEVICE
+            cls,
+            value.size(),
+            strides=value.stride(),
+            storage_offset=value.storage_offset(),
+            dtype=value.dtype,
+            device=DEVICE,
         )
         made.value = value
         return made
@@ -128,8 +135,12 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Pretend:
         self._before = torch._C._only_lift_cpu_tensors(), torch._C._is_multithreading_enabled()
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(values, device=...) is made on the CPU, and copied
-        torch._C._set_multithreading_enabled(False)  # a mode is of its thread, and so must be the backward
+        torch._C._set_only_lift_cpu_tensors(
+            True
+        )  # torch.tensor(values, device=...) is made on the CPU, and copied
+        torch._C._set_multithreading_enabled(
+            False
+        )  # a mode is of its thread, and so must be the backward
         Pretend._stack.append(self)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -145,7 +156,10 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """What ``func`` gives, on the device that torch would give it on."""
-        name, tensors = func._schema.name.split("::")[1], [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        name, tensors = (
+            func._schema.name.split("::")[1],
+            [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)],
+        )
         asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
         here = any(isinstance(t, _Pretended) for t in tensors)
         self._check(func, name, args, tensors)
@@ -165,7 +179,9 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for i, argument in enumerate(func._schema.arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
-        if torch.Tag.inplace_view in func.tags:  # the memory has another shape now: so must what stands for it
+        if (
+            torch.Tag.inplace_view in func.tags
+        ):  # the memory has another shape now: so must what stands for it
             with no_dispatch():
                 func(*args, **kwargs)
         if written and func._schema.returns:
@@ -180,7 +196,9 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if name in _INDEXING:
             written = args[2] if len(args) > 2 and isinstance(args[2], Tensor) else args[0]
-            if isinstance(args[0], _Pretended) and (isinstance(written, _Pretended) or written.dim() == 0):
+            if isinstance(args[0], _Pretended) and (
+                isinstance(written, _Pretended) or written.dim() == 0
+            ):
                 self.waits.copies[f"index at {_line()}"] += 1
                 return
         elif all(t.dim() == 0 for t in strangers):
@@ -191,7 +209,9 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.waits.refused.append(reason)
         raise kind(reason)
 
-    def _count(self, name: str, args: Any, kwargs: dict[str, Any], asked: torch.device | None, here: bool) -> None:
+    def _count(
+        self, name: str, args: Any, kwargs: dict[str, Any], asked: torch.device | None, here: bool
+    ) -> None:
         if name == "copy_":
             source, target = isinstance(args[1], _Pretended), isinstance(args[0], _Pretended)
         elif name == "_to_copy":
@@ -209,7 +229,9 @@ class Pretend(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _looks(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     """The size or the kind of what comes out follows from values."""
     if name in _INDEXING:
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        return any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
     return name in _LOOKS or (name == "repeat_interleave" and kwargs.get("output_size") is None)
 
 

@@ -1,4 +1,6 @@
-"""An attack on an accelerator finds what it finds on a CPU, mixes no devices, and waits for the device no more than allowed."""
+"""An attack on an accelerator finds what it finds on a CPU, mixes no devices, and waits for the
+device no more than allowed.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,32 @@ from tests.accelerator.pretend import DEVICE, Pretend
 from tests.conftest import joined
 from tests.contract.test_attacks import CASES, EPS, PARAMS, network, task
 
-#: How often a step of an attack may wait for the device, by looks and by copies of numbers. To be lowered, never raised.
-WAITS = {"fgsm": 3, "pgd": 0, "carlini_wagner": 0, "boundary": 5, "zoo": 3, "one_pixel": 0, "patch": 0}
+#: How often a step of an attack may wait for the device, by looks and by copies of numbers. To be
+#: lowered, never raised.
+WAITS = {
+    "fgsm": 3,
+    "pgd": 0,
+    "carlini_wagner": 0,
+    "boundary": 5,
+    "zoo": 3,
+    "one_pixel": 0,
+    "patch": 0,
+}
 ROWS = {"zoo": 8, "one_pixel": 16}
 """Rows of the attacks that take the most steps; of the others 40."""
 
 
-def search(name: str, norm: str, model: DefendedModel, what: Task, device: Pretend | None) -> tuple[list[Tensor], int]:
+def search(
+    name: str, norm: str, model: DefendedModel, what: Task, device: Pretend | None
+) -> tuple[list[Tensor], int]:
     """Which rows are found, and both counts, in order; the most waits of a step."""
-    attack, threat = registry.load("attack", name)(**PARAMS.get(name, {})), ThreatModel.parse(norm, EPS[norm])
-    engine = Engine(attack, Passes(model, 64, fast=True), threat, device="cpu" if device is None else DEVICE)
+    attack, threat = (
+        registry.load("attack", name)(**PARAMS.get(name, {})),
+        ThreatModel.parse(norm, EPS[norm]),
+    )
+    engine = Engine(
+        attack, Passes(model, 64, fast=True), threat, device="cpu" if device is None else DEVICE
+    )
     step, waits = engine._step, [0]
 
     def counted(slots: Slots) -> tuple[Slots, Query]:
@@ -53,7 +71,10 @@ def test_an_attack_finds_and_counts_what_it_does_on_a_cpu_and_waits_no_more_than
     expected, _ = search(name, norm, DefendedModel(model), what, None)
     found, waits = search(name, norm, moved(model), what, device)
     assert [column.tolist() for column in found] == [column.tolist() for column in expected]
-    assert waits <= WAITS[name], (device.waits.looks.most_common(8), device.waits.copies.most_common(8))
+    assert waits <= WAITS[name], (
+        device.waits.looks.most_common(8),
+        device.waits.copies.most_common(8),
+    )
 
 
 def test_a_defense_that_draws_at_every_call_waits_for_nothing(device: Pretend) -> None:

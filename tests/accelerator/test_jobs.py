@@ -1,4 +1,6 @@
-"""What a user asks of the toolkit, on a device that is no CPU and has no float64: it comes out as on a CPU."""
+"""What a user asks of the toolkit, on a device that is no CPU and has no float64: it comes out as
+on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,13 @@ def data(n: int, classes: int = 3) -> Dataset:
 class TestEvaluation:
     def test_the_first_job_of_the_readme_gives_the_digest_of_a_cpu(self, tmp_path: Path) -> None:
         samples = rbl.load_dataset("fashion_mnist", limit=40)
-        asked: dict[str, Any] = {"data": samples, "attacks": "pgd", "defenses": "parseval", "norm": "linf", "eps": "0.1"}
+        asked: dict[str, Any] = {
+            "data": samples,
+            "attacks": "pgd",
+            "defenses": "parseval",
+            "norm": "linf",
+            "eps": "0.1",
+        }
         expected = rbl.evaluate(**asked, device="cpu").cells[0]
         found = rbl.evaluate(**asked, device=NAME, output=tmp_path).cells[0]
         assert present(found.record).digest == present(expected.record).digest
@@ -54,16 +62,31 @@ class TestEvaluation:
     @pytest.mark.parametrize("defense", ["gaussian_noise", "feature_squeezing"])
     def test_a_defense_around_a_network_gives_the_verdicts_of_a_cpu(self, defense: str) -> None:
         samples = data(10)
-        asked: dict[str, Any] = {"data": samples, "attacks": "pgd steps=3", "defenses": defense, "eps": "0.1"}
+        asked: dict[str, Any] = {
+            "data": samples,
+            "attacks": "pgd steps=3",
+            "defenses": defense,
+            "eps": "0.1",
+        }
         fit = data(60)
         model = small_network()
-        expected, found = (rbl.evaluate(model, **asked, fit_data=fit, device=where).cells[0] for where in ("cpu", NAME))
+        expected, found = (
+            rbl.evaluate(model, **asked, fit_data=fit, device=where).cells[0]
+            for where in ("cpu", NAME)
+        )
         assert np.array_equal(found.robust, expected.robust)
 
     def test_probabilities_are_checked_where_there_is_float64(self) -> None:
         model = torch.nn.Sequential(small_network(), torch.nn.Softmax(1)).eval()
-        asked: dict[str, Any] = {"data": data(10), "attacks": "fgsm", "eps": "0.1", "outputs": "probabilities"}
-        expected, found = (rbl.evaluate(model, **asked, device=where).cells[0] for where in ("cpu", NAME))
+        asked: dict[str, Any] = {
+            "data": data(10),
+            "attacks": "fgsm",
+            "eps": "0.1",
+            "outputs": "probabilities",
+        }
+        expected, found = (
+            rbl.evaluate(model, **asked, device=where).cells[0] for where in ("cpu", NAME)
+        )
         assert np.array_equal(found.robust, expected.robust)
 
     def test_a_network_that_draws_by_itself_repeats_itself(self) -> None:
@@ -74,7 +97,13 @@ class TestEvaluation:
 
 
 def deeper_network() -> torch.nn.Module:
-    layers = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 8), torch.nn.ReLU()
+    layers = (
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(144, 8),
+        torch.nn.ReLU(),
+    )
     return torch.nn.Sequential(*layers, torch.nn.Linear(8, 3))
 
 
@@ -92,13 +121,24 @@ class TestCertificates:
     @pytest.mark.parametrize("method", ["crown-ibp", "dual"])
     def test_what_is_proved_is_what_a_cpu_proves(self, method: str) -> None:
         model, samples = small_network(), data(12)
-        expected, found = (rbl.certify(model, samples, eps=0.02, method=method, device=where) for where in ("cpu", NAME))
+        expected, found = (
+            rbl.certify(model, samples, eps=0.02, method=method, device=where)
+            for where in ("cpu", NAME)
+        )
         assert torch.equal(found.margins, expected.margins)
         assert expected.certified.any()
 
-    def test_a_certificate_that_stands_beside_an_attack_says_where_it_was_made(self, tmp_path: Path) -> None:
+    def test_a_certificate_that_stands_beside_an_attack_says_where_it_was_made(
+        self, tmp_path: Path
+    ) -> None:
         on_device = copied(small_network()).to(DEVICE)
-        asked: dict[str, Any] = {"data": data(12), "attacks": "fgsm", "eps": "0.02", "certify": "crown-ibp", "output": tmp_path}
+        asked: dict[str, Any] = {
+            "data": data(12),
+            "attacks": "fgsm",
+            "eps": "0.02",
+            "certify": "crown-ibp",
+            "output": tmp_path,
+        }
         cell = rbl.evaluate(on_device, **asked, device=NAME).cells[0]
         record, arrays = read_certificate(next((tmp_path / "certificates").glob("*.json")))
         assert record.provenance.device == "cpu"
@@ -115,7 +155,9 @@ class TestTraining:
         for where in ("cpu", NAME):
             model = initialised(deeper_network, 0, where)
             before, recipe = flat(model), Recipe(epochs=1, batch_size=16)
-            train(model, chosen, data(16), recipe, checkpoint=tmp_path / f"{where}.pt", device=where)
+            train(
+                model, chosen, data(16), recipe, checkpoint=tmp_path / f"{where}.pt", device=where
+            )
             assert device_of(model).type == where
             weights[where] = flat(model)
             assert (weights[where] - before).abs().max() > 1e-3
@@ -135,7 +177,9 @@ class TestDevices:
         assert pick_device(str(DEVICE)) == DEVICE
 
     def test_a_device_beyond_the_last_is_refused_with_what_there_is(self) -> None:
-        with pytest.raises(UsageError, match=f"There is no {NAME}:7; this machine has 1 {NAME} device: {NAME}:0"):
+        with pytest.raises(
+            UsageError, match=f"There is no {NAME}:7; this machine has 1 {NAME} device: {NAME}:0"
+        ):
             pick_device(f"{NAME}:7")
 
     def test_a_network_of_buffers_alone_lies_where_they_do(self) -> None:

@@ -15,14 +15,25 @@ from robustbench_lite.search.oracle import Cost, Oracle, Reply
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
 
-#: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its defaults.
+#: Hyper-parameters that keep the suite quick; an attack that is not named here runs with its
+#: defaults.
 PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
-    "patch": {"universal": False, "steps": 6, "draws": 2},  # the universal one: tests/unit/attacks/patch/test_attack.py
+    "patch": {
+        "universal": False,
+        "steps": 6,
+        "draws": 2,
+    },  # the universal one: tests/unit/attacks/patch/test_attack.py
     "one_pixel": {"population": 24, "generations": 8},
-    "zoo": {"steps": 12, "coordinates": 12, "search_steps": 2, "initial_const": 1.0, "learning_rate": 0.05},
+    "zoo": {
+        "steps": 12,
+        "coordinates": 12,
+        "search_steps": 2,
+        "initial_const": 1.0,
+        "learning_rate": 0.05,
+    },
 }
 EPS = {"linf": 0.08, "l2": 0.6, "l1": 4.0, "l0": 3.0}
 CASES = [
@@ -38,14 +49,19 @@ SHAPES = [(1, 8, 8), (3, 6, 9), (1, 9, 5)]
 def network(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10) -> nn.Module:
     generator = torch.Generator().manual_seed(classes)
     model = nn.Sequential(
-        nn.Conv2d(shape[0], 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes)
+        nn.Conv2d(shape[0], 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * shape[1] * shape[2], classes),
     )
     for parameter in model.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     return model.eval().requires_grad_(False)
 
 
-def task(model: nn.Module, goal: str, shape: tuple[int, int, int] = (1, 8, 8), rows: int = 40) -> Task:
+def task(
+    model: nn.Module, goal: str, shape: tuple[int, int, int] = (1, 8, 8), rows: int = 40
+) -> Task:
     x = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(5))
     logits = model(x)
     y = logits.argmax(1)
@@ -70,7 +86,9 @@ def search(
 ) -> Outcome:
     attack = registry.load("attack", name)(**PARAMS.get(name, {}))
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
-    engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options)
+    engine = Engine(
+        attack, Passes(DefendedModel(model), batch_size, fast=True), threat, seed=seed, **options
+    )
     return joined(engine.search(what))
 
 
@@ -89,7 +107,11 @@ def check(name: str, norm: str, model: nn.Module, what: Task, **options: Any) ->
     assert ((result.x_adv >= 0) & (result.x_adv <= 1)).all()
     assert (threat.excess(result.x_adv, what.x) <= 0).all()
     assert torch.equal(result.x_adv[~result.found], what.x[~result.found])
-    won = torch.where(what.target >= 0, model(result.x_adv).argmax(1) == what.target, model(result.x_adv).argmax(1) != what.y)
+    won = torch.where(
+        what.target >= 0,
+        model(result.x_adv).argmax(1) == what.target,
+        model(result.x_adv).argmax(1) != what.y,
+    )
     assert won[result.found].all()
     assert (result.forward >= 1).all()
     assert registry.load("attack", name).access == Access.GRADIENT or not result.backward.any()
@@ -115,19 +137,27 @@ class TestEveryAttack:
         eps = None if registry.load("attack", name).kind == "minimal_distance" else EPS[norm] * 4
         least = 0.5 if goal == "untargeted" else 0.1
         if (name, norm) == ("fgsm", "l1"):
-            least = 0.0  # one sparse step moves one of 64 pixels by at most 1, however large the ball
+            least = (
+                0.0  # one sparse step moves one of 64 pixels by at most 1, however large the ball
+            )
         assert search(name, norm, model, task(model, goal), eps=eps).found.float().mean() > least
 
-    def test_an_accelerator_that_never_looks_at_values_finds_the_same(self, name: str, norm: str, goal: str) -> None:
+    def test_an_accelerator_that_never_looks_at_values_finds_the_same(
+        self, name: str, norm: str, goal: str
+    ) -> None:
         model = network()
         what = task(model, goal)
-        assert_same(search(name, norm, model, what, free_looks=False), search(name, norm, model, what))
+        assert_same(
+            search(name, norm, model, what, free_looks=False), search(name, norm, model, what)
+        )
 
     def test_one_sample_is_enough(self, name: str, norm: str, goal: str) -> None:
         model = network()
         check(name, norm, model, task(model, goal, rows=1))
 
-    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name: str, norm: str, goal: str) -> None:
+    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(
+        self, name: str, norm: str, goal: str
+    ) -> None:
         model = network()
         what = task(model, goal, rows=20)
         expected = search(name, norm, model, what, batch_size=64)
@@ -135,7 +165,10 @@ class TestEveryAttack:
             assert_same(expected, search(name, norm, model, what, batch_size=batch_size))
         order = torch.randperm(len(what.y), generator=torch.Generator().manual_seed(1))
         assert_same(expected.select(order), search(name, norm, model, take(what, order)))
-        shards = [search(name, norm, model, take(what, torch.arange(start, len(what.y), 2))) for start in (0, 1)]
+        shards = [
+            search(name, norm, model, take(what, torch.arange(start, len(what.y), 2)))
+            for start in (0, 1)
+        ]
         for start, shard in enumerate(shards):
             assert_same(expected.select(torch.arange(start, len(what.y), 2)), shard)
 
@@ -146,27 +179,45 @@ class TestEveryAttack:
         assert torch.equal(first.x_adv, second.x_adv)
         assert_same(first, second)
 
-    def test_model_images_and_global_generator_are_left_alone(self, name: str, norm: str, goal: str) -> None:
+    def test_model_images_and_global_generator_are_left_alone(
+        self, name: str, norm: str, goal: str
+    ) -> None:
         model = network()
         what = task(model, goal)
-        before, images, state = [p.clone() for p in model.parameters()], what.x.clone(), torch.get_rng_state()
+        before, images, state = (
+            [p.clone() for p in model.parameters()],
+            what.x.clone(),
+            torch.get_rng_state(),
+        )
         search(name, norm, model, what)
-        assert all(torch.equal(p, b) and p.grad is None for p, b in zip(model.parameters(), before, strict=True))
+        assert all(
+            torch.equal(p, b) and p.grad is None
+            for p, b in zip(model.parameters(), before, strict=True)
+        )
         assert torch.equal(what.x, images)
         assert torch.equal(torch.get_rng_state(), state)
 
     @pytest.mark.parametrize("budget", [1, 5, 20])
-    def test_a_query_budget_is_never_exceeded(self, name: str, norm: str, goal: str, budget: int) -> None:
+    def test_a_query_budget_is_never_exceeded(
+        self, name: str, norm: str, goal: str, budget: int
+    ) -> None:
         model = network()
         result = search(name, norm, model, task(model, goal), query_budget=budget)
         assert (result.forward + result.backward <= budget).all()
 
 
-@pytest.mark.parametrize(("name", "norm", "eps"), [("zoo", "l2", "of the norm"), ("one_pixel", "l0", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "norm", "eps"), [("zoo", "l2", "of the norm"), ("one_pixel", "l0", 1.0)]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 class TestNeighbours:
     def test_points_are_where_the_query_says(
-        self, name: str, norm: str, eps: float | str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+        self,
+        name: str,
+        norm: str,
+        eps: float | str,
+        shape: tuple[int, int, int],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         answer, seen = Oracle.answer, []
 
@@ -183,11 +234,19 @@ class TestNeighbours:
         assert any(seen)
 
     def test_the_short_way_and_whole_passes_find_the_same(
-        self, name: str, norm: str, eps: float | str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+        self,
+        name: str,
+        norm: str,
+        eps: float | str,
+        shape: tuple[int, int, int],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         model = network(shape)
         what = task(model, "untargeted", shape)
-        assert Passes(DefendedModel(model), 64, fast=True).incremental(shape, torch.device("cpu")) is not None
+        assert (
+            Passes(DefendedModel(model), 64, fast=True).incremental(shape, torch.device("cpu"))
+            is not None
+        )
         short = search(name, norm, model, what, eps=eps)
         monkeypatch.setattr(Passes, "incremental", lambda *_: None)
         assert_same(short, search(name, norm, model, what, eps=eps))

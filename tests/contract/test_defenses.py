@@ -21,16 +21,21 @@ from tests.conftest import points_of, small_network
 CPU = torch.device("cpu")
 SHAPES = [(1, 8, 8), (3, 6, 9), (1, 9, 5)]
 CLASSES = 5
-#: Forms of a defense that differ in what they declare; one that is not named here runs with its defaults.
+#: Forms of a defense that differ in what they declare; one that is not named here runs with its
+#: defaults.
 FORMS = {
     "feature_squeezing": [
-        "feature_squeezing", "feature_squeezing bits=1 median=2 nlm=true nlm_search=5",
+        "feature_squeezing",
+        "feature_squeezing bits=1 median=2 nlm=true nlm_search=5",
         "feature_squeezing median=3 detect=true",
     ],
-}  # fmt: skip
+}
 SPECS = [spec for name in registry.names("defense") for spec in FORMS.get(name, [name])]
-COMPOSED = ["gaussian_noise+feature_squeezing bits=2", "feature_squeezing bits=2 + gaussian_noise sigma=0.2",
-            "parseval + feature_squeezing bits=3 detect=true + gaussian_noise"]  # fmt: skip
+COMPOSED = [
+    "gaussian_noise+feature_squeezing bits=2",
+    "feature_squeezing bits=2 + gaussian_noise sigma=0.2",
+    "parseval + feature_squeezing bits=3 detect=true + gaussian_noise",
+]
 
 
 def images(shape: tuple[int, int, int], rows: int = 24, seed: int = 0) -> torch.Tensor:
@@ -80,23 +85,38 @@ class TestEveryDefense:
         for module in filter(None, searched):
             assert not any(parameter.requires_grad for parameter in module.parameters())
 
-    def test_the_fast_path_is_the_network_behind_its_defense(self, spec: str, shape: tuple[int, int, int]) -> None:
+    def test_the_fast_path_is_the_network_behind_its_defense(
+        self, spec: str, shape: tuple[int, int, int]
+    ) -> None:
         model, what = with_fast_path(defended(spec, shape), images(shape)), points(images(shape))
         given, fast = Passes(model, 64), Passes(model, 64, fast=True)
         torch.testing.assert_close(fast.logits(what), given.logits(what), rtol=1e-4, atol=1e-4)
-        found, expected = fast.gradient(what, cross_entropy)[1], given.gradient(what, cross_entropy)[1]
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        found, expected = (
+            fast.gradient(what, cross_entropy)[1],
+            given.gradient(what, cross_entropy)[1],
+        )
+        torch.testing.assert_close(
+            found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
+        )
 
-    def test_the_gradient_is_there_is_finite_and_leads_somewhere(self, spec: str, shape: tuple[int, int, int]) -> None:
+    def test_the_gradient_is_there_is_finite_and_leads_somewhere(
+        self, spec: str, shape: tuple[int, int, int]
+    ) -> None:
         model, what = defended(spec, shape), points(images(shape))
-        (ballot,) = Passes(model, 64).ballots(what, 1)  # an attack climbs from images that are right
-        logits, gradient = Passes(model, 64).gradient(what._replace(y=ballot[:, :CLASSES].argmax(1)), cross_entropy)
+        (ballot,) = Passes(model, 64).ballots(
+            what, 1
+        )  # an attack climbs from images that are right
+        logits, gradient = Passes(model, 64).gradient(
+            what._replace(y=ballot[:, :CLASSES].argmax(1)), cross_entropy
+        )
         assert logits.shape == (24, CLASSES)
         assert gradient.shape == (24, *shape)
         assert gradient.isfinite().all()
         assert (gradient.flatten(1).abs().sum(1) > 0).float().mean() > 0.9
 
-    def test_logits_and_gradient_of_a_row_do_not_depend_on_its_company(self, spec: str, shape: tuple[int, int, int]) -> None:
+    def test_logits_and_gradient_of_a_row_do_not_depend_on_its_company(
+        self, spec: str, shape: tuple[int, int, int]
+    ) -> None:
         model, what = defended(spec, shape), points(images(shape))
         order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
         passes = Passes(model, 64)
@@ -106,7 +126,9 @@ class TestEveryDefense:
         for expected, shuffled, single in zip(whole, mixed, alone, strict=True):
             torch.testing.assert_close(shuffled, expected[order], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(single[0], expected[7], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(passes.logits(what.take(order)), passes.logits(what)[order], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            passes.logits(what.take(order)), passes.logits(what)[order], atol=1e-4, rtol=1e-4
+        )
 
     def test_the_same_seed_gives_the_same_and_the_global_generator_is_left_alone(
         self, spec: str, shape: tuple[int, int, int]
@@ -117,13 +139,17 @@ class TestEveryDefense:
         assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_the_users_network_is_left_as_it_is(self, spec: str, shape: tuple[int, int, int]) -> None:
+    def test_the_users_network_is_left_as_it_is(
+        self, spec: str, shape: tuple[int, int, int]
+    ) -> None:
         model = small_network(shape, CLASSES)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         prepared = prepare(model, ready(spec, model, shape), CPU)
         Passes(prepared, 64).gradient(points(images(shape)), cross_entropy)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+        assert all(
+            parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+        )
 
     def test_it_declares_what_it_does(self, spec: str, shape: tuple[int, int, int]) -> None:
         model, what = defended(spec, shape), points(images(shape))
@@ -131,19 +157,27 @@ class TestEveryDefense:
         assert torch.equal(first, second) != model.traits.random
         assert model.traits.votes % 2 == 1
         assert model.traits.random or (model.traits.draws, model.traits.votes) == (1, 1)
-        # Where nothing is declared the gradient is exact: a small step changes the logits as it says.
+        # Where nothing is declared the gradient is exact: a small step changes the logits as it
+        # says.
         if model.traits.surrogate is None and not model.traits.random:
             x, module = what.x.double().requires_grad_(), model.module.double()
-            step = torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) - 0.5
+            step = (
+                torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+                - 0.5
+            )
             (gradient,) = torch.autograd.grad(module(x)[:, 0].sum(), x)
             change = (module(x + 1e-7 * step) - module(x - 1e-7 * step))[:, 0] / 2e-7
-            torch.testing.assert_close((gradient * step).flatten(1).sum(1), change, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                (gradient * step).flatten(1).sum(1), change, atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if not defense_from(spec).trains])
 def test_hyperparameters_round_trip_through_text(spec: str) -> None:
     defense = defense_from(spec)
-    text = " ".join([defense.name, *(f"{key}={value}" for key, value in registry.parameters(defense).items())])
+    text = " ".join(
+        [defense.name, *(f"{key}={value}" for key, value in registry.parameters(defense).items())]
+    )
     assert defense_from(text) == defense
 
 

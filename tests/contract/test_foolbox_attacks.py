@@ -22,14 +22,22 @@ from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined
 from tests.contract.test_attacks import EPS, network, take, task
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy"
+)
 ROWS = 6
 SHAPE = (3, 6, 9)
-#: Hyper-parameters that keep the suite quick; the others run with 5 steps, or their defaults where they have none.
+#: Hyper-parameters that keep the suite quick; the others run with 5 steps, or their defaults where
+#: they have none.
 PARAMS: dict[str, dict[str, Any]] = {
     "EADAttack": {"steps": 5, "binary_search_steps": 2, "initial_const": 0.1},
     "HopSkipJumpAttack": {"steps": 1, "initial_gradient_eval_steps": 10},
-    "L2CarliniWagnerAttack": {"steps": 8, "binary_search_steps": 2, "initial_const": 1.0, "stepsize": 0.05},
+    "L2CarliniWagnerAttack": {
+        "steps": 8,
+        "binary_search_steps": 2,
+        "initial_const": 1.0,
+        "stepsize": 0.05,
+    },
     "L2DeepFoolAttack": {"candidates": 4},
     "LinfDeepFoolAttack": {"candidates": 4},
     "LinearSearchBlendedUniformNoiseAttack": {"directions": 30, "steps": 5},
@@ -38,7 +46,13 @@ PARAMS: dict[str, dict[str, Any]] = {
 #: Hundreds of queries a row, whatever their parameters.
 SLOW = re.compile("Pointwise|BrendelBethge")
 CASES = [
-    pytest.param(name, norm, goal, id=f"{name}-{norm}-{goal}", marks=[pytest.mark.slow] if SLOW.search(name) else [])
+    pytest.param(
+        name,
+        norm,
+        goal,
+        id=f"{name}-{norm}-{goal}",
+        marks=[pytest.mark.slow] if SLOW.search(name) else [],
+    )
     for name in catalogue()
     for norm in sorted(ENTRIES[name].norms)
     for goal in ("untargeted", "random")
@@ -70,13 +84,17 @@ def search(
     **options: Any,
 ) -> Outcome:
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
-    engine = DrivenEngine(built(name), Passes(DefendedModel(model), batch_size), threat, seed=seed, **options)
+    engine = DrivenEngine(
+        built(name), Passes(DefendedModel(model), batch_size), threat, seed=seed, **options
+    )
     return joined(engine.search(what))
 
 
 @pytest.mark.parametrize(("name", "norm", "goal"), CASES)
 class TestEveryFoolboxAttack:
-    def test_what_it_finds_is_adversarial_in_the_ball_and_counted(self, name: str, norm: str, goal: str) -> None:
+    def test_what_it_finds_is_adversarial_in_the_ball_and_counted(
+        self, name: str, norm: str, goal: str
+    ) -> None:
         model, threat = network(SHAPE), ThreatModel.parse(norm, EPS[norm])
         what = task(model, goal, SHAPE, rows=ROWS)
         generators = global_generators()
@@ -84,12 +102,16 @@ class TestEveryFoolboxAttack:
         assert (threat.excess(result.x_adv, what.x) <= 0).all()
         assert torch.equal(result.x_adv[~result.found], what.x[~result.found])
         label = model(result.x_adv).argmax(1)
-        assert torch.where(what.target >= 0, label == what.target, label != what.y)[result.found].all()
+        assert torch.where(what.target >= 0, label == what.target, label != what.y)[
+            result.found
+        ].all()
         assert (result.forward >= 1).all()
         assert built(name).access == Access.GRADIENT or not result.backward.any()
         assert generators == global_generators()
 
-    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(self, name: str, norm: str, goal: str) -> None:
+    def test_batch_size_order_and_shards_do_not_change_verdicts_or_queries(
+        self, name: str, norm: str, goal: str
+    ) -> None:
         model = network()
         what = task(model, goal, rows=ROWS)
         expected = search(name, norm, what, model)
@@ -101,19 +123,30 @@ class TestEveryFoolboxAttack:
                 assert torch.equal(getattr(expected, column)[rows], getattr(found, column)), column
 
     @pytest.mark.parametrize("budget", [1, 5])
-    def test_a_query_budget_is_never_exceeded(self, name: str, norm: str, goal: str, budget: int) -> None:
+    def test_a_query_budget_is_never_exceeded(
+        self, name: str, norm: str, goal: str, budget: int
+    ) -> None:
         model = network()
         result = search(name, norm, task(model, goal, rows=4), model, query_budget=budget)
         assert (result.forward + result.backward <= budget).all()
 
 
-@pytest.mark.parametrize("name", ["DDNAttack", "L2DeepFoolAttack", "L2FMNAttack", "NewtonFoolAttack", "BoundaryAttack"])
+@pytest.mark.parametrize(
+    "name", ["DDNAttack", "L2DeepFoolAttack", "L2FMNAttack", "NewtonFoolAttack", "BoundaryAttack"]
+)
 def test_an_attack_for_the_nearest_point_needs_no_eps_and_breaks_nearly_all(name: str) -> None:
     model = network()
-    assert search(name, "l2", task(model, "untargeted", rows=ROWS), model, eps=None).found.float().mean() > 0.8
+    assert (
+        search(name, "l2", task(model, "untargeted", rows=ROWS), model, eps=None)
+        .found.float()
+        .mean()
+        > 0.8
+    )
 
 
-@pytest.mark.parametrize(("name", "norm", "eps"), [("LinfPGD", "linf", 0.3), ("BoundaryAttack", "l2", None)])
+@pytest.mark.parametrize(
+    ("name", "norm", "eps"), [("LinfPGD", "linf", 0.3), ("BoundaryAttack", "l2", None)]
+)
 def test_other_seeds_draw_other_numbers(name: str, norm: str, eps: float | None) -> None:
     model = network()
     what = task(model, "untargeted", rows=ROWS)
@@ -140,5 +173,11 @@ def test_a_mistake_inside_of_foolbox_is_an_error_that_names_the_sample() -> None
     found: type[Any] = load("L2DeepFoolAttack")
     attack = found(candidates=1)
     threat = ThreatModel.parse("l2", None)
-    with pytest.raises(AttackError, match="foolbox:L2DeepFoolAttack failed on sample 0: ValueError: expected"):
-        next(DrivenEngine(attack, Passes(DefendedModel(model), 8), threat).search(task(model, "untargeted", rows=2)))
+    with pytest.raises(
+        AttackError, match="foolbox:L2DeepFoolAttack failed on sample 0: ValueError: expected"
+    ):
+        next(
+            DrivenEngine(attack, Passes(DefendedModel(model), 8), threat).search(
+                task(model, "untargeted", rows=2)
+            )
+        )

@@ -69,7 +69,9 @@ Rbl = Callable[..., Result]
 
 
 @pytest.fixture
-def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rbl]:
+def rbl(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rbl]:
     """``rbl("evaluate", "-a", "pgd")`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RBL_DATA_DIR", raising=False)
@@ -86,10 +88,18 @@ def rbl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture(scope="session")
 def own_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """The options that name a linear network: each class is scored by the distance to its mean image."""
+    """The options that name a linear network: each class is scored by the distance to its mean
+    image.
+    """
     folder = tmp_path_factory.mktemp("network")
     (folder / "net.py").write_text(NETWORK)
     data = load_dataset("fashion_mnist")
     means = torch.stack([data.x[data.y == label].mean(0).flatten() for label in range(10)])
     save_file({"1.weight": means, "1.bias": -means.square().sum(1) / 2}, folder / "net.safetensors")
-    return ("--model", f"{folder / 'net.py'}:linear", "--weights", str(folder / "net.safetensors"), "--allow-code")
+    return (
+        "--model",
+        f"{folder / 'net.py'}:linear",
+        "--weights",
+        str(folder / "net.safetensors"),
+        "--allow-code",
+    )

@@ -1,4 +1,6 @@
-"""Files and words with something wrong in them: what each becomes follows from its generator alone."""
+"""Files and words with something wrong in them: what each becomes follows from its generator
+alone.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,54 @@ from typing import Any
 
 #: Values that a reader of text does not count on.
 ODD: list[Any] = [
-    None, True, 0, -1, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "²", "١", "none",
-    "nan", "1e999", "0/0", "../../etc/passwd", "/dev/zero", "~root", "os:system", "os:system command='touch planted'",
-    "a" * 5000, "9" * 5000, "[" * 300, "\u0000", "\ud800", "é", [], [[]], {}, {"": {}}, [0] * 50, [None], ["a", 1],
-]  # fmt: skip
-_RUNS = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"9999", b"[" * 5000, b'{"a":' * 3000]
+    None,
+    True,
+    0,
+    -1,
+    2**31,
+    2**63,
+    -(2**70),
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "²",
+    "١",
+    "none",
+    "nan",
+    "1e999",
+    "0/0",
+    "../../etc/passwd",
+    "/dev/zero",
+    "~root",
+    "os:system",
+    "os:system command='touch planted'",
+    "a" * 5000,
+    "9" * 5000,
+    "[" * 300,
+    "\u0000",
+    "\ud800",
+    "é",
+    [],
+    [[]],
+    {},
+    {"": {}},
+    [0] * 50,
+    [None],
+    ["a", 1],
+]
+_RUNS = [
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\x7f\xff\xff\xff",
+    b"9999",
+    b"[" * 5000,
+    b'{"a":' * 3000,
+]
 
 
 def bytes_of(content: bytes, rng: random.Random) -> bytes:
@@ -74,7 +119,11 @@ def _holders(value: Any) -> list[Any]:
 def json_of(value: Any) -> str:
     """As ``json.dumps``, however deep."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(key)}:{json_of(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(f"{json.dumps(key)}:{json_of(inner)}" for key, inner in value.items())
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ",".join(map(json_of, value)) + "]"
     return str(value) if isinstance(value, int) and abs(value) > 10**300 else json.dumps(value)
@@ -82,12 +131,18 @@ def json_of(value: Any) -> str:
 
 def toml_of(table: dict[str, Any]) -> str:
     """``table`` with every value inline."""
-    return "\n".join(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items()) + "\n"
+    return (
+        "\n".join(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items()) + "\n"
+    )
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{_toml_key(key)} = {_toml_value(inner)}" for key, inner in value.items())
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if value is None:
@@ -96,7 +151,11 @@ def _toml_value(value: Any) -> str:
         return "nan"
     if isinstance(value, float) and abs(value) == float("inf"):
         return "inf"
-    return json.dumps(value) if not isinstance(value, int) or isinstance(value, bool) or abs(value) < 10**300 else "9" * 5000
+    return (
+        json.dumps(value)
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) < 10**300
+        else "9" * 5000
+    )
 
 
 def _toml_key(key: str) -> str:

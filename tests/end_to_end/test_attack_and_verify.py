@@ -16,7 +16,17 @@ from tests.end_to_end.conftest import Rbl
 
 FILE = "rbl-adversarials/adversarials.npz"
 SHEET = Path("rbl-adversarials/examples.png")
-ARRAYS = {"x", "x_adv", "y", "prediction_before", "prediction_after", "target", "ids", "distance", "record"}
+ARRAYS = {
+    "x",
+    "x_adv",
+    "y",
+    "prediction_before",
+    "prediction_after",
+    "target",
+    "ids",
+    "distance",
+    "record",
+}
 
 
 def rewrite(path: str, **change: np.ndarray) -> None:
@@ -35,9 +45,20 @@ def crafted(rbl: Rbl, own_network: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def test_the_bundled_network_needs_no_option(rbl: Rbl) -> None:
-    result = rbl("attack", "-a", "pgd steps=10", "-d", "parseval", "--limit", "30", "--examples", "4")
+    result = rbl(
+        "attack", "-a", "pgd steps=10", "-d", "parseval", "--limit", "30", "--examples", "4"
+    )
     assert (result.code, result.err) == (0, "")
-    for word in ("parseval", "linf 0.1", "30", "median distance", FILE, "(4 of", "Record: rbl-results", f"rbl verify {FILE}"):
+    for word in (
+        "parseval",
+        "linf 0.1",
+        "30",
+        "median distance",
+        FILE,
+        "(4 of",
+        "Record: rbl-results",
+        f"rbl verify {FILE}",
+    ):
         assert word in result.out
     checked = rbl("verify", FILE)
     assert (checked.code, checked.err) == (0, "")
@@ -63,10 +84,17 @@ def test_the_command_that_attack_prints_verifies(rbl: Rbl, own_network: tuple[st
     assert saved["verify"].split()[2:] == [saved["adversarials"], *own_network]
     checked = rbl(*saved["verify"].split()[1:], "--format", "json")
     report = json.loads(checked.out)
-    assert (checked.code, report["held"], report["failed"], report["notes"]) == (0, saved["broken"], 0, [])
+    assert (checked.code, report["held"], report["failed"], report["notes"]) == (
+        0,
+        saved["broken"],
+        0,
+        [],
+    )
 
 
-def test_an_attack_and_an_evaluation_share_their_record(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_an_attack_and_an_evaluation_share_their_record(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     options = (*own_network, "-a", "pgd steps=10", "--limit", "40", "--format", "json")
     first = json.loads(rbl("attack", *options).out)["cells"][0]
     again = json.loads(rbl("evaluate", *options, "--keep-adversarials").out)["cells"][0]
@@ -77,7 +105,9 @@ def test_an_attack_and_an_evaluation_share_their_record(rbl: Rbl, own_network: t
         assert "adversarials hold" in checked.out
 
 
-def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     options = ("attack", *own_network, "-a", "pgd steps=10", "--limit", "40")
     rbl(*options, "--examples", "3")
     first = SHEET.read_bytes()
@@ -98,13 +128,27 @@ def test_the_sheet_is_the_same_each_time_and_never_that_of_an_earlier_run(rbl: R
 def test_colour_images_and_targets_can_be_saved_and_verified(rbl: Rbl) -> None:
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
-    Path("net.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))\n")
+    Path("net.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, "
+        "4))\n"
+    )
     weight = torch.from_numpy(generator.normal(size=(4, 192)).astype(np.float32))
     save_file({"1.weight": weight, "1.bias": torch.zeros(4)}, "net.safetensors")
     pixels = torch.from_numpy(x.transpose(0, 3, 1, 2) / 255).float().flatten(1)
     np.savez("data.npz", x=x, y=(pixels @ weight.T).argmax(1).numpy())
     own = ("--model", "net.py:net", "--weights", "net.safetensors", "--allow-code")
-    attack = ("attack", *own, "--dataset", "npz:data.npz", "--norm", "l2", "--eps", "1.5", "--targeted", "random")
+    attack = (
+        "attack",
+        *own,
+        "--dataset",
+        "npz:data.npz",
+        "--norm",
+        "l2",
+        "--eps",
+        "1.5",
+        "--targeted",
+        "random",
+    )
     assert rbl(*attack).code == 0
     assert SHEET.exists()
     checked = rbl("verify", FILE, *own)
@@ -154,7 +198,9 @@ def test_other_weights_are_refused_with_both_hashes(
     save_file({name: value * 1.01 for name, value in weights.items()}, "other.safetensors")
     result = rbl("verify", FILE, *own_network[:2], "--weights", "other.safetensors", "--allow-code")
     assert (result.code, result.err.count("\n"), result.out) == (2, 1, "")
-    assert json.loads(str(crafted["record"]))["identity"]["model"]["weights_sha256"][:16] in result.err
+    assert (
+        json.loads(str(crafted["record"]))["identity"]["model"]["weights_sha256"][:16] in result.err
+    )
     assert result.err.count("...") == 2
     assert rbl("verify", FILE).code == 2
 
@@ -196,7 +242,9 @@ def test_what_cannot_be_done_is_explained(rbl: Rbl, arguments: list[str], text: 
     assert not Path("rbl-results").exists()
 
 
-def test_a_record_without_its_images_says_how_to_get_them(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_record_without_its_images_says_how_to_get_them(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--format", "json")
     record = json.loads(rbl(*options).out)["cells"][0]["record"]
     result = rbl("verify", record, *own_network)
@@ -210,8 +258,12 @@ def test_a_dry_run_saves_nothing(rbl: Rbl, own_network: tuple[str, ...]) -> None
     assert not any(Path(name).exists() for name in ("rbl-results", "rbl-adversarials"))
 
 
-def test_an_interrupted_attack_continues(rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after a batch, the same command searches only the rest and saves what a whole run saves."""
+def test_an_interrupted_attack_continues(
+    rbl: Rbl, own_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after a batch, the same command searches only the rest and saves what a whole run
+    saves.
+    """
     from robustbench_lite.records.journal import Journal
 
     options = ("attack", *own_network, "-a", "pgd steps=10", "--limit", "64", "--batch-size", "16")
@@ -235,9 +287,22 @@ def test_an_interrupted_attack_continues(rbl: Rbl, own_network: tuple[str, ...],
             np.testing.assert_array_equal(resumed[name], whole[name])
 
 
-def test_a_patch_is_fitted_scored_saved_and_verified(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_patch_is_fitted_scored_saved_and_verified(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     """Offline, with nothing but the images that the package carries."""
-    options = ("attack", *own_network, "-a", "patch steps=40 draws=4", "--norm", "l0", "--eps", "78", "--limit", "60")
+    options = (
+        "attack",
+        *own_network,
+        "-a",
+        "patch steps=40 draws=4",
+        "--norm",
+        "l0",
+        "--eps",
+        "78",
+        "--limit",
+        "60",
+    )
     result = rbl(*options)
     assert (result.code, result.err) == (0, "")
     for word in ("at one placement (mean)", "at any of 4", "rbl-adversarials/patch.png"):
@@ -255,8 +320,12 @@ def test_a_patch_is_fitted_scored_saved_and_verified(rbl: Rbl, own_network: tupl
     assert report["cells"][0]["cached"]
     success = report["saved"]["success"]
     assert 0 < success["mean"] < success["any"] <= 1
-    assert success["any"] == pytest.approx(1 - report["cells"][0]["robust_accuracy"] / report["cells"][0]["clean_accuracy"])
-    for fit in Path("rbl-results/fits").iterdir():  # without it the record is no longer enough for the picture
+    assert success["any"] == pytest.approx(
+        1 - report["cells"][0]["robust_accuracy"] / report["cells"][0]["clean_accuracy"]
+    )
+    for fit in Path(
+        "rbl-results/fits"
+    ).iterdir():  # without it the record is no longer enough for the picture
         fit.unlink()
     rbl(*options)
     with np.load("rbl-adversarials/patch.npz") as arrays:
@@ -272,4 +341,8 @@ def test_a_patch_needs_training_images(rbl: Rbl, own_network: tuple[str, ...]) -
     alone = rbl(*options, "-a", "patch")
     assert (alone.code, alone.err.count("\n"), "x_train" in alone.err) == (2, 1, True)
     among_all = rbl(*options, "-a", "all", "--dry-run")
-    assert (among_all.code, "patch is left out" in among_all.err, "one_pixel" in among_all.out) == (0, True, True)
+    assert (among_all.code, "patch is left out" in among_all.err, "one_pixel" in among_all.out) == (
+        0,
+        True,
+        True,
+    )

@@ -115,25 +115,36 @@ def check(result: Result, text: str) -> None:
     assert result.code == 2, result
     assert text in result.err
     assert (result.err.count("\n"), result.out) == (1, "")
-    # Which class exists is known once the network has run: by then there is a journal, without a row.
-    assert {path.name for path in Path("rbl-results").rglob("*") if path.is_file()} <= {"journal.sqlite"}
+    # Which class exists is known once the network has run: by then there is a journal, without a
+    # row.
+    assert {path.name for path in Path("rbl-results").rglob("*") if path.is_file()} <= {
+        "journal.sqlite"
+    }
 
 
-@pytest.mark.parametrize(("options", "text"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS])
-def test_a_wrong_option_is_explained(rbl: Rbl, own_network: tuple[str, ...], options: list[str], text: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "text"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS]
+)
+def test_a_wrong_option_is_explained(
+    rbl: Rbl, own_network: tuple[str, ...], options: list[str], text: str
+) -> None:
     own = () if "--weights" in options else own_network
     check(rbl("evaluate", *own, *options), text)
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_data_that_cannot_be_used_is_explained(rbl: Rbl, own_network: tuple[str, ...], case: str) -> None:
+def test_data_that_cannot_be_used_is_explained(
+    rbl: Rbl, own_network: tuple[str, ...], case: str
+) -> None:
     arrays, text = DATA[case]
     np.savez("data.npz", **arrays)
     check(rbl("evaluate", *own_network, "--dataset", "npz:data.npz", "--eps", "0.1"), text)
 
 
 @pytest.mark.parametrize("factory", MODELS)
-def test_a_model_that_cannot_be_measured_is_explained(rbl: Rbl, own_network: tuple[str, ...], factory: str) -> None:
+def test_a_model_that_cannot_be_measured_is_explained(
+    rbl: Rbl, own_network: tuple[str, ...], factory: str
+) -> None:
     model = own_network[1].replace(":linear", f":{factory}")
     check(rbl("evaluate", "--model", model, "--allow-code", "--limit", "64"), MODELS[factory])
 
@@ -152,19 +163,31 @@ def test_weights_that_do_not_fit_name_the_keys(rbl: Rbl, own_network: tuple[str,
 
 def test_weights_are_never_unpickled(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     torch.save(torch.nn.Linear(2, 2), "whole.pt")
-    check(rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "whole.pt"), "can run code")
+    check(
+        rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "whole.pt"), "can run code"
+    )
 
 
 def test_truncated_weights_are_refused(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     Path("cut.safetensors").write_bytes(Path(own_network[3]).read_bytes()[:1000])
-    check(rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "cut.safetensors"), "cut short")
+    check(
+        rbl("evaluate", *own_network[:2], "--allow-code", "--weights", "cut.safetensors"),
+        "cut short",
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("atack = 'pgd'", "Did you mean 'attack'?"), ("eps = ", "TOML"), ("fresh = 'yes'", "flag"), ("eps = [1, 2]", "one value")],
+    [
+        ("atack = 'pgd'", "Did you mean 'attack'?"),
+        ("eps = ", "TOML"),
+        ("fresh = 'yes'", "flag"),
+        ("eps = [1, 2]", "one value"),
+    ],
 )
-def test_a_wrong_config_file_is_explained(rbl: Rbl, own_network: tuple[str, ...], text: str, says: str) -> None:
+def test_a_wrong_config_file_is_explained(
+    rbl: Rbl, own_network: tuple[str, ...], text: str, says: str
+) -> None:
     Path("eval.toml").write_text(text)
     check(rbl("evaluate", *own_network, "--config", "eval.toml"), says)
 
@@ -172,24 +195,40 @@ def test_a_wrong_config_file_is_explained(rbl: Rbl, own_network: tuple[str, ...]
 @pytest.mark.parametrize(
     "words",
     [
-        ["evaluate", "--config", "pipe"], ["evaluate", "--weights", "pipe"], ["evaluate", "--dataset", "npz:pipe"],
-        ["evaluate", "--model", "pipe.py:net", "--allow-code"], ["evaluate", "--output", "pipe"], ["show", "pipe.json"],
-        ["verify", "pipe"], ["verify", "pipe.json"], ["leaderboard", "plan", "--root", "."],
-        ["evaluate", "--model", "pipe", "--networks", "."], ["leaderboard", "diff", "."],
+        ["evaluate", "--config", "pipe"],
+        ["evaluate", "--weights", "pipe"],
+        ["evaluate", "--dataset", "npz:pipe"],
+        ["evaluate", "--model", "pipe.py:net", "--allow-code"],
+        ["evaluate", "--output", "pipe"],
+        ["show", "pipe.json"],
+        ["verify", "pipe"],
+        ["verify", "pipe.json"],
+        ["leaderboard", "plan", "--root", "."],
+        ["evaluate", "--model", "pipe", "--networks", "."],
+        ["leaderboard", "diff", "."],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_pipe_is_refused_and_never_waited_for(rbl: Rbl, words: list[str]) -> None:
     for folder in ("boards", "tables"):
         Path(folder).mkdir()
-    for name in ("pipe", "pipe.py", "pipe.json", "pipe.safetensors", "boards/b.toml", "tables/b.json"):
+    for name in (
+        "pipe",
+        "pipe.py",
+        "pipe.json",
+        "pipe.safetensors",
+        "boards/b.toml",
+        "tables/b.json",
+    ):
         os.mkfifo(name)
     result = rbl(*words)
     assert (result.code, result.err.count("\n")) == (2, 1), result
     assert "named pipe" in result.err or "--output DIR" in result.err
 
 
-def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_an_output_folder_that_cannot_be_written_is_found_before_work_starts(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     Path("a-file").write_text("in the way")
     check(rbl("evaluate", *own_network, "--output", "a-file/results"), "--output DIR")
 
@@ -213,7 +252,9 @@ def test_a_download_without_a_network_says_where_to_put_the_file(
     assert "MNIST/raw" in result.err
 
 
-def test_a_record_that_was_changed_is_refused_and_left_as_it_is(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_record_that_was_changed_is_refused_and_left_as_it_is(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40")
     path = Path(json.loads(rbl(*options, "--format", "json").out)["cells"][0]["record"])
     whole = path.read_text()
@@ -238,7 +279,9 @@ def test_a_journal_that_was_changed_is_refused(rbl: Rbl, own_network: tuple[str,
     with open_journal(Path("rbl-results/journal.sqlite")) as journal:
         journal.begin(cell["key"], answers)
     with sqlite3.connect("rbl-results/journal.sqlite") as connection:
-        connection.execute("INSERT INTO outcomes VALUES (?, 0, 0, 0, NULL, 5, 5, NULL, 'forged')", (cell["key"],))
+        connection.execute(
+            "INSERT INTO outcomes VALUES (?, 0, 0, 0, NULL, 5, 5, NULL, 'forged')", (cell["key"],)
+        )
     connection.close()
     result = rbl(*options)
     assert (result.code, result.err.count("\n")) == (2, 1)
@@ -268,30 +311,54 @@ def test_other_commands_explain_too(rbl: Rbl, arguments: list[str], text: str) -
 
 
 _TRAIN = [
-    (["--output", ""], "no folder"), (["--name", ""], "1 to 100"), (["--name", "."], "no slash"), (["--name", ".."], "no dot"),
-    (["--name", ".n"], "no dot"), (["--name", " n"], "no space"), (["--name", "a\nb"], "no line end"),
+    (["--output", ""], "no folder"),
+    (["--name", ""], "1 to 100"),
+    (["--name", "."], "no slash"),
+    (["--name", ".."], "no dot"),
+    (["--name", ".n"], "no dot"),
+    (["--name", " n"], "no space"),
+    (["--name", "a\nb"], "no line end"),
     (["--name", "a/b"], "no slash"),
-    (["--name", "x" * 200], "1 to 100"), (["--seed", "-1"], "from 0 to"), (["--seed", "9" * 30], "from 0 to"),
-    (["--epochs", "0"], "epochs >= 1"), (["--epochs", "-1"], "epochs >= 1"), (["--epochs", "9" * 30], "epochs >= 1"),
-    (["--batch-size", "0"], "batch size >= 1"), (["--batch-size", "-1"], "batch size >= 1"),
-    (["--batch-size", "9" * 30], "batch size >= 1"), (["--learning-rate", "inf"], "learning rate > 0"),
-    (["--learning-rate", "nan"], "learning rate > 0"), (["--limit", "0"], "limit is 0"), (["--limit", "9" * 30], "6 images"),
-    (["--eps", "8"], "did you mean 8/255?"), (["--eps", "nan"], "finite"),
+    (["--name", "x" * 200], "1 to 100"),
+    (["--seed", "-1"], "from 0 to"),
+    (["--seed", "9" * 30], "from 0 to"),
+    (["--epochs", "0"], "epochs >= 1"),
+    (["--epochs", "-1"], "epochs >= 1"),
+    (["--epochs", "9" * 30], "epochs >= 1"),
+    (["--batch-size", "0"], "batch size >= 1"),
+    (["--batch-size", "-1"], "batch size >= 1"),
+    (["--batch-size", "9" * 30], "batch size >= 1"),
+    (["--learning-rate", "inf"], "learning rate > 0"),
+    (["--learning-rate", "nan"], "learning rate > 0"),
+    (["--limit", "0"], "limit is 0"),
+    (["--limit", "9" * 30], "6 images"),
+    (["--eps", "8"], "did you mean 8/255?"),
+    (["--eps", "nan"], "finite"),
     (["--eps", "none", "-a", "boundary", "--norm", "l2"], "--eps"),
-    (["--model", ""], "empty name"), (["--network", ""], "empty name"),
-]  # fmt: skip
+    (["--model", ""], "empty name"),
+    (["--network", ""], "empty name"),
+]
 
 
-@pytest.mark.parametrize(("options", "text"), _TRAIN, ids=[" ".join(options)[:30] for options, _ in _TRAIN])
-def test_a_training_that_cannot_be_is_explained_before_its_first_step(rbl: Rbl, options: list[str], text: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "text"), _TRAIN, ids=[" ".join(options)[:30] for options, _ in _TRAIN]
+)
+def test_a_training_that_cannot_be_is_explained_before_its_first_step(
+    rbl: Rbl, options: list[str], text: str
+) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4] + 0.5, y_test=LABELS[:4])
     check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", *options), text)
     assert not Path("rbl-models").exists()
 
 
 def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl: Rbl) -> None:
-    np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4])
-    check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1"), "(1, 27, 27) to test on")
+    np.savez(
+        "few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4]
+    )
+    check(
+        rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1"),
+        "(1, 27, 27) to test on",
+    )
 
 
 @pytest.mark.parametrize("command", ["attack", "certify"])

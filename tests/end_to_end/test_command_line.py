@@ -25,13 +25,28 @@ LIGHT = """
 import sys
 from robustbench_lite.cli import main
 code = main(sys.argv[1:])
-heavy = {"torch", "numpy", "pandas", "matplotlib", "rbl_attacks.pgd", "rbl_defenses.none"} & set(sys.modules)
+dear = {"torch", "numpy", "pandas", "matplotlib", "rbl_attacks.pgd", "rbl_defenses.none"}
+heavy = dear & set(sys.modules)
 sys.exit(code or bool(heavy))
 """
 PROMISED_KEYS = {
-    "model", "defense", "attack", "dataset", "norm", "eps", "n", "clean_accuracy", "robust_accuracy", "robust_interval",
-    "median_distance", "forward_queries_mean", "backward_queries_mean", "seconds", "status", "cell_key",
-}  # fmt: skip
+    "model",
+    "defense",
+    "attack",
+    "dataset",
+    "norm",
+    "eps",
+    "n",
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_interval",
+    "median_distance",
+    "forward_queries_mean",
+    "backward_queries_mean",
+    "seconds",
+    "status",
+    "cell_key",
+}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +63,9 @@ PROMISED_KEYS = {
     ],
 )
 def test_help_and_list_import_neither_torch_nor_a_plugin(arguments: list[str]) -> None:
-    process = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False
+    )
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip()
     assert not process.stderr
@@ -58,15 +75,37 @@ def test_the_main_job_prints_one_table_and_writes_a_record(rbl: Rbl) -> None:
     result = rbl("evaluate", "--attack", "pgd", "--defense", "parseval", "--limit", "64")
     assert result.code == 0, result.err
     assert not result.err
-    for word in ("parseval", "pgd", "linf 0.1", "64", "95 % interval", "queries a sample", "Partial", "Record: rbl-results"):
+    for word in (
+        "parseval",
+        "pgd",
+        "linf 0.1",
+        "64",
+        "95 % interval",
+        "queries a sample",
+        "Partial",
+        "Record: rbl-results",
+    ):
         assert word in result.out
     record, _ = read_record(Path(result.out.split("Record: ")[1].strip()))
     assert record.provenance.partial
 
 
 def test_json_is_the_whole_of_stdout(rbl: Rbl, own_network: tuple[str, ...]) -> None:
-    result = rbl("evaluate", *own_network, "-a", "pgd steps=5", "-a", "fgsm", "--limit", "40", "--format", "json")
-    cells = json.loads(result.out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))["cells"]
+    result = rbl(
+        "evaluate",
+        *own_network,
+        "-a",
+        "pgd steps=5",
+        "-a",
+        "fgsm",
+        "--limit",
+        "40",
+        "--format",
+        "json",
+    )
+    cells = json.loads(result.out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))[
+        "cells"
+    ]
     assert [cell["attack"] for cell in cells] == ["pgd steps=5", "fgsm"]
     for cell in cells:
         assert cell.keys() >= PROMISED_KEYS
@@ -81,7 +120,9 @@ def test_csv_and_markdown_hold_the_same_cells(rbl: Rbl, own_network: tuple[str, 
     assert rbl(*options, "md").out.startswith("| model")
 
 
-def test_a_second_run_reads_the_records_and_fresh_measures_again(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_second_run_reads_the_records_and_fresh_measures_again(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "40", "--format", "json")
     runs = [json.loads(rbl(*options, *more).out)["cells"][0] for more in ((), (), ("--fresh",))]
     assert [cell["cached"] for cell in runs] == [False, True, False]
@@ -98,21 +139,48 @@ def test_a_dry_run_measures_and_writes_nothing(rbl: Rbl, own_network: tuple[str,
 
 
 def test_a_dry_run_names_the_plain_cells_that_the_run_will_have(rbl: Rbl) -> None:
-    options = ("evaluate", "-d", "feature_squeezing", "-a", "pgd steps=2", "--plain", "--limit", "20", "--format", "json")
+    options = (
+        "evaluate",
+        "-d",
+        "feature_squeezing",
+        "-a",
+        "pgd steps=2",
+        "--plain",
+        "--limit",
+        "20",
+        "--format",
+        "json",
+    )
     planned = json.loads(rbl(*options, "--dry-run").out)["cells"]
     done = json.loads(rbl(*options).out)["cells"]
     assert [cell["key"] for cell in planned] == [cell["cell_key"] for cell in done]
     assert [cell["attack"] for cell in planned] == ["pgd steps=2", "pgd steps=2 (plain)"]
 
 
-def test_a_trained_network_is_found_by_its_name(rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_network_is_found_by_its_name(
+    rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RBL_NETWORKS", "")  # --networks writes it, and pytest puts it back
     data = load_dataset("fashion_mnist", limit=60)
     images: dict[str, Any] = {
-        f"{name}_{split}": value.numpy() for split in ("train", "test") for name, value in (("x", data.x), ("y", data.y))
+        f"{name}_{split}": value.numpy()
+        for split in ("train", "test")
+        for name, value in (("x", data.x), ("y", data.y))
     }
     np.savez("own.npz", **images)
-    where = ("--dataset", "npz:own.npz", "--eps", "0.1", "--network", "residual", "--output", "nets", "-q", "--attack", "fgsm")
+    where = (
+        "--dataset",
+        "npz:own.npz",
+        "--eps",
+        "0.1",
+        "--network",
+        "residual",
+        "--output",
+        "nets",
+        "-q",
+        "--attack",
+        "fgsm",
+    )
     assert rbl("train", "--epochs", "1", "--defense", "parseval", *where).code == 0
     named = ("--model", "own-parseval-residual", "--limit", "20", "--format", "json")
     assert "No network is named" in rbl("evaluate", *named).err
@@ -124,8 +192,22 @@ def test_a_trained_network_is_found_by_its_name(rbl: Rbl, tmp_path: Path, monkey
     assert "no slash" in rbl("train", "--epochs", "1", "--name", "a/b", *where).err
 
 
-def test_all_takes_what_can_run_and_names_what_was_left_out(rbl: Rbl, own_network: tuple[str, ...]) -> None:
-    result = rbl("evaluate", *own_network, "-a", "all", "-d", "all", "--limit", "20", "--eps", "0.05", "--dry-run")
+def test_all_takes_what_can_run_and_names_what_was_left_out(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
+    result = rbl(
+        "evaluate",
+        *own_network,
+        "-a",
+        "all",
+        "-d",
+        "all",
+        "--limit",
+        "20",
+        "--eps",
+        "0.05",
+        "--dry-run",
+    )
     assert "pgd" in result.out
     assert "fgsm" in result.out
     assert "boundary is left out" in result.err
@@ -133,17 +215,25 @@ def test_all_takes_what_can_run_and_names_what_was_left_out(rbl: Rbl, own_networ
 
 
 def test_the_command_line_wins_over_the_config_file(rbl: Rbl, own_network: tuple[str, ...]) -> None:
-    text = 'attack = ["pgd steps=3", "fgsm"]\neps = 0.05\nlimit = 30\nkeep-adversarials = true\nformat = "json"\n'
+    text = (
+        'attack = ["pgd steps=3", "fgsm"]\neps = 0.05\nlimit = 30\n'
+        'keep-adversarials = true\nformat = "json"\n'
+    )
     Path("eval.toml").write_text(text)
     result = rbl("evaluate", *own_network, "--config", "eval.toml", "--eps", "1/10")
     cells = json.loads(result.out)["cells"]
-    assert [(cell["attack"], cell["eps"], cell["n"]) for cell in cells] == [("pgd steps=3", 0.1, 30), ("fgsm", 0.1, 30)]
+    assert [(cell["attack"], cell["eps"], cell["n"]) for cell in cells] == [
+        ("pgd steps=3", 0.1, 30),
+        ("fgsm", 0.1, 30),
+    ]
     assert len(list(Path("rbl-results/cells").glob("*.npz"))) == 2
 
 
 def test_probabilities_can_be_declared(rbl: Rbl, own_network: tuple[str, ...]) -> None:
     model = own_network[1].replace(":linear", ":probabilities")
-    result = rbl("evaluate", "--model", model, "--allow-code", "--outputs", "probabilities", "--limit", "20")
+    result = rbl(
+        "evaluate", "--model", model, "--allow-code", "--outputs", "probabilities", "--limit", "20"
+    )
     assert result.code == 0, result.err
 
 
@@ -212,11 +302,15 @@ def test_doctor_names_what_is_broken_and_goes_on(rbl: Rbl, monkeypatch: pytest.M
     assert result.err.count("\n") == 1
 
 
-def test_show_explains_a_plugin_a_network_and_a_record(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_show_explains_a_plugin_a_network_and_a_record(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     assert "step_size" in rbl("show", "pgd").out
     assert "arXiv:1704.08847" in rbl("show", "parseval").out
     assert "weights sha256" in rbl("show", "fashion_mnist-parseval").out
-    cell = json.loads(rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--format", "json").out)["cells"][0]
+    cell = json.loads(
+        rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--format", "json").out
+    )["cells"][0]
     by_key, by_path = rbl("show", cell["cell_key"][:8]), rbl("show", cell["record"])
     assert by_key.out == by_path.out
     assert cell["digest"] in by_key.out
@@ -224,24 +318,49 @@ def test_show_explains_a_plugin_a_network_and_a_record(rbl: Rbl, own_network: tu
 
 def test_a_network_whose_training_says_otherwise_is_named(rbl: Rbl) -> None:
     common = ("--limit", "10", "-a", "fgsm")
-    assert "was trained with parseval" in rbl("evaluate", "--model", "fashion_mnist-parseval", "-d", "none", *common).err
+    assert (
+        "was trained with parseval"
+        in rbl("evaluate", "--model", "fashion_mnist-parseval", "-d", "none", *common).err
+    )
     assert "trained on mnist" in rbl("evaluate", "--model", "mnist-none", *common).err
-    assert "nothing says" in rbl("evaluate", "--model", "fashion_mnist-none", "-d", "adversarial_training", *common).err
+    assert (
+        "nothing says"
+        in rbl(
+            "evaluate", "--model", "fashion_mnist-none", "-d", "adversarial_training", *common
+        ).err
+    )
     assert rbl("evaluate", "--model", "fashion_mnist-parseval", *common).err == ""
 
 
 def test_a_certificate_is_shown_by_its_key(rbl: Rbl) -> None:
-    (found,) = json.loads(rbl("certify", "--limit", "5", "--method", "ibp", "--format", "json").out)["certificates"]
+    (found,) = json.loads(
+        rbl("certify", "--limit", "5", "--method", "ibp", "--format", "json").out
+    )["certificates"]
     assert found["partial"]
     assert found["digest"] in rbl("show", found["key"][:6]).out
 
 
-def test_options_leave_the_process_as_they_found_it(rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_leave_the_process_as_they_found_it(
+    rbl: Rbl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logger = logging.getLogger("robustbench_lite")
     level = logger.level
     monkeypatch.delenv("RBL_NETWORKS", raising=False)
     assert rbl("list", "attacks").code == 0
-    assert rbl("evaluate", "-a", "fgsm", "--limit", "20", "-q", "--dry-run", "--networks", str(tmp_path)).code == 0
+    assert (
+        rbl(
+            "evaluate",
+            "-a",
+            "fgsm",
+            "--limit",
+            "20",
+            "-q",
+            "--dry-run",
+            "--networks",
+            str(tmp_path),
+        ).code
+        == 0
+    )
     assert "RBL_NETWORKS" not in os.environ
     monkeypatch.setenv("RBL_NETWORKS", "before")
     rbl("evaluate", "-a", "fgsm", "--limit", "20", "-q", "--dry-run", "--networks", str(tmp_path))

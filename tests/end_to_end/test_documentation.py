@@ -11,14 +11,17 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
 ]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "<documentation>", "exec", dont_inherit=True), {"__name__": "documentation"})  # noqa: S102 -- our own pages
+    code = compile(block, "<documentation>", "exec", dont_inherit=True)
+    exec(code, {"__name__": "documentation"})  # noqa: S102 -- a page of this repository
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -1,4 +1,6 @@
-"""Somebody edits ``forward`` between two command lines: no number of the network before the edit is given for the next one."""
+"""Somebody edits ``forward`` between two command lines: no number of the network before the edit is
+given for the next one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def net():
     return Net()
 """
 OPTIONS = ("--model", "mine.py:Net", "--allow-code", "--limit", "24")
-ANOTHER = "Measured anew: a network with the same weights and structure, but other answers, was recorded here before"
+ANOTHER = (
+    "Measured anew: a network with the same weights and structure, but other answers, was recorded "
+    "here before"
+)
 
 
 @pytest.fixture
@@ -44,7 +49,9 @@ def edit(tmp_path: Path) -> Callable[..., None]:
     return write
 
 
-def test_the_same_command_measures_the_edited_network_and_says_so_once(rbl: Rbl, edit: Callable[..., None]) -> None:
+def test_the_same_command_measures_the_edited_network_and_says_so_once(
+    rbl: Rbl, edit: Callable[..., None]
+) -> None:
     command = ("evaluate", *OPTIONS, "-a", "fgsm", "-a", "pgd steps=3", "--eps", "0.1")
     first = rbl(*command)
     assert "Read from an earlier run's record" in rbl(*command).out
@@ -68,18 +75,24 @@ def test_the_same_command_measures_the_edited_network_and_says_so_once(rbl: Rbl,
     assert len(list(Path("rbl-results/replaced").glob("*.json"))) == 2
 
 
-def test_the_same_command_certifies_the_edited_network_and_says_so(rbl: Rbl, edit: Callable[..., None]) -> None:
+def test_the_same_command_certifies_the_edited_network_and_says_so(
+    rbl: Rbl, edit: Callable[..., None]
+) -> None:
     command = ("certify", *OPTIONS, "--eps", "0.02", "--method", "ibp")
     assert rbl(*command).code == 0
     edit("0.2 * x + 0.4")
     edited = rbl(*command)
     assert ANOTHER in edited.out
     assert "Read from an earlier run's certificate" in rbl(*command).out
-    shares = [re.findall(r"[\d.]+%", rbl(*command, *more).out) for more in ((), ("--output", "elsewhere"))]
+    shares = [
+        re.findall(r"[\d.]+%", rbl(*command, *more).out) for more in ((), ("--output", "elsewhere"))
+    ]
     assert shares[0] == shares[1]
 
 
-def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(rbl: Rbl, edit: Callable[..., None]) -> None:
+def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(
+    rbl: Rbl, edit: Callable[..., None]
+) -> None:
     made = rbl("attack", *OPTIONS, "-a", "pgd steps=3", "--eps", "0.1", "--format", "json")
     saved = json.loads(made.out)["saved"]["adversarials"]
     options = (saved, *OPTIONS[:3], "--format", "json")
@@ -89,7 +102,9 @@ def test_adversarials_that_are_replayed_on_an_edited_network_come_with_a_note(rb
     assert any("answers otherwise than the one that was attacked" in note for note in notes)
 
 
-def test_a_board_does_not_take_over_what_another_network_left(rbl: Rbl, edit: Callable[..., None], tmp_path: Path) -> None:
+def test_a_board_does_not_take_over_what_another_network_left(
+    rbl: Rbl, edit: Callable[..., None], tmp_path: Path
+) -> None:
     root = tmp_path / "boards"
     row = '[[rows]]\nname = "theirs"\nmodel = "mine.py:net"\n'
     declare(root, BOARD.replace('[[rows]]\ndefense = "none"\n', row).replace("gallery = 1\n", ""))
@@ -103,7 +118,9 @@ def test_a_board_does_not_take_over_what_another_network_left(rbl: Rbl, edit: Ca
     checked = rbl("leaderboard", "check", "--rerun", "1", *common)
     assert checked.code == 1
     assert "tiny, theirs (none): 4 of its records are not of the network at hand" in checked.out
-    assert "0 cells measured" in rbl("leaderboard", "run", "--root", str(root)).out  # its code may not be run
+    assert (
+        "0 cells measured" in rbl("leaderboard", "run", "--root", str(root)).out
+    )  # its code may not be run
     assert "4 cells measured" in rbl("leaderboard", "run", *common).out
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
     again = rbl("leaderboard", "check", "--rerun", "1", *common)

@@ -1,4 +1,6 @@
-"""``kill -9`` at five moments of an evaluation: the same command ends with the same record; a kill repeats a batch at most."""
+"""``kill -9`` at five moments of an evaluation: the same command ends with the same record; a kill
+repeats a batch at most.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from robustbench_lite.records.cell import read_record
 from tests.end_to_end.conftest import Rbl
 
 PROGRAM = "import sys; from robustbench_lite.cli import main; sys.exit(main())"
-#: Seconds after the first new row of the journal; the steps below are slow enough that the run is not over by then.
+#: Seconds after the first new row of the journal; the steps below are slow enough that the run is
+#: not over by then.
 DELAYS = (0.0, 0.05, 0.1, 0.2, 0.3)
 BATCH, STEPS, LIMIT = 16, 400, 250
-#: Gradients that a sample costs the model: those of the steps, and one beside the judging of the last point.
+#: Gradients that a sample costs the model: those of the steps, and one beside the judging of the
+#: last point.
 COST = STEPS + 1
-#: Counts, in a file that outlives a kill, the rows whose gradient is asked for: the work of the search.
+#: Counts, in a file that outlives a kill, the rows whose gradient is asked for: the work of the
+#: search.
 COUNTING = """
 import numpy as np
 from torch import nn
@@ -55,7 +60,9 @@ def rows_in_journal(folder: Path) -> int:
 
 def run_and_kill(command: list[str], folder: Path, delay: float) -> None:
     before = rows_in_journal(folder)
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         while rows_in_journal(folder) == before:
             assert process.poll() is None, process.communicate()
@@ -73,8 +80,26 @@ def test_a_killed_evaluation_ends_with_the_same_record_and_repeats_at_most_a_bat
     counter = np.memmap(tmp_path / "rows", dtype=np.int64, mode="w+", shape=(1,))
     (tmp_path / "counting.py").write_text(COUNTING.format(path=str(tmp_path / "rows")))
     spec = f"pgd steps={STEPS}"
-    options = ["--model", f"{tmp_path / 'counting.py'}:linear", *own_network[2:], "-a", spec, "--eps", "0.001"]
-    command = ["evaluate", *options, "--limit", str(LIMIT), "--batch-size", str(BATCH), "--format", "json", "-q"]
+    options = [
+        "--model",
+        f"{tmp_path / 'counting.py'}:linear",
+        *own_network[2:],
+        "-a",
+        spec,
+        "--eps",
+        "0.001",
+    ]
+    command = [
+        "evaluate",
+        *options,
+        "--limit",
+        str(LIMIT),
+        "--batch-size",
+        str(BATCH),
+        "--format",
+        "json",
+        "-q",
+    ]
 
     whole = json.loads(rbl(*command, "--output", "whole").out)["cells"][0]
     attacked, repeated = round(LIMIT * whole["clean_accuracy"]), []

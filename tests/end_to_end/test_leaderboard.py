@@ -1,4 +1,6 @@
-"""Boards from the declaration to the page, as a user would do it; and whatever is changed by hand is caught, with its name."""
+"""Boards from the declaration to the page, as a user would do it; and whatever is changed by hand
+is caught, with its name.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ def cells(root: Path) -> list[Path]:
 def record_of(root: Path, attack: str, defense: str, eps: float = 0.1) -> Path:
     for path in cells(root):
         identity = read_record(path)[0].identity
-        if (identity.attack.name, identity.defense.name, identity.threat.eps) == (attack, defense, eps):
+        if (identity.attack.name, identity.defense.name, identity.threat.eps) == (
+            attack,
+            defense,
+            eps,
+        ):
             return path
     raise AssertionError("no such record")
 
@@ -71,19 +77,29 @@ def test_a_measured_board_checks_and_measures_nothing_twice(rbl: Rbl, root: Path
     assert rbl("leaderboard", "plan", "--root", str(root)).out == "Every cell is measured.\n"
 
 
-def test_the_tables_are_the_same_bytes_in_another_folder_locale_and_process(root: Path, tmp_path: Path) -> None:
+def test_the_tables_are_the_same_bytes_in_another_folder_locale_and_process(
+    root: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "elsewhere" / "b"
     shutil.copytree(root, other)
     for path in [*(other / "tables").iterdir(), other / "index.html"]:
         path.unlink()
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0"}
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+        "PYTHONHASHSEED": "7",
+        "PYTHONUTF8": "0",
+    }
     command = [sys.executable, "-c", PROGRAM, "leaderboard", "build", "--root", str(other)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert contents(other) == contents(root)
 
 
-def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(rbl: Rbl, root: Path, tmp_path: Path) -> None:
+def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(
+    rbl: Rbl, root: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "shards"
     declare(other)
     common = ("leaderboard", "run", "tiny", "-q", "--root", str(other))
@@ -92,18 +108,32 @@ def test_shards_jobs_and_batch_sizes_end_in_the_same_digests_and_tables(rbl: Rbl
     assert rbl(*common, "--jobs", "2", "--batch-size", "64").code == 0
     assert rbl("leaderboard", "build", "--root", str(other)).code == 0
     assert digests(other) == digests(root)
-    tables = {name: text for name, text in contents(other).items() if name.endswith((".md", ".csv", ".tex"))}
+    tables = {
+        name: text
+        for name, text in contents(other).items()
+        if name.endswith((".md", ".csv", ".tex"))
+    }
     assert tables == {name: text for name, text in contents(root).items() if name in tables}
 
 
-def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(rbl: Rbl, root: Path) -> None:
+def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(
+    rbl: Rbl, root: Path
+) -> None:
     record_of(root, "pgd", "none").unlink()
     parts = [
-        json.loads(rbl("leaderboard", "plan", "--root", str(root), "--shard", f"{i}/3", "--format", "json").out)
+        json.loads(
+            rbl(
+                "leaderboard", "plan", "--root", str(root), "--shard", f"{i}/3", "--format", "json"
+            ).out
+        )
         for i in (1, 2, 3)
     ]
     assert sorted(len(part["cells"]) for part in parts) == [0, 0, 1]
-    matrix = json.loads(rbl("leaderboard", "plan", "--root", str(root), "--format", "github-matrix", "--shards", "3").out)
+    matrix = json.loads(
+        rbl(
+            "leaderboard", "plan", "--root", str(root), "--format", "github-matrix", "--shards", "3"
+        ).out
+    )
     (entry,) = matrix["include"]
     busy = next(i for i, part in enumerate(parts, 1) if part["cells"])
     assert entry == {"board": "tiny", "shard": f"{busy}/3"}
@@ -113,7 +143,17 @@ def test_each_cell_is_in_one_shard_and_the_matrix_names_those_with_work(rbl: Rbl
 def test_a_run_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
     root = tmp_path / "slow"
     declare(root, BOARD.replace("pgd steps=6", "pgd steps=20000"))
-    command = [sys.executable, "-c", PROGRAM, "leaderboard", "run", "--jobs", "2", "--root", str(root)]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "leaderboard",
+        "run",
+        "--jobs",
+        "2",
+        "--root",
+        str(root),
+    ]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # Two, and what tracks their semaphores.
@@ -141,20 +181,29 @@ def eventually(look: Callable[[], T], seconds: float) -> T:
     return found
 
 
-def test_the_command_behind_a_cell_gives_the_same_digest(rbl: Rbl, root: Path, tmp_path: Path) -> None:
+def test_the_command_behind_a_cell_gives_the_same_digest(
+    rbl: Rbl, root: Path, tmp_path: Path
+) -> None:
     doc = json.loads((root / "tables" / "tiny.json").read_text())
     part = doc["rows"][0]["threats"]["linf"]["attacks"]["linf/pgd"]
     words = shlex.split(part["command"])
     assert words[:2] == ["rbl", "evaluate"]
-    again = json.loads(rbl(*words[1:], "--format", "json", "-q", "--output", str(tmp_path / "again")).out)
+    again = json.loads(
+        rbl(*words[1:], "--format", "json", "-q", "--output", str(tmp_path / "again")).out
+    )
     assert again["cells"][0]["digest"] == part["digest"]
 
 
-@pytest.mark.parametrize("arguments", [["leaderboard", "--help"], ["leaderboard", "check", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["leaderboard", "--help"], ["leaderboard", "check", "--help"], ["report", "--help"]],
+)
 def test_help_imports_no_torch(arguments: list[str]) -> None:
     words = f"code = main({arguments!r}); sys.exit(code or 'torch' in sys.modules)"
     program = f"import sys; from robustbench_lite.cli import main; {words}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -187,12 +236,20 @@ def test_one_digit_of_a_table_is_caught_and_shown(rbl: Rbl, root: Path, suffix: 
     assert place is not None
     digit = str((int(text[place.start()]) + 1) % 10)
     path.write_text(text[: place.start()] + digit + text[place.start() + 1 :])
-    expect(rbl, root, f"tables/tiny.{suffix}", "it is not what the records give", "rbl leaderboard build")
+    expect(
+        rbl,
+        root,
+        f"tables/tiny.{suffix}",
+        "it is not what the records give",
+        "rbl leaderboard build",
+    )
     assert rbl("leaderboard", "build", "--root", str(root)).out == f"{path}\n"
     assert rbl("leaderboard", "check", "--root", str(root)).code == 0
 
 
-def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(rbl: Rbl, root: Path) -> None:
+def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(
+    rbl: Rbl, root: Path
+) -> None:
     for name in ("index.html", "README.md"):
         path = root / name
         text = path.read_text()
@@ -205,13 +262,27 @@ def test_one_digit_of_the_page_or_of_a_page_that_takes_a_table_in_is_caught(rbl:
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        (PGD, PGD.replace("6", "7", 1), "attack.parameters.steps: the board asks for 7, the record has 6"),
+        (
+            PGD,
+            PGD.replace("6", "7", 1),
+            "attack.parameters.steps: the board asks for 7, the record has 6",
+        ),
         ('eps = "0.1"', 'eps = "0.15"', "threat.eps: the board asks for 0.15, the record has 0.1"),
-        ("n = 24", "n = 23", "data.id_ranges: the board asks for [[0, 23]], the record has [[0, 24]]"),
-        ('title = "Tiny"', 'title = "Tiny"\nseed = 1', "seed: the board asks for 1, the record has 0"),
+        (
+            "n = 24",
+            "n = 23",
+            "data.id_ranges: the board asks for [[0, 23]], the record has [[0, 24]]",
+        ),
+        (
+            'title = "Tiny"',
+            'title = "Tiny"\nseed = 1',
+            "seed: the board asks for 1, the record has 0",
+        ),
     ],
-)  # fmt: skip
-def test_one_hyper_parameter_of_a_board_is_caught_with_both_values(rbl: Rbl, root: Path, old: str, new: str, what: str) -> None:
+)
+def test_one_hyper_parameter_of_a_board_is_caught_with_both_values(
+    rbl: Rbl, root: Path, old: str, new: str, what: str
+) -> None:
     assert old in BOARD
     declare(root, BOARD.replace(old, new))
     expect(rbl, root, what, "rbl leaderboard run tiny --prune")
@@ -235,7 +306,11 @@ def test_one_line_of_an_implementation_is_caught_with_the_command_that_mends_it(
     module, copy = f"rbl_{kind}s.{name}", tmp_path / f"{name}.py"
     original = lock._file_of(module)
     assert original is not None
-    monkeypatch.setattr(lock, "_file_of", lambda wanted, find=lock._file_of: copy if wanted == module else find(wanted))
+    monkeypatch.setattr(
+        lock,
+        "_file_of",
+        lambda wanted, find=lock._file_of: copy if wanted == module else find(wanted),
+    )
     common = ("--root", str(root))
 
     copy.write_text(original.read_text() + "\n# a comment changes nothing\n")
@@ -250,12 +325,20 @@ def test_one_line_of_an_implementation_is_caught_with_the_command_that_mends_it(
     assert rbl("leaderboard", "check", *common).code == 0
 
 
-def test_a_record_of_another_name_and_a_file_that_nobody_knows_are_caught(rbl: Rbl, root: Path) -> None:
+def test_a_record_of_another_name_and_a_file_that_nobody_knows_are_caught(
+    rbl: Rbl, root: Path
+) -> None:
     path = record_of(root, "fgsm", "none")
     path.rename(path.with_stem("0" * 32))
     (root / "results" / "tiny" / "cells" / "notes.txt").write_text("x")
     (root / "tables" / "old.md").write_text("x")
-    expect(rbl, root, "the file is not named after its key", "cells/notes.txt: nothing accounts for this file", "tables/old.md")
+    expect(
+        rbl,
+        root,
+        "the file is not named after its key",
+        "cells/notes.txt: nothing accounts for this file",
+        "tables/old.md",
+    )
 
 
 def forge(path: Path, change: Callable[[np.ndarray], None]) -> Record:
@@ -267,7 +350,9 @@ def forge(path: Path, change: Callable[[np.ndarray], None]) -> Record:
     return sealed
 
 
-def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(rbl: Rbl, root: Path) -> None:
+def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(
+    rbl: Rbl, root: Path
+) -> None:
     path = record_of(root, "pgd", "none", 0.2)
 
     def hold(broken: np.ndarray) -> None:
@@ -276,7 +361,13 @@ def test_a_forged_verdict_is_caught_by_measuring_again_and_by_nothing_else(rbl: 
     forge(path, hold)
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
     assert rbl("leaderboard", "check", "--root", str(root)).code == 0
-    expect(rbl, root, path.name, "is recorded as robust; measured again, it is broken", options=("--rerun", "16"))
+    expect(
+        rbl,
+        root,
+        path.name,
+        "is recorded as robust; measured again, it is broken",
+        options=("--rerun", "16"),
+    )
 
 
 def test_measuring_again_agrees_with_what_was_measured(rbl: Rbl, root: Path) -> None:
@@ -288,8 +379,14 @@ def test_measuring_again_agrees_with_what_was_measured(rbl: Rbl, root: Path) -> 
     assert "were left out" in few.out
 
 
-def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl: Rbl, root: Path, tmp_path: Path) -> None:
-    text = BOARD.replace('"fashion_mnist"', '"cifar10-jpeg"').replace("bundled = true\n", "").replace("gallery = 1\n", "")
+def test_a_board_whose_images_are_not_here_is_left_out_by_name(
+    rbl: Rbl, root: Path, tmp_path: Path
+) -> None:
+    text = (
+        BOARD.replace('"fashion_mnist"', '"cifar10-jpeg"')
+        .replace("bundled = true\n", "")
+        .replace("gallery = 1\n", "")
+    )
     (root / "boards" / "elsewhere.toml").write_text(text)
     where = ("--root", str(root))
     assert rbl("leaderboard", "build", *where).code == 0
@@ -299,7 +396,9 @@ def test_a_board_whose_images_are_not_here_is_left_out_by_name(rbl: Rbl, root: P
     assert "without the images of elsewhere (--data-dir)" in checked.out
     planned = json.loads(rbl("leaderboard", "plan", *where, "--format", "json").out)["cells"]
     assert {cell["board"] for cell in planned} == {"elsewhere"}
-    assert json.loads(rbl("leaderboard", "plan", *where, "--format", "github-matrix").out) == {"include": []}
+    assert json.loads(rbl("leaderboard", "plan", *where, "--format", "github-matrix").out) == {
+        "include": []
+    }
 
 
 def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl: Rbl, root: Path) -> None:
@@ -312,7 +411,9 @@ def test_cells_of_a_row_that_disagree_on_a_clean_image_are_caught(rbl: Rbl, root
     expect(rbl, root, f"differ on the clean image {sample}")
 
 
-def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(rbl: Rbl, root: Path) -> None:
+def test_a_sample_that_one_cell_certifies_and_another_breaks_is_caught(
+    rbl: Rbl, root: Path
+) -> None:
     arrays = read_record(record_of(root, "fgsm", "none"))[1]
     path = record_of(root, "pgd", "none")
     record, weaker = read_record(path)
@@ -341,7 +442,9 @@ def test_a_row_whose_records_are_of_two_networks_is_caught(rbl: Rbl, root: Path)
     path = record_of(root, "pgd", "none", 0.2)
     record, arrays = read_record(path)
     assert record.behaviour is not None
-    answers = Behaviour.of(record.behaviour.array() + 1, fixed=record.behaviour.fixed, probes=record.behaviour.probes)
+    answers = Behaviour.of(
+        record.behaviour.array() + 1, fixed=record.behaviour.fixed, probes=record.behaviour.probes
+    )
     write_record(make_record(record.identity, arrays, record.provenance, answers), path)
     expect(rbl, root, path.name, "answer otherwise")
     write_record(make_record(record.identity, arrays, record.provenance, None), path)
@@ -358,7 +461,10 @@ def test_a_submitted_network_is_measured_and_replayed_and_its_code_runs_only_whe
     (root / "entries").mkdir()
     shutil.copyfile(source, root / "entries" / "net.py")
     shutil.copyfile(weights, root / "entries" / "net.safetensors")
-    row = '[[rows]]\nname = "theirs"\nmodel = "entries/net.py:linear"\nweights = "entries/net.safetensors"\n'
+    row = (
+        '[[rows]]\nname = "theirs"\nmodel = "entries/net.py:linear"\n'
+        'weights = "entries/net.safetensors"\n'
+    )
     declare(root, BOARD.replace("[[threats]]", f"{row}[[threats]]", 1))
     common = ("--root", str(root))
     refused = rbl("leaderboard", "run", *common)
@@ -366,21 +472,38 @@ def test_a_submitted_network_is_measured_and_replayed_and_its_code_runs_only_whe
     assert "--allow-code" in refused.err
     assert rbl("leaderboard", "run", *common, "--allow-code", "-q").code == 0
     assert rbl("leaderboard", "build", *common).code == 0
-    (root / "entries" / "net.py").rename(root / "entries" / "moved.py")  # the check runs no code, so it misses none
+    (root / "entries" / "net.py").rename(
+        root / "entries" / "moved.py"
+    )  # the check runs no code, so it misses none
     assert rbl("leaderboard", "check", *common).code == 0
     (root / "entries" / "moved.py").rename(root / "entries" / "net.py")
     assert rbl("leaderboard", "check", *common, "--rerun", "1", "--allow-code").code == 0
     assert "theirs" in (root / "tables" / "tiny.md").read_text()
-    (root / "entries" / "net.safetensors").write_bytes((root / "entries" / "net.safetensors").read_bytes()[:-4] + b"\0\0\0\1")
+    (root / "entries" / "net.safetensors").write_bytes(
+        (root / "entries" / "net.safetensors").read_bytes()[:-4] + b"\0\0\0\1"
+    )
     expect(rbl, root, "model.weights_sha256: the board asks for")
 
 
-def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl: Rbl, tmp_path: Path) -> None:
+def test_defenses_that_draw_and_that_reject_are_measured_and_shown(
+    rbl: Rbl, tmp_path: Path
+) -> None:
     head, rest = BOARD.split('[[rows]]\ndefense = "none"', 1)
-    rows = '[[rows]]\ndefense = "gaussian_noise"\n[[rows]]\ndefense = "feature_squeezing detect=true"\n'
-    declare(tmp_path, head + rows + rest[rest.index("[[threats]]") :].split('[[threats.attacks]]\nattack = "pgd')[0])
+    rows = (
+        '[[rows]]\ndefense = "gaussian_noise"\n'
+        '[[rows]]\ndefense = "feature_squeezing detect=true"\n'
+    )
+    declare(
+        tmp_path,
+        head
+        + rows
+        + rest[rest.index("[[threats]]") :].split('[[threats.attacks]]\nattack = "pgd')[0],
+    )
     assert rbl("leaderboard", "run", "-q", "--root", str(tmp_path)).code == 0
-    shown = [json.loads(path.read_text())["examples"] for path in (tmp_path / "results" / "tiny" / "gallery").iterdir()]
+    shown = [
+        json.loads(path.read_text())["examples"]
+        for path in (tmp_path / "results" / "tiny" / "gallery").iterdir()
+    ]
     assert len(shown) == 2
     assert all(one["before"] != one["after"] for examples in shown for one in examples)
     assert rbl("leaderboard", "run", "--root", str(tmp_path)).out.count("done") == 0
@@ -389,7 +512,9 @@ def test_defenses_that_draw_and_that_reject_are_measured_and_shown(rbl: Rbl, tmp
 # What came of it
 
 
-def test_the_difference_between_two_states_names_the_cell_that_changed(rbl: Rbl, root: Path, measured: Path) -> None:
+def test_the_difference_between_two_states_names_the_cell_that_changed(
+    rbl: Rbl, root: Path, measured: Path
+) -> None:
     assert rbl("leaderboard", "diff", str(measured), str(root)).out == "Nothing changed.\n"
 
     def hold(broken: np.ndarray) -> None:
@@ -400,7 +525,9 @@ def test_the_difference_between_two_states_names_the_cell_that_changed(rbl: Rbl,
     forge(path, hold)
     assert rbl("leaderboard", "build", "--root", str(root)).code == 0
     changed = rbl("leaderboard", "diff", str(measured), "--root", str(root)).out
-    assert re.search(r"tiny: fashion_mnist-none \(none\), Linf 0.1, pgd: 0.0 % .* -> \d\d\.\d % ", changed)
+    assert re.search(
+        r"tiny: fashion_mnist-none \(none\), Linf 0.1, pgd: 0.0 % .* -> \d\d\.\d % ", changed
+    )
     assert "adversarial_training)" not in changed
 
 
@@ -414,7 +541,10 @@ def test_two_revisions_are_compared(rbl: Rbl, root: Path, tmp_path: Path) -> Non
     git("commit", "-m", "declared")
     git("add", "leaderboards")
     git("commit", "-m", "measured")
-    assert "tiny: the board is new, 2 rows" in rbl("leaderboard", "diff", "HEAD~1", "HEAD", "--root", str(root)).out
+    assert (
+        "tiny: the board is new, 2 rows"
+        in rbl("leaderboard", "diff", "HEAD~1", "HEAD", "--root", str(root)).out
+    )
     assert rbl("leaderboard", "diff", "HEAD", "--root", str(root)).out == "Nothing changed.\n"
     wrong = rbl("leaderboard", "diff", "no-such-branch", "--root", str(root))
     assert wrong.code == 2
@@ -428,8 +558,25 @@ def test_a_page_takes_a_table_in(root: Path) -> None:
     assert "n = 24" in text
 
 
-def test_a_run_of_ones_own_becomes_a_page(rbl: Rbl, own_network: tuple[str, ...], tmp_path: Path) -> None:
-    assert rbl("evaluate", *own_network, "-a", "fgsm", "-a", "pgd steps=3", "--limit", "40", "-q", "--output", "mine").code == 0
+def test_a_run_of_ones_own_becomes_a_page(
+    rbl: Rbl, own_network: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert (
+        rbl(
+            "evaluate",
+            *own_network,
+            "-a",
+            "fgsm",
+            "-a",
+            "pgd steps=3",
+            "--limit",
+            "40",
+            "-q",
+            "--output",
+            "mine",
+        ).code
+        == 0
+    )
     result = rbl("report", "mine", "--title", "My network")
     assert result.code == 0, result.err
     assert result.out == "Report: mine/report.html\n"
@@ -446,14 +593,20 @@ def test_a_run_of_ones_own_becomes_a_page(rbl: Rbl, own_network: tuple[str, ...]
 def page() -> Iterator[Page]:
     program = found()
     if program is None:
-        pytest.skip("no headless browser is installed: apt-get install chromium-headless-shell, or set RBL_BROWSER")
+        pytest.skip(
+            "no headless browser is installed: apt-get install chromium-headless-shell, or set "
+            "RBL_BROWSER"
+        )
     with browser(program) as page:
         yield page
 
 
 def column(page: Page, number: int) -> list[str]:
     return list(
-        page.run(f"[...document.querySelectorAll('tbody tr:not([hidden])')].map((r) => r.cells[{number}].textContent.trim())")
+        page.run(
+            "[...document.querySelectorAll('tbody tr:not([hidden])')].map((r) => "
+            f"r.cells[{number}].textContent.trim())"
+        )
     )
 
 
@@ -465,7 +618,10 @@ def test_the_page_sorts_filters_and_opens_a_cell_by_keyboard(page: Page, root: P
     page.press("Enter")
     page.press("Enter")
     assert column(page, 2) == ["none", "adversarial_training"]
-    assert page.run("document.querySelectorAll('thead th')[2].getAttribute('aria-sort')") == "descending"
+    assert (
+        page.run("document.querySelectorAll('thead th')[2].getAttribute('aria-sort')")
+        == "descending"
+    )
     page.run("document.querySelector('input').focus()")
     page.type("adv")
     assert column(page, 2) == ["adversarial_training"]
@@ -484,11 +640,14 @@ def test_the_page_sorts_filters_and_opens_a_cell_by_keyboard(page: Page, root: P
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
-def test_the_page_fits_its_window_and_follows_the_colour_scheme(page: Page, root: Path, width: int, dark: bool) -> None:
+def test_the_page_fits_its_window_and_follows_the_colour_scheme(
+    page: Page, root: Path, width: int, dark: bool
+) -> None:
     page.open(root / "index.html", width=width, dark=dark)
     assert page.run("document.documentElement.scrollWidth") <= width
     lightness = page.run(
-        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b)"
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, "
+        "3).map(Number).reduce((a, b) => a + b)"
     )
     assert (lightness < 3 * 128) is dark
     assert page.run("document.querySelectorAll('svg').length") == 4

@@ -1,4 +1,6 @@
-"""Files of an earlier version: refused with the command that helps, migrated by it, and the same bytes as if written today."""
+"""Files of an earlier version: refused with the command that helps, migrated by it, and the same
+bytes as if written today.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ def age(path: Path) -> None:
     """Make the file one of version 1."""
     content = json.loads(path.read_text())
     version = "format_version" if "format_version" in content else "schema_version"
-    old = {name: value for name, value in content.items() if name not in ("seal", "behaviour")} | {version: 1}
+    old = {name: value for name, value in content.items() if name not in ("seal", "behaviour")} | {
+        version: 1
+    }
     path.write_text(json.dumps(old, indent=1, sort_keys=True) + "\n")
 
 
-def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(rbl: Rbl, measured: Path, tmp_path: Path) -> None:
+def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(
+    rbl: Rbl, measured: Path, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(measured, tmp_path / "leaderboards"))
     files = {path: path.read_bytes() for path in sorted((root / "results").rglob("*.json"))}
     assert {path.parent.name for path in files} >= {"cells", "gallery"}
@@ -42,7 +48,10 @@ def test_a_board_of_version_1_is_refused_and_migrated_to_the_bytes_of_today(rbl:
     assert {path: path.read_bytes() for path in files} == files
     checked = rbl("leaderboard", "check", "--root", str(root), "--rerun", "1")
     assert checked.code == 0, checked.out
-    assert f"0 migrated, {len(files)} current, 0 refused." in rbl("leaderboard", "migrate", "--root", str(root)).out
+    assert (
+        f"0 migrated, {len(files)} current, 0 refused."
+        in rbl("leaderboard", "migrate", "--root", str(root)).out
+    )
 
 
 def test_records_without_answers_on_a_board_are_named_and_get_them_by_migrating(
@@ -60,7 +69,9 @@ def test_records_without_answers_on_a_board_are_named_and_get_them_by_migrating(
     assert path.read_bytes() == whole
 
 
-def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     command = ("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--certify", "ibp")
     assert rbl(*command).code == 0
     files = sorted(Path("rbl-results").rglob("*.json"))
@@ -78,7 +89,9 @@ def test_a_folder_of_version_1_is_refused_migrated_shown_and_measured_anew(rbl: 
     assert "Read from an earlier run's record" in rbl(*command).out
 
 
-def test_a_damaged_file_is_refused_and_the_others_are_migrated(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_damaged_file_is_refused_and_the_others_are_migrated(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     for seed in ("0", "1"):
         rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "20", "--seed", seed)
     first, second = sorted(Path("rbl-results/cells").glob("*.json"))
@@ -94,12 +107,16 @@ def test_a_damaged_file_is_refused_and_the_others_are_migrated(rbl: Rbl, own_net
 
 
 def test_a_certificate_without_its_written_radius_is_given_it_by_the_board(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[2] / "leaderboards" / "results" / "cifar10-jpeg" / "certificates"
+    folder = (
+        Path(__file__).parents[2] / "leaderboards" / "results" / "cifar10-jpeg" / "certificates"
+    )
     whole = sorted(folder.glob("*.json"))[0]
     record, _ = read_certificate(whole)
     threat = record.identity.threat
     assert threat.eps_written is not None
-    bare = record.identity.model_copy(update={"threat": threat.model_copy(update={"eps_written": None})})
+    bare = record.identity.model_copy(
+        update={"threat": threat.model_copy(update={"eps_written": None})}
+    )
     path = tmp_path / whole.name
     write_certificate(record.model_copy(update={"identity": bare}).sealed(), path)
     assert path.read_bytes() != whole.read_bytes()
@@ -109,8 +126,22 @@ def test_a_certificate_without_its_written_radius_is_given_it_by_the_board(tmp_p
     assert not _say_radius(path, {(threat.norm, threat.eps): threat.eps_written})
 
 
-def test_the_certificate_that_evaluate_writes_says_its_radius_as_it_was_written(rbl: Rbl, own_network: tuple[str, ...]) -> None:
-    done = rbl("evaluate", *own_network, "-a", "fgsm", "--limit", "8", "--eps", "1/255", "--certify", "ibp", "-q")
+def test_the_certificate_that_evaluate_writes_says_its_radius_as_it_was_written(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
+    done = rbl(
+        "evaluate",
+        *own_network,
+        "-a",
+        "fgsm",
+        "--limit",
+        "8",
+        "--eps",
+        "1/255",
+        "--certify",
+        "ibp",
+        "-q",
+    )
     assert done.code == 0, done.err
     (path,) = Path("rbl-results/certificates").glob("*.json")
     assert read_certificate(path)[0].identity.threat.eps_written == "1/255"

@@ -1,4 +1,6 @@
-"""Measured again under another torch, a verdict on a margin within rounding is told from another verdict."""
+"""Measured again under another torch, a verdict on a margin within rounding is told from another
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from torch import nn
 
 
 class Near(nn.Module):
-    # Class 9, that of the first image, leads class 0 by GAP; logits are about 100. The first pixel of the image is 0.
+    # Class 9, that of the first image, leads class 0 by GAP; logits are about 100.
+    # The first pixel of the image is 0.
     def __init__(self):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
@@ -52,17 +55,25 @@ BOARDS = Path(__file__).parents[2] / "leaderboards"
 @pytest.fixture
 def board(rbl: Rbl, tmp_path: Path) -> Callable[[str, str], tuple[str, ...]]:
     def measured(gap: str, torch: str) -> tuple[str, ...]:
-        """Options of a board that was measured on a network with this gap, under a torch of this name."""
+        """Options of a board that was measured on a network with this gap, under a torch of this
+        name.
+        """
         row = '[[rows]]\nname = "near"\nmodel = "mine.py:net"\n'
-        one = BOARD.replace('[[rows]]\ndefense = "none"\n', row).replace('[[rows]]\ndefense = "adversarial_training"\n', "")
+        one = BOARD.replace('[[rows]]\ndefense = "none"\n', row).replace(
+            '[[rows]]\ndefense = "adversarial_training"\n', ""
+        )
         declare(tmp_path, one.replace("gallery = 1\n", "").partition("[[curves]]")[0])
         edit(gap, tmp_path)
         common = ("--root", str(tmp_path), "--allow-code")
         assert rbl("leaderboard", "run", "-q", *common).code == 0
         for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json"):
             record, arrays = read_record(path)
-            made = record.provenance.model_copy(update={"versions": {**record.provenance.versions, "torch": torch}})
-            write_record(make_record(record.identity, arrays, made, record.behaviour, record.margins), path)
+            made = record.provenance.model_copy(
+                update={"versions": {**record.provenance.versions, "torch": torch}}
+            )
+            write_record(
+                make_record(record.identity, arrays, made, record.behaviour, record.margins), path
+            )
         for command in ("lock", "build"):
             assert rbl("leaderboard", command, "--root", str(tmp_path)).code == 0
         return common
@@ -95,13 +106,19 @@ def test_another_verdict_within_rounding_under_another_torch_is_a_note(
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
     assert checked.code == 0, checked.out
     first, second = reversed(words) if turned else words
-    assert f"sample 0 is recorded as {first}; measured again, it is {second} (recorded under torch {OTHER}, " in checked.out
     assert (
-        f"measured again under {torch_version()}, on a margin of 1e-06 of the largest logit, which is rounding" in checked.out
+        f"sample 0 is recorded as {first}; measured again, it is {second} (recorded under torch "
+        f"{OTHER}, " in checked.out
+    )
+    assert (
+        f"measured again under {torch_version()}, on a margin of 1e-06 of the largest logit, which "
+        "is rounding" in checked.out
     )
 
 
-def test_the_same_torch_excuses_nothing(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
+def test_the_same_torch_excuses_nothing(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
+) -> None:
     common = board(ATTACKED.format(LEADS), torch_version())
     edit(ATTACKED.format(TRAILS), tmp_path)
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
@@ -110,9 +127,13 @@ def test_the_same_torch_excuses_nothing(rbl: Rbl, board: Callable[[str, str], tu
     assert "rounding" not in checked.out
 
 
-def test_another_torch_excuses_no_clear_margin(rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path) -> None:
+def test_another_torch_excuses_no_clear_margin(
+    rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
+) -> None:
     common = board(ATTACKED.format("0.002"), OTHER)
-    edit(ATTACKED.format("(0.002 - 0.0064 * ((p - 0.1).abs() < 1e-3))"), tmp_path)  # no probe image is near
+    edit(
+        ATTACKED.format("(0.002 - 0.0064 * ((p - 0.1).abs() < 1e-3))"), tmp_path
+    )  # no probe image is near
     checked = rbl("leaderboard", "check", "--rerun", "24", *common)
     assert checked.code == 1, checked.out
     assert "sample 0 is recorded as robust; measured again, it is broken\n" in checked.out
@@ -123,7 +144,10 @@ def test_a_record_says_how_near_to_a_tie_its_verdicts_came(
     rbl: Rbl, board: Callable[[str, str], tuple[str, ...]], tmp_path: Path
 ) -> None:
     board(ATTACKED.format(TRAILS), OTHER)
-    margins = [present(read_record(path)[0].margins) for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")]
+    margins = [
+        present(read_record(path)[0].margins)
+        for path in (tmp_path / "results" / "tiny" / "cells").glob("*.json")
+    ]
     assert len(margins) == 2
     assert all(kept.judged == pytest.approx(1e-6, rel=0.2) for kept in margins)
     assert all(kept.clean == pytest.approx(0.01, rel=0.02) for kept in margins)
@@ -131,7 +155,9 @@ def test_a_record_says_how_near_to_a_tie_its_verdicts_came(
 
 @pytest.fixture(scope="module")
 def evolution() -> Repeat:
-    """The cell of the MNIST board where differential evolution meets the adversarially trained network, three pixels."""
+    """The cell of the MNIST board where differential evolution meets the adversarially trained
+    network, three pixels.
+    """
     one = load(BOARDS, ["mnist"], Trust.REGISTERED)[0]
     bench = Bench(one.board, BOARDS, Means(device="cpu"))
     name = "b8e1a0646fd3eedcc5ed822bb701f66e.json"
@@ -140,7 +166,9 @@ def evolution() -> Repeat:
 
 
 HANGS, STANDS = 24, 0
-"""Samples: the first was recorded as robust under torch 2.15.0, and is broken under 2.14.1 and 2.4.0."""
+"""Samples: the first was recorded as robust under torch 2.15.0, and is broken under 2.14.1 and
+2.4.0.
+"""
 
 
 def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(
@@ -155,7 +183,9 @@ def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(
 
 @pytest.mark.parametrize("torch_then", [OTHER, torch_version()])
 @pytest.mark.parametrize("sample", [HANGS, STANDS])
-def test_only_such_a_search_under_another_torch_is_excused(evolution: Repeat, sample: int, torch_then: str) -> None:
+def test_only_such_a_search_under_another_torch_is_excused(
+    evolution: Repeat, sample: int, torch_then: str
+) -> None:
     found = evolution.found
     now = evolution.verdicts(np.array([sample]))[sample]
     assert found.record.identity.data.ids()[sample] == sample

@@ -1,7 +1,8 @@
-"""What README and docs show below a command is what it prints, but for times, versions and columns that they leave out.
+"""What README and docs show below a command is what it prints, but for times, versions and columns
+that they leave out.
 
-A page marks it by ``<!-- output of: rbl ... -->`` in front of the block or table; ``<!-- slow output of: ... -->`` where that
-takes longer than the default run allows.
+A page marks it by ``<!-- output of: rbl ... -->`` in front of the block or table; ``<!-- slow
+output of: ... -->`` where that takes longer than the default run allows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from robustbench_lite.sources.weights import load_card
 from tests.end_to_end.conftest import Rbl
 
 ROOT = Path(__file__).parents[2]
-_MARK = re.compile(r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|[^\n]*\n)+)", re.DOTALL)
+_MARK = re.compile(
+    r"<!-- (slow )?output of: (.+?) -->\n+(```\w*\n.*?```|(?:\|[^\n]*\n)+)", re.DOTALL
+)
 _TIME = re.compile(r"\b[\d.,]+ (s|min|h)\b")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -25,9 +28,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def _marked() -> list[object]:
     found: list[object] = []
     for page in PAGES:
-        for number, (slow, command, shown) in enumerate(_MARK.findall(page.read_text(encoding="utf-8"))):
+        for number, (slow, command, shown) in enumerate(
+            _MARK.findall(page.read_text(encoding="utf-8"))
+        ):
             marks = [pytest.mark.slow] if slow else []
-            found.append(pytest.param(command, shown, id=f"{page.relative_to(ROOT)}-{number}", marks=marks))
+            found.append(
+                pytest.param(command, shown, id=f"{page.relative_to(ROOT)}-{number}", marks=marks)
+            )
     return found
 
 
@@ -39,21 +46,33 @@ def lines(text: str) -> list[list[str]]:
 
 def cells(text: str) -> list[dict[str, str]]:
     """The rows of a Markdown table by the names of their columns, without times."""
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     head, *body = [row for row in rows if not all(set(cell) <= set("-: ") for cell in row)]
-    return [{name: cell for name, cell in zip(head, row, strict=True) if name != "time"} for row in body]
+    return [
+        {name: cell for name, cell in zip(head, row, strict=True) if name != "time"} for row in body
+    ]
 
 
 def agrees(shown: str, printed: str) -> str | None:
-    """What differs, or None. A table may leave out columns, and hyper-parameters behind a defense."""
+    """What differs, or None. A table may leave out columns, and hyper-parameters behind a
+    defense.
+    """
     if not shown.startswith("|"):
-        return None if lines(shown) == lines(printed) else f"{lines(shown)}\nis not\n{lines(printed)}"
+        return (
+            None if lines(shown) == lines(printed) else f"{lines(shown)}\nis not\n{lines(printed)}"
+        )
     there, here = cells(shown), cells(printed)
     if len(there) != len(here):
         return f"{len(there)} rows, and {len(here)} are printed"
     for row, full in zip(there, here, strict=True):
         for name, cell in row.items():
-            words = full[name].split()[: len(cell.split())] if name == "defense" else full[name].split()
+            words = (
+                full[name].split()[: len(cell.split())] if name == "defense" else full[name].split()
+            )
             if cell.split() != words:
                 return f"{row}: {name} is {full[name]!r}"
     return None
@@ -69,7 +88,9 @@ def test_what_a_page_shows_is_what_its_command_prints(
     assert program == "rbl"
     result = rbl(*words)
     assert result.code == 0, result.err
-    wrong = agrees(shown.removeprefix("```").strip() if shown.startswith("```") else shown, result.out)
+    wrong = agrees(
+        shown.removeprefix("```").strip() if shown.startswith("```") else shown, result.out
+    )
     assert wrong is None, f"{wrong}\npaste anew:\n{result.out}"
 
 

@@ -1,4 +1,6 @@
-"""No file makes this project import or run what it names: every format that is read, with a callable planted in it."""
+"""No file makes this project import or run what it names: every format that is read, with a
+callable planted in it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def refused(rbl: Rbl) -> Callable[..., Any]:
-    """Run a command line: it must fail with a line of help, and have imported and run nothing that is planted."""
+    """Run a command line: it must fail with a line of help, and have imported and run nothing that
+    is planted.
+    """
 
     def run(*words: str, says: str = "--allow-code", codes: tuple[int, ...] = (2,)) -> None:
         result = rbl(*words)
@@ -108,10 +112,18 @@ def test_a_board_that_names_code(refused: Callable[..., Any], name: str, command
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_board_whose_network_is_code(refused: Callable[..., Any], name: str) -> None:
-    board(BOARD.replace('defense = "none"', f'model = {quoted(name)}\nname = "net"', 1).partition("[[curves]]")[0])
+    board(
+        BOARD.replace('defense = "none"', f'model = {quoted(name)}\nname = "net"', 1).partition(
+            "[[curves]]"
+        )[0]
+    )
     refused("leaderboard", "run", "--root", ".", codes=(3,))
     network(network=name)
-    board(BOARD.replace('defense = "none"', 'weights = "nets/mine.safetensors"', 1).partition("[[curves]]")[0])
+    board(
+        BOARD.replace('defense = "none"', 'weights = "nets/mine.safetensors"', 1).partition(
+            "[[curves]]"
+        )[0]
+    )
     refused("leaderboard", "run", "--root", ".", codes=(3,))
     network(defense=name)
     for command in ("plan", "run", "build", "check"):
@@ -119,13 +131,21 @@ def test_a_board_whose_network_is_code(refused: Callable[..., Any], name: str) -
 
 
 def test_the_code_of_a_board_runs_when_it_is_allowed(rbl: Rbl) -> None:
-    board(BOARD.replace('defense = "none"', 'model = "planted_file.py:net"\nname = "net"', 1).partition("[[curves]]")[0])
+    board(
+        BOARD.replace(
+            'defense = "none"', 'model = "planted_file.py:net"\nname = "net"', 1
+        ).partition("[[curves]]")[0]
+    )
     rbl("leaderboard", "run", "--root", ".", "--allow-code")
     assert Path("planted").exists()
 
 
-@pytest.mark.parametrize("path", ["../w.safetensors", "/tmp/w.safetensors", "link.safetensors", "~/w.safetensors"])
-def test_the_weights_of_a_board_lie_below_it(refused: Callable[..., Any], tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["../w.safetensors", "/tmp/w.safetensors", "link.safetensors", "~/w.safetensors"]
+)
+def test_the_weights_of_a_board_lie_below_it(
+    refused: Callable[..., Any], tmp_path: Path, path: str
+) -> None:
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     outside.mkdir()
     shutil.copy(bundled_networks() / f"{NETWORK}.safetensors", outside / "w.safetensors")
@@ -137,7 +157,11 @@ def test_the_weights_of_a_board_lie_below_it(refused: Callable[..., Any], tmp_pa
 
 def test_the_images_of_a_board_lie_below_it(refused: Callable[..., Any]) -> None:
     for name in ("npz:/tmp/x.npz", "npz:../x.npz", "folder:/"):
-        board(BOARD.replace('name = "fashion_mnist"\nn = 24\nbundled = true', f"name = {quoted(name)}\nn = 24"))
+        board(
+            BOARD.replace(
+                'name = "fashion_mnist"\nn = 24\nbundled = true', f"name = {quoted(name)}\nn = 24"
+            )
+        )
         refused("leaderboard", "run", "--root", ".", says="by a relative path", codes=(2, 3))
 
 
@@ -186,7 +210,9 @@ def forge(path: Path, part: str, **changes: Any) -> Path:
     """``path`` with the ``part`` of its record's identity changed, and sealed again."""
     whole = examples.read(path)
     identity = whole.record.identity
-    identity = identity.model_copy(update={part: getattr(identity, part).model_copy(update=changes)})
+    identity = identity.model_copy(
+        update={part: getattr(identity, part).model_copy(update=changes)}
+    )
     record = make_record(identity, whole.outcomes, whole.record.provenance)
     examples.write(dataclasses.replace(whole, record=record), Path("forged.npz"))
     write_record(record, Path("forged.json"))
@@ -195,13 +221,23 @@ def forge(path: Path, part: str, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_record_that_names_code(refused: Callable[..., Any], rbl: Rbl, saved: Path, name: str) -> None:
+def test_a_record_that_names_code(
+    refused: Callable[..., Any], rbl: Rbl, saved: Path, name: str
+) -> None:
     name, _, command = name.partition(" command=")
     given = {"command": command.strip("'")} if command else {}
     defense = examples.read(saved).record.identity.defense
     evil = defense.model_copy(update={"name": name, "parameters": given})
-    trained = {"name": "adversarial_training", "parameters": {"attack": f"{name} command='touch planted'"}}
-    for changes in ({"name": name, "parameters": given}, {"parts": [evil]}, {"parts": [defense, evil]}, trained):
+    trained = {
+        "name": "adversarial_training",
+        "parameters": {"attack": f"{name} command='touch planted'"},
+    }
+    for changes in (
+        {"name": name, "parameters": given},
+        {"parts": [evil]},
+        {"parts": [defense, evil]},
+        trained,
+    ):
         path = forge(saved, "defense", **changes)
         refused("verify", str(path))
     path = forge(saved, "attack", name=name, parameters=given)
@@ -210,7 +246,9 @@ def test_a_record_that_names_code(refused: Callable[..., Any], rbl: Rbl, saved: 
         untouched()
 
 
-@pytest.mark.parametrize("name", ["npz:/tmp/x.npz", "npz:../x.npz", "folder:/", "npz:x.npz", "folder:~"])
+@pytest.mark.parametrize(
+    "name", ["npz:/tmp/x.npz", "npz:../x.npz", "folder:/", "npz:x.npz", "folder:~"]
+)
 def test_a_record_that_names_a_path(rbl: Rbl, saved: Path, name: str) -> None:
     path = forge(saved, "data", name=name)
     result = rbl("verify", str(path))
@@ -221,12 +259,25 @@ def test_a_record_that_names_a_path(rbl: Rbl, saved: Path, name: str) -> None:
             assert (result.code, "relative path" in result.err) == (2, True), result
 
 
-def test_a_record_of_ones_own_images_is_verified_against_them(rbl: Rbl, own_network: tuple[str, ...]) -> None:
+def test_a_record_of_ones_own_images_is_verified_against_them(
+    rbl: Rbl, own_network: tuple[str, ...]
+) -> None:
     from robustbench_lite.sources.datasets import load_dataset
 
     data = load_dataset("fashion_mnist", limit=16)
     np.savez("mine.npz", x=data.x.numpy(), y=data.y.numpy())
-    made = rbl("attack", *own_network, "-a", "fgsm", "--eps", "0.1", "--dataset", "npz:mine.npz", "--format", "json")
+    made = rbl(
+        "attack",
+        *own_network,
+        "-a",
+        "fgsm",
+        "--eps",
+        "0.1",
+        "--dataset",
+        "npz:mine.npz",
+        "--format",
+        "json",
+    )
     command = json.loads(made.out)["saved"]["verify"]
     assert "--dataset npz:mine.npz" in command
     path = "rbl-adversarials/adversarials.npz"
@@ -253,14 +304,26 @@ def test_what_would_be_unpickled(refused: Callable[..., Any], own_network: tuple
     torch.save({"1.weight": Bomb()}, "w.pt")
     refused("evaluate", *own_network[:2], "--allow-code", "--weights", "w.pt", says="can run code")
     Path("w.safetensors").write_bytes(pickle.dumps(Bomb()))
-    refused("evaluate", *own_network[:2], "--allow-code", "--weights", "w.safetensors", says="cut short")
+    refused(
+        "evaluate", *own_network[:2], "--allow-code", "--weights", "w.safetensors", says="cut short"
+    )
     np.savez("d.npz", x=np.array([Bomb()], dtype=object), y=np.zeros(1, int))
     refused("evaluate", *own_network, "--dataset", "npz:d.npz", says="plain arrays")
     refused("verify", "d.npz", *own_network, says="plain arrays")
     Path("cifar-10-batches-py").mkdir()
     for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6)), "batches.meta"):
         Path("cifar-10-batches-py", name).write_bytes(pickle.dumps(Bomb()))
-    refused("evaluate", *own_network, "--dataset", "cifar10", "--data-dir", ".", "--eps", "0.1", says="cifar-10-batches-py")
+    refused(
+        "evaluate",
+        *own_network,
+        "--dataset",
+        "cifar10",
+        "--data-dir",
+        ".",
+        "--eps",
+        "0.1",
+        says="cifar-10-batches-py",
+    )
 
 
 def test_a_checkpoint_that_would_be_unpickled(refused: Callable[..., Any]) -> None:
@@ -268,12 +331,16 @@ def test_a_checkpoint_that_would_be_unpickled(refused: Callable[..., Any]) -> No
     torch.save({"configuration": Bomb(), "at": Bomb()}, "rbl-models/few-none.checkpoint.pt")
     images, labels = np.zeros((4, 28, 28), "u1"), np.arange(4)
     np.savez("few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    refused("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", "-q", says="--fresh")
+    refused(
+        "train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", "-q", says="--fresh"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_in_what_holds_no_names(rbl: Rbl, own_network: tuple[str, ...], name: str) -> None:
-    """Journals, locks, metadata of weights, arrays called like code: read, or refused, and never looked up."""
+    """Journals, locks, metadata of weights, arrays called like code: read, or refused, and never
+    looked up.
+    """
     options = ("evaluate", *own_network, "-a", "fgsm", "--limit", "8", "-q")
     assert rbl(*options).code == 0
     with sqlite3.connect("rbl-results/journal.sqlite") as connection:
@@ -282,10 +349,21 @@ def test_names_in_what_holds_no_names(rbl: Rbl, own_network: tuple[str, ...], na
     connection.close()
     assert rbl(*options, "--seed", "3").code == 0
     save_file(load_file(own_network[3]), "w.safetensors", {"format": name, name: name})
-    assert rbl("evaluate", *own_network[:2], "--weights", "w.safetensors", "--allow-code", "--dry-run").code == 0
-    arrays: dict[str, Any] = {"x": np.zeros((8, 28, 28), "u1"), "y": np.zeros(8, int), name.replace("/", ""): np.zeros(1)}
+    assert (
+        rbl(
+            "evaluate", *own_network[:2], "--weights", "w.safetensors", "--allow-code", "--dry-run"
+        ).code
+        == 0
+    )
+    arrays: dict[str, Any] = {
+        "x": np.zeros((8, 28, 28), "u1"),
+        "y": np.zeros(8, int),
+        name.replace("/", ""): np.zeros(1),
+    }
     np.savez("d.npz", **arrays)
     assert rbl(*options, "--dataset", "npz:d.npz", "--eps", "0.1").code == 0
-    Path("implementations.json").write_text(json.dumps({"attack": {name: {"version": 1, "sha256": name}}}))
+    Path("implementations.json").write_text(
+        json.dumps({"attack": {name: {"version": 1, "sha256": name}}})
+    )
     assert ("attack", name) in read_lock(Path())
     untouched()

@@ -23,7 +23,8 @@ from torch import nn
 def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 """
-#: Runs its commands one after the other, each as soon as all the other processes are at the same one.
+#: Runs its commands one after the other, each as soon as all the other processes are at the same
+#: one.
 WORKER = """
 import json
 import sys
@@ -32,7 +33,7 @@ from pathlib import Path
 
 from robustbench_lite.evaluation import api
 from robustbench_lite.training import card
-from robustbench_lite.training import trainer  # noqa: F401 -- whatever takes long comes before the start
+from robustbench_lite.training import trainer  # noqa: F401 -- what takes long comes first
 from robustbench_lite.cli import main
 from robustbench_lite.cli import arguments  # noqa: F401
 
@@ -63,7 +64,9 @@ EVALUATE = ["evaluate", "-a", "pgd steps=5", "-a", "fgsm", "--batch-size", "8", 
 
 
 def _commands() -> list[list[list[str]]]:
-    """Half of eight trainings and of eight evaluations do the same thing; some start over what others are at."""
+    """Half of eight trainings and of eight evaluations do the same thing; some start over what
+    others are at.
+    """
     trainings = [
         [
             [*TRAIN, "-a", "fgsm", "-q", "--name", "same" if i < 4 else f"own-{i}"],
@@ -73,8 +76,18 @@ def _commands() -> list[list[list[str]]]:
     ]
     evaluations = [
         [
-            [*EVALUATE, "-q", *(["--seed", str(i)] if i > 3 else []), *(["--keep-adversarials"] if i % 2 else [])],
-            [*EVALUATE, "-q", *(["--certify", "ibp"] if i % 2 else []), *(["--fresh"] if i % 3 == 0 else [])],
+            [
+                *EVALUATE,
+                "-q",
+                *(["--seed", str(i)] if i > 3 else []),
+                *(["--keep-adversarials"] if i % 2 else []),
+            ],
+            [
+                *EVALUATE,
+                "-q",
+                *(["--certify", "ibp"] if i % 2 else []),
+                *(["--fresh"] if i % 3 == 0 else []),
+            ],
         ]
         for i in range(8)
     ]
@@ -82,18 +95,32 @@ def _commands() -> list[list[list[str]]]:
 
 
 @pytest.mark.slow
-def test_eight_trainings_and_eight_evaluations_in_one_folder_all_succeed(rbl: Rbl, tmp_path: Path) -> None:
-    train, test = load_dataset("fashion_mnist", split="train", limit=65), load_dataset("fashion_mnist", limit=24)
-    np.savez("few.npz", x_train=train.x.numpy(), y_train=train.y.numpy(), x_test=test.x.numpy(), y_test=test.y.numpy())
+def test_eight_trainings_and_eight_evaluations_in_one_folder_all_succeed(
+    rbl: Rbl, tmp_path: Path
+) -> None:
+    train, test = (
+        load_dataset("fashion_mnist", split="train", limit=65),
+        load_dataset("fashion_mnist", limit=24),
+    )
+    np.savez(
+        "few.npz",
+        x_train=train.x.numpy(),
+        y_train=train.y.numpy(),
+        x_test=test.x.numpy(),
+        y_test=test.y.numpy(),
+    )
     Path("nets.py").write_text(NETWORK, encoding="utf-8")
     commands = _commands()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(number), str(len(commands)), json.dumps(mine)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
         )
         for number, mine in enumerate(commands)
-    ]  # fmt: skip
+    ]
     try:
         said = [process.communicate(timeout=600)[1] for process in processes]
     finally:

@@ -1,4 +1,6 @@
-"""``rbl train`` keeps what it has trained, whatever becomes of the examination, and says what cannot be trained."""
+"""``rbl train`` keeps what it has trained, whatever becomes of the examination, and says what
+cannot be trained.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ def linear():
 
 
 def normed():
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+    first = nn.Linear(784, 8)
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
 
 
 def mixing():
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 10))
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), norm, nn.Linear(8, 10))
 
 
 class Fails(nn.Sequential):
@@ -61,17 +65,31 @@ TRAIN = (
 @pytest.fixture
 def few(rbl: Rbl) -> None:
     """33 training images: one is left over after two batches of 16."""
-    train, test = load_dataset("fashion_mnist", split="train", limit=33), load_dataset("fashion_mnist", limit=24)
-    np.savez("few.npz", x_train=train.x.numpy(), y_train=train.y.numpy(), x_test=test.x.numpy(), y_test=test.y.numpy())
+    train, test = (
+        load_dataset("fashion_mnist", split="train", limit=33),
+        load_dataset("fashion_mnist", limit=24),
+    )
+    np.savez(
+        "few.npz",
+        x_train=train.x.numpy(),
+        y_train=train.y.numpy(),
+        x_test=test.x.numpy(),
+        y_test=test.y.numpy(),
+    )
     Path("nets.py").write_text(NETWORKS, encoding="utf-8")
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("error", [ValueError("went wrong"), CellError("went wrong"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [ValueError("went wrong"), CellError("went wrong"), KeyboardInterrupt()]
+)
 def test_weights_outlive_an_examination_that_fails_and_the_same_command_goes_on_with_it(
     rbl: Rbl, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    command, path = (*TRAIN, "--model", "nets.py:normed", "-a", "pgd steps=2"), Path("rbl-models") / "n.safetensors"
+    command, path = (
+        (*TRAIN, "--model", "nets.py:normed", "-a", "pgd steps=2"),
+        Path("rbl-models") / "n.safetensors",
+    )
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -95,8 +113,13 @@ def test_weights_outlive_an_examination_that_fails_and_the_same_command_goes_on_
 
 
 @pytest.mark.usefixtures("few")
-def test_new_weights_do_not_stand_beside_the_card_of_others(rbl: Rbl, monkeypatch: pytest.MonkeyPatch) -> None:
-    command, card = (*TRAIN, "--model", "nets.py:linear", "-a", "pgd steps=2"), Path("rbl-models") / "n.json"
+def test_new_weights_do_not_stand_beside_the_card_of_others(
+    rbl: Rbl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, card = (
+        (*TRAIN, "--model", "nets.py:linear", "-a", "pgd steps=2"),
+        Path("rbl-models") / "n.json",
+    )
     assert rbl(*command).code == 0
     before = card.read_bytes()
 

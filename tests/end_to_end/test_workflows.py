@@ -1,4 +1,6 @@
-"""The workflows call nothing but `rbl` commands that exist and run, and nobody can slip code into them."""
+"""The workflows call nothing but `rbl` commands that exist and run, and nobody can slip code into
+them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def steps(path: Path) -> Iterator[dict[str, Any]]:
 
 def commands() -> list[str]:
     """Every line of a workflow that starts with ``rbl``."""
-    lines = [line.strip() for path in WORKFLOWS for step in steps(path) for line in step.get("run", "").splitlines()]
+    lines = [
+        line.strip()
+        for path in WORKFLOWS
+        for step in steps(path)
+        for line in step.get("run", "").splitlines()
+    ]
     return sorted({line for line in lines if re.match(r"rbl\b", line)})
 
 
@@ -47,7 +54,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository with a measured board."""
     folder = tmp_path_factory.mktemp("repository")
     measured_board(folder / "leaderboards")
-    for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "measured"]):
+    for words in (
+        ["init"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "measured"],
+    ):
         subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -64,7 +75,10 @@ def test_a_release_is_of_the_version_that_the_package_and_the_changelog_have() -
     check = [sys.executable, str(ROOT / "scripts" / "check_release.py")]
     assert subprocess.run([*check, f"v{__version__}"], check=False).returncode == 0
     assert subprocess.run([*check, "v9.9.9"], check=False, capture_output=True).returncode == 1
-    promised = re.findall(r'"(torch|torchvision|numpy)>=(\d+\.\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    promised = re.findall(
+        r'"(torch|torchvision|numpy)>=(\d+\.\d+)"',
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8"),
+    )
     oldest = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
     assert len(promised) == 3
     assert all(f"'{name}=={version}.*'" in oldest for name, version in promised)
@@ -93,12 +107,16 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
     used = re.findall(r"uses:\s*(\S+)(.*)", path.read_text(encoding="utf-8"))
     assert used
     for action, comment in used:
-        assert re.fullmatch(r"(actions/[\w-]+|pypa/gh-action-pypi-publish)@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r"(actions/[\w-]+|pypa/gh-action-pypi-publish)@[0-9a-f]{40}", action), (
+            action
+        )
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
-def test_permissions_are_read_only_unless_a_job_that_no_pull_request_starts_says_more(path: Path) -> None:
+def test_permissions_are_read_only_unless_a_job_that_no_pull_request_starts_says_more(
+    path: Path,
+) -> None:
     workflow = read(path)
     triggers = workflow[True]  # YAML 1.1 reads the key `on` as a truth value
     assert workflow["permissions"] == {"contents": "read"}
@@ -117,7 +135,10 @@ def closed_to_pull_requests(jobs: dict[str, Any], name: str) -> bool:
     if "github.event_name ==" in condition and "pull_request" not in condition:
         return True
     needed = job.get("needs", [])
-    return any(closed_to_pull_requests(jobs, other) for other in ([needed] if isinstance(needed, str) else needed))
+    return any(
+        closed_to_pull_requests(jobs, other)
+        for other in ([needed] if isinstance(needed, str) else needed)
+    )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)

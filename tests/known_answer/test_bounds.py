@@ -1,4 +1,6 @@
-"""Bounds against closed forms, numbers worked out by hand, and a literal implementation of the published dual."""
+"""Bounds against closed forms, numbers worked out by hand, and a literal implementation of the
+published dual.
+"""
 
 import copy
 import math
@@ -19,7 +21,10 @@ def randomised(model: nn.Sequential, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.4 if parameter.dim() > 1 else 0.2))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator)
+                * (0.4 if parameter.dim() > 1 else 0.2)
+            )
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 present(module.running_mean).normal_(generator=generator)
@@ -29,24 +34,48 @@ def randomised(model: nn.Sequential, seed: int = 0) -> nn.Sequential:
 
 NETWORKS = {
     "paper": lambda: nn.Sequential(
-        nn.Conv2d(1, 3, 4, 2, 1), nn.ReLU(), nn.Conv2d(3, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4),
+        nn.Conv2d(1, 3, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 4, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.ReLU(),
+        nn.Linear(8, 4),
     ),
     "leaky, batch norm, pooling": lambda: nn.Sequential(
-        nn.Conv2d(1, 3, 3, 2), nn.LeakyReLU(0.2), nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.AvgPool2d(2), nn.Conv2d(4, 4, 2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4),
+        nn.Conv2d(1, 3, 3, 2),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, 2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 4),
     ),
     "windows as wide as the image": lambda: nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4),
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 1, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 4),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.1])
 @pytest.mark.parametrize(("norm", "box"), [("linf", False), ("linf", True), ("l2", False)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_dual_margins_are_those_of_the_published_method(name: str, norm: str, box: bool, eps: float) -> None:
+def test_dual_margins_are_those_of_the_published_method(
+    name: str, norm: str, box: bool, eps: float
+) -> None:
     model = randomised(NETWORKS[name](), seed=1)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     y = model(x).argmax(1)
@@ -69,7 +98,8 @@ def two_layers() -> Any:
 @pytest.mark.parametrize(
     ("method", "margin"),
     [
-        # The margin is h1 - h2 + 1/2, h1 = z1 in [1/2, 3/2], h2 = max(z2, 0) with z2 in [-1/2, 1/2], at eps 1/4.
+        # The margin is h1 - h2 + 1/2, h1 = z1 in [1/2, 3/2], h2 = max(z2, 0) with z2 in [-1/2,
+        # 1/2], at eps 1/4.
         ("ibp", 0.5 - 0.5 + 0.5),
         # h2 <= z2 / 2 + 1/4: z1 - z2 / 2 + 1/4 = a / 2 + 3 b / 2 + 1/4, least at a = b = 1/4.
         ("dual", 0.75),
@@ -88,7 +118,9 @@ def test_two_layer_bounds_are_those_worked_out_by_hand(method: str, margin: floa
 
 @pytest.mark.parametrize("method", ["crown-ibp", "dual", "crown", "alpha"])
 def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method: str) -> None:
-    """The same margin less 1: no slope below a unit can mend the chord above h2, so the optimised bound is the same."""
+    """The same margin less 1: no slope below a unit can mend the chord above h2, so the optimised
+    bound is the same.
+    """
     model = two_layers()
     with torch.no_grad():
         model[3].bias[0] -= 1
@@ -99,14 +131,21 @@ def test_what_is_not_proved_has_the_bound_worked_out_by_hand_too(method: str) ->
 
 
 def test_slopes_matter_below_a_unit_and_optimised_ones_are_best() -> None:
-    # The margin of class 1 is -(h1 - h2 + 1/2) = max(z2, 0) - z1 - 1/2 with z1 = a + b, z2 = a - b, at eps 1/4.
-    # Equal slopes: z2 / 2 - z1 - 1/2 = -a / 2 - 3 b / 2 - 1/2 >= -2. Slope 0 below: -z1 - 1/2 >= -2, 1: -2 b - 1/2 >= -2.
+    # The margin of class 1 is -(h1 - h2 + 1/2) = max(z2, 0) - z1 - 1/2 with z1 = a + b, z2 = a - b,
+    # at eps 1/4. Equal slopes: z2 / 2 - z1 - 1/2 = -a / 2 - 3 b / 2 - 1/2 >= -2. Slope 0 below: -z1
+    # - 1/2 >= -2, 1: -2 b - 1/2 >= -2.
     x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1])
     for method, margin in [("dual", -2.0), ("crown", -2.0), ("alpha", -2.0)]:
-        assert certify(two_layers(), x, y, eps=0.25, method=method).margins.item() == pytest.approx(margin, abs=1e-5)
-    # Further from 0 the slopes differ: with x = (0.6, 0.4) z2 lies in [-0.3, 0.7]; 0.7 z2 - z1 >= -1.9, and z2 - z1 >= -1.3.
+        assert certify(two_layers(), x, y, eps=0.25, method=method).margins.item() == pytest.approx(
+            margin, abs=1e-5
+        )
+    # Further from 0 the slopes differ: with x = (0.6, 0.4) z2 lies in [-0.3, 0.7]; 0.7 z2 - z1 >=
+    # -1.9, and z2 - z1 >= -1.3.
     x = torch.tensor([[[[0.6, 0.4]]]])
-    dual, crown, alpha = (certify(two_layers(), x, y, eps=0.25, method=m).margins.item() for m in ("dual", "crown", "alpha"))
+    dual, crown, alpha = (
+        certify(two_layers(), x, y, eps=0.25, method=m).margins.item()
+        for m in ("dual", "crown", "alpha")
+    )
     assert dual == pytest.approx(-0.5 - 0.3 * 0.85 - 1.7 * 0.65, abs=1e-5)
     assert crown == pytest.approx(-0.5 - 2 * 0.65, abs=1e-5)
     assert alpha >= crown
@@ -125,8 +164,12 @@ def test_a_linear_model_is_certified_exactly_up_to_its_distance(method: str, nor
     rows = model[1].weight[y][:, None] - model[1].weight
     size = rows.abs().sum(2) if norm == "linf" else rows.norm(dim=2)
     distance = (gap / size).masked_fill(gap == 0, math.inf).amin(1).detach()
-    assert certify(model, x, y, norm=norm, eps=0.999 * distance, method=method, box=False).certified.all()
-    assert not certify(model, x, y, norm=norm, eps=1.001 * distance, method=method, box=False).certified.any()
+    assert certify(
+        model, x, y, norm=norm, eps=0.999 * distance, method=method, box=False
+    ).certified.all()
+    assert not certify(
+        model, x, y, norm=norm, eps=1.001 * distance, method=method, box=False
+    ).certified.any()
 
 
 def test_the_lipschitz_radius_of_an_isometry_is_margin_over_root_two() -> None:
@@ -138,4 +181,6 @@ def test_the_lipschitz_radius_of_an_isometry_is_margin_over_root_two() -> None:
     assert found.radius is not None
     assert found.radius.tolist() == pytest.approx([0.6 / math.sqrt(2), 0.0], abs=1e-5)
     assert found.certified.tolist() == [True, False]
-    assert found.margins.tolist() == pytest.approx([1.8 - 3 * math.sqrt(2) * 0.4, -1.2 - 3 * math.sqrt(2) * 0.4], abs=1e-5)
+    assert found.margins.tolist() == pytest.approx(
+        [1.8 - 3 * math.sqrt(2) * 0.4, -1.2 - 3 * math.sqrt(2) * 0.4], abs=1e-5
+    )

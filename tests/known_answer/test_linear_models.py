@@ -1,4 +1,6 @@
-"""On a linear model the nearest adversarial lies at margin / dual norm of the weights: known in closed form."""
+"""On a linear model the nearest adversarial lies at margin / dual norm of the weights: known in
+closed form.
+"""
 
 from typing import Any
 
@@ -20,8 +22,11 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ROWS = 12
 
 
-def linear(classes: int, norm: str = "l2", push: float = 0.0) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
-    """A model, images well inside of the bounds, labels, nearest other classes and the exact distances to those.
+def linear(
+    classes: int, norm: str = "l2", push: float = 0.0
+) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
+    """A model, images well inside of the bounds, labels, nearest other classes and the exact
+    distances to those.
 
     ``push`` is how far (in L2) the images are moved into their own class.
     """
@@ -29,7 +34,9 @@ def linear(classes: int, norm: str = "l2", push: float = 0.0) -> tuple[nn.Module
     layer = nn.Linear(36, classes)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(classes, 36, generator=generator))
-        layer.bias.copy_(-0.5 * layer.weight.sum(1) + 0.01 * torch.randn(classes, generator=generator))
+        layer.bias.copy_(
+            -0.5 * layer.weight.sum(1) + 0.01 * torch.randn(classes, generator=generator)
+        )
     model = nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
     # Near the middle: no boundary is so far away that the bounds of the image cut the shortest way.
     x = 0.5 + 0.03 * torch.randn(ROWS, 1, 6, 6, generator=generator)
@@ -37,21 +44,41 @@ def linear(classes: int, norm: str = "l2", push: float = 0.0) -> tuple[nn.Module
     x = x + push * nn.functional.normalize(layer.weight[y]).reshape(x.shape)
     logits = model(x)
     gap = logits.gather(1, y[:, None]) - logits  # (B, K)
-    steep = NORMS[DUAL[norm]].size((layer.weight[y][:, None] - layer.weight).flatten(0, 1).reshape(-1, 1, 6, 6))
-    distance, nearest = (gap / steep.reshape(ROWS, classes)).scatter(1, y[:, None], float("inf")).min(1)
+    steep = NORMS[DUAL[norm]].size(
+        (layer.weight[y][:, None] - layer.weight).flatten(0, 1).reshape(-1, 1, 6, 6)
+    )
+    distance, nearest = (
+        (gap / steep.reshape(ROWS, classes)).scatter(1, y[:, None], float("inf")).min(1)
+    )
     return model, x, y, nearest, distance
 
 
 def found(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str, eps: float | None, batch_size: int = 64
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    norm: str,
+    eps: float | None,
+    batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    return judged(attack, model, Task(x, y, target, torch.arange(len(y))), ThreatModel.parse(norm, eps), batch_size)
+    return judged(
+        attack,
+        model,
+        Task(x, y, target, torch.arange(len(y))),
+        ThreatModel.parse(norm, eps),
+        batch_size,
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(classes: int, norm: str) -> None:
-    # Sent to the nearest class: the most likely other class, which the untargeted loss climbs to, can be farther away.
+def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(
+    classes: int, norm: str
+) -> None:
+    # Sent to the nearest class: the most likely other class, which the untargeted loss climbs to,
+    # can be farther away.
     model, x, y, nearest, distance = linear(classes, norm)
     for row in range(ROWS):
         eps = float(distance[row])
@@ -62,7 +89,9 @@ def test_pgd_breaks_a_linear_model_just_above_the_distance_and_never_below(class
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(norm: str) -> None:
+def test_fgsm_breaks_a_binary_linear_model_just_above_the_distance_and_never_below(
+    norm: str,
+) -> None:
     model, x, y, nearest, distance = linear(2, norm)
     for row in range(ROWS):
         one = (model, x[row : row + 1], y[row : row + 1], nearest[row : row + 1], norm)
@@ -80,15 +109,21 @@ def test_boundary_comes_within_five_percent_of_the_distance(classes: int) -> Non
     assert (size <= distance * 1.05).all()
 
 
-# An Linf search ends a step of Adam away from its tau: there the step is shorter, and the share still larger.
+# An Linf search ends a step of Adam away from its tau: there the step is shorter, and the share
+# still larger.
 @pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize(("norm", "share", "learning_rate"), [("l2", 0.02, 0.01), ("linf", 0.04, 0.002)])
+@pytest.mark.parametrize(
+    ("norm", "share", "learning_rate"), [("l2", 0.02, 0.01), ("linf", 0.04, 0.002)]
+)
 def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(
     norm: str, share: float, learning_rate: float, classes: int
 ) -> None:
-    # Sent to the nearest class, as pgd is, and from about as far as in pictures: a step of Adam has a fixed length.
+    # Sent to the nearest class, as pgd is, and from about as far as in pictures: a step of Adam has
+    # a fixed length.
     model, x, y, nearest, distance = linear(classes, norm, push=0.4)
-    hits, size = found(CarliniWagner(steps=200, learning_rate=learning_rate), model, x, y, nearest, norm, None)
+    hits, size = found(
+        CarliniWagner(steps=200, learning_rate=learning_rate), model, x, y, nearest, norm, None
+    )
     assert hits.all()
     assert (size >= distance * (1 - 1e-4)).all()
     assert (size <= distance * (1 + share)).all()
@@ -103,7 +138,9 @@ def test_carlini_wagner_comes_within_a_few_percent_of_the_distance(
         (2, {"tanh": True, "learning_rate": 2e-3}),
     ],
 )
-def test_zoo_comes_within_five_percent_of_the_distance(classes: int, update: dict[str, Any]) -> None:
+def test_zoo_comes_within_five_percent_of_the_distance(
+    classes: int, update: dict[str, Any]
+) -> None:
     # Sent to the nearest class, as pgd is.
     model, x, y, nearest, distance = linear(classes)
     attack = ZOO(steps=200, coordinates=36, **update)

@@ -1,4 +1,6 @@
-"""``foolbox:NAME`` against Foolbox run by hand, against our own attacks, and against distances in closed form."""
+"""``foolbox:NAME`` against Foolbox run by hand, against our own attacks, and against distances in
+closed form.
+"""
 
 from typing import Any
 
@@ -19,10 +21,24 @@ from tests.known_answer.test_linear_models import linear
 from tests.parity.test_foolbox import EPS, case, peer
 
 __all__ = ["case"]  # a fixture
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy")
-NAMES = ["L2DeepFoolAttack", "DDNAttack", "L2CarliniWagnerAttack", "L2FMNAttack", "BoundaryAttack", "NewtonFoolAttack"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:foolbox", "ignore::DeprecationWarning:eagerpy"
+)
+NAMES = [
+    "L2DeepFoolAttack",
+    "DDNAttack",
+    "L2CarliniWagnerAttack",
+    "L2FMNAttack",
+    "BoundaryAttack",
+    "NewtonFoolAttack",
+]
 OPTIONS: dict[str, dict[str, Any]] = {
-    "L2CarliniWagnerAttack": {"steps": 20, "binary_search_steps": 4, "initial_const": 0.1, "stepsize": 0.05}
+    "L2CarliniWagnerAttack": {
+        "steps": 20,
+        "binary_search_steps": 4,
+        "initial_const": 0.1,
+        "stepsize": 0.05,
+    }
 }
 
 
@@ -32,26 +48,46 @@ def built(name: str, **options: Any) -> DrivenAttack:
     return made
 
 
-def search(attack: PGD | DrivenAttack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None) -> Outcome:
+def search(
+    attack: PGD | DrivenAttack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None
+) -> Outcome:
     passes, threat = Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps)
-    engine = Engine(attack, passes, threat) if isinstance(attack, PGD) else DrivenEngine(attack, passes, threat)
+    engine = (
+        Engine(attack, passes, threat)
+        if isinstance(attack, PGD)
+        else DrivenEngine(attack, passes, threat)
+    )
     return joined(engine.search(untargeted(x, y)))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_from_the_image_gives_the_verdicts_of_our_own(case: tuple[nn.Module, Tensor, Tensor], norm: str) -> None:
+def test_pgd_from_the_image_gives_the_verdicts_of_our_own(
+    case: tuple[nn.Module, Tensor, Tensor], norm: str
+) -> None:
     model, x, y = case
     name = {"linf": "LinfPGD", "l2": "L2PGD"}[norm]
-    theirs = search(built(name, steps=10, abs_stepsize=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
-    ours = search(PGD(steps=10, step_size=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4)
+    theirs = search(
+        built(name, steps=10, abs_stepsize=0.02, random_start=False),
+        model,
+        x,
+        y,
+        norm,
+        EPS[norm] / 4,
+    )
+    ours = search(
+        PGD(steps=10, step_size=0.02, random_start=False), model, x, y, norm, EPS[norm] / 4
+    )
     assert 0 < ours.found.sum() < len(y)
     assert torch.equal(theirs.found, ours.found)
-    # Theirs asks the gradient at the image and at every step but the last point; so does ours, which ends a row as early.
+    # Theirs asks the gradient at the image and at every step but the last point; so does ours,
+    # which ends a row as early.
     assert torch.equal(theirs.forward, ours.forward)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
+def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(
+    case: tuple[nn.Module, Tensor, Tensor], name: str
+) -> None:
     model, x, y = case
     options = OPTIONS.get(name, {"steps": 30})
     ours = search(built(name, **options), model, x, y, "l2", None)
@@ -72,8 +108,12 @@ def test_what_is_found_is_at_least_as_near_as_what_foolbox_returns(case: tuple[n
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize(("name", "norm"), [("L2DeepFoolAttack", "l2"), ("LinfDeepFoolAttack", "linf")])
-def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(name: str, norm: str, classes: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm"), [("L2DeepFoolAttack", "l2"), ("LinfDeepFoolAttack", "linf")]
+)
+def test_deepfool_ends_within_two_percent_of_the_distance_to_a_linear_boundary(
+    name: str, norm: str, classes: int
+) -> None:
     model, x, y, _, distance = linear(classes, norm)
     found = search(built(name, overshoot=0.01), model, x, y, norm, None)
     assert found.found.all()

@@ -1,4 +1,6 @@
-"""No point of the region beats a bound: random small networks, norms, boxes, methods, with random and attacked points."""
+"""No point of the region beats a bound: random small networks, norms, boxes, methods, with random
+and attacked points.
+"""
 
 from collections.abc import Callable
 
@@ -24,17 +26,36 @@ def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
     activation = nn.ReLU() if slope == 0 else nn.LeakyReLU(slope)
     bodies: dict[str, Callable[[], list[nn.Module]]] = {
         "plain": lambda: [
-            nn.Conv2d(2, 3, 3, stride=2), activation, nn.Conv2d(3, 2, 2), activation, nn.Flatten(), nn.Linear(8, 3),
+            nn.Conv2d(2, 3, 3, stride=2),
+            activation,
+            nn.Conv2d(3, 2, 2),
+            activation,
+            nn.Flatten(),
+            nn.Linear(8, 3),
         ],
         "residual": lambda: [
-            Normalize([0.4, 0.5], [0.5, 0.7]), ResidualBlock(2, 2, 1), ResidualBlock(2, 3, 2), nn.Flatten(), nn.Linear(48, 3),
+            Normalize([0.4, 0.5], [0.5, 0.7]),
+            ResidualBlock(2, 2, 1),
+            ResidualBlock(2, 3, 2),
+            nn.Flatten(),
+            nn.Linear(48, 3),
         ],
         "pooled": lambda: [
-            nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), activation, nn.Conv2d(2, 2, 3, padding=2, dilation=2),
-            activation, nn.BatchNorm2d(2), nn.AvgPool2d(2), nn.Conv2d(2, 4, 3, padding=1, groups=2), activation, nn.Flatten(),
-            nn.Linear(36, 6), activation, nn.Linear(6, 3),
+            nn.Conv2d(2, 2, 3, padding=1),
+            nn.BatchNorm2d(2),
+            activation,
+            nn.Conv2d(2, 2, 3, padding=2, dilation=2),
+            activation,
+            nn.BatchNorm2d(2),
+            nn.AvgPool2d(2),
+            nn.Conv2d(2, 4, 3, padding=1, groups=2),
+            activation,
+            nn.Flatten(),
+            nn.Linear(36, 6),
+            activation,
+            nn.Linear(6, 3),
         ],
-    }  # fmt: skip
+    }
     model = nn.Sequential(*bodies[kind]())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,8 +70,17 @@ def network(generator: torch.Generator, kind: str, slope: float) -> nn.Module:
     return model.eval()
 
 
-def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: bool, generator: torch.Generator) -> Tensor:
-    """Images in the region, (P, N, C, H, W): random ones, corners, and those of a few steps of PGD on the margin."""
+def points(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    box: bool,
+    generator: torch.Generator,
+) -> Tensor:
+    """Images in the region, (P, N, C, H, W): random ones, corners, and those of a few steps of PGD
+    on the margin.
+    """
     found, eps = [], present(threat.eps)
     for _ in range(6):
         noise = torch.randn(x.shape, generator=generator)
@@ -63,17 +93,22 @@ def points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, box: boo
         own = logits.gather(1, y[:, None]).squeeze(1)
         margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
         (gradient,) = torch.autograd.grad(margin.sum(), x_adv)
-        delta = threat.norm.project(x_adv.detach() - x - eps / 2 * threat.norm.steepest(gradient), eps)
+        delta = threat.norm.project(
+            x_adv.detach() - x - eps / 2 * threat.norm.steepest(gradient), eps
+        )
         found.append(delta)
     stacked = x + torch.stack(found)
     return stacked.clamp(0, 1) if box else stacked
 
 
 draws = {
-    "seed": st.integers(0, 2**31), "kind": st.sampled_from(["plain", "residual", "pooled"]),
+    "seed": st.integers(0, 2**31),
+    "kind": st.sampled_from(["plain", "residual", "pooled"]),
     "slope": st.sampled_from([0, 0.1, 1]),
-    "norm": st.sampled_from(["linf", "l2"]), "box": st.booleans(), "eps": st.floats(0.001, 0.4),
-}  # fmt: skip
+    "norm": st.sampled_from(["linf", "l2"]),
+    "box": st.booleans(),
+    "eps": st.floats(0.001, 0.4),
+}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -89,14 +124,18 @@ def test_no_point_of_the_region_has_a_smaller_margin_than_the_bound(
     bound = certify(model, x, y, norm=norm, eps=eps, method=method, box=box).margins
     for x_adv in points(model, x, y, ThreatModel(NORMS[norm], eps), box, generator):
         logits = model.double()(x_adv.double())
-        margin = logits.gather(1, y[:, None]).squeeze(1) - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+        margin = logits.gather(1, y[:, None]).squeeze(1) - logits.scatter(
+            1, y[:, None], -torch.inf
+        ).amax(1)
         assert (margin >= bound - 1e-6).all()
         model.float()
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(**draws)
-def test_every_hidden_unit_stays_in_its_interval(seed: int, kind: str, slope: float, norm: str, box: bool, eps: float) -> None:
+def test_every_hidden_unit_stays_in_its_interval(
+    seed: int, kind: str, slope: float, norm: str, box: bool, eps: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = network(generator, kind, slope)
     x = torch.rand(3, 2, SIDE, SIDE, generator=generator)

@@ -38,7 +38,9 @@ def test_projection_leaves_points_inside_and_on_the_boundary_alone(
     size = norm.size(delta)
     torch.testing.assert_close(norm.project(delta, size), delta, atol=1e-5, rtol=1e-5)
     if name != "l0":
-        torch.testing.assert_close(norm.project(delta * share, size), delta * share, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            norm.project(delta * share, size), delta * share, atol=1e-6, rtol=1e-6
+        )
 
 
 @given(st.sampled_from(["l1", "l2", "linf"]), seeds, shapes, radii)
@@ -57,7 +59,9 @@ def test_projection_is_nearer_than_other_points_of_the_ball(
 
 
 @given(names, seeds, shapes)
-def test_steepest_direction_has_size_one_and_rises(name: str, seed: int, shape: tuple[int, int, int]) -> None:
+def test_steepest_direction_has_size_one_and_rises(
+    name: str, seed: int, shape: tuple[int, int, int]
+) -> None:
     norm, grad = NORMS[name], drawn(seed, shape)
     step = norm.steepest(grad)
     torch.testing.assert_close(norm.size(step), torch.ones(len(grad)))
@@ -75,7 +79,11 @@ def test_no_direction_of_size_one_rises_faster_than_the_steepest(
 
 
 @given(names, seeds, shapes, radii)
-def test_random_points_lie_inside(name: str, seed: int, shape: tuple[int, int, int], eps: float) -> None:
+def test_random_points_lie_inside(
+    name: str, seed: int, shape: tuple[int, int, int], eps: float
+) -> None:
     norm, eps = NORMS[name], radius_for(name, eps)
-    point = norm.random(torch.zeros(4, *shape), eps, SampleRng.create(seed, "test", torch.arange(4)), 3)
+    point = norm.random(
+        torch.zeros(4, *shape), eps, SampleRng.create(seed, "test", torch.arange(4)), 3
+    )
     assert (norm.size(point) <= eps + norm.tolerance(eps)).all()

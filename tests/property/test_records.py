@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.cell import ranges
-from robustbench_lite.records.encoding import pack_bits, pack_numbers, unpack_bits, unpack_floats, unpack_ints
+from robustbench_lite.records.encoding import (
+    pack_bits,
+    pack_numbers,
+    unpack_bits,
+    unpack_floats,
+    unpack_ints,
+)
 from robustbench_lite.records.statistics import wilson
 
 
@@ -40,7 +46,9 @@ def test_floats_round_trip_bit_by_bit(values: list[float]) -> None:
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=30))
 def test_integers_round_trip(values: list[int]) -> None:
-    assert unpack_ints(pack_numbers(np.array(values, dtype=np.int32)), len(values)).tolist() == values
+    assert (
+        unpack_ints(pack_numbers(np.array(values, dtype=np.int32)), len(values)).tolist() == values
+    )
 
 
 @given(st.lists(st.integers(0, 1000), unique=True, max_size=50))

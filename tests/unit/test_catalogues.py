@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_catalogues", ROOT / "scripts" / "make_catalogues.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_catalogues", ROOT / "scripts" / "make_catalogues.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -22,7 +22,9 @@ def _examples() -> Iterator[doctest.DocTest]:
             if ">>> " not in path.read_text(encoding="utf-8"):
                 continue
             parts = path.relative_to(folder).with_suffix("").parts
-            module = import_module(".".join([package.__name__, *(part for part in parts if part != "__init__")]))
+            module = import_module(
+                ".".join([package.__name__, *(part for part in parts if part != "__init__")])
+            )
             yield from (test for test in doctest.DocTestFinder().find(module) if test.examples)
 
 

@@ -13,9 +13,21 @@ import pytest
 
 import robustbench_lite
 
-FACES = ["robustbench_lite", *(f"robustbench_lite.{room}" for room in ("search", "bounds", "records", "defense"))]
+FACES = [
+    "robustbench_lite",
+    *(f"robustbench_lite.{room}" for room in ("search", "bounds", "records", "defense")),
+]
 EAGER = ["robustbench_lite.threat"]
-LOOKED_FOR = {"errors", "Settings", "train", "certify", "evaluate", "Attack", "Defense", "ThreatModel"}
+LOOKED_FOR = {
+    "errors",
+    "Settings",
+    "train",
+    "certify",
+    "evaluate",
+    "Attack",
+    "Defense",
+    "ThreatModel",
+}
 
 
 @pytest.mark.parametrize("name", [*FACES, *EAGER])
@@ -37,8 +49,10 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily(name: str) -> None:
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname: str(node.module).removeprefix("robustbench_lite.")
-        for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }  # fmt: skip
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert seen == module._HOMES
 
 

@@ -17,7 +17,9 @@ from robustbench_lite.registry import Spec, Trust, parse_number, parse_whole
 
 
 def test_a_spec_is_a_name_and_key_value_pairs() -> None:
-    assert Spec.parse("pgd steps=40 step_size=2/255") == Spec("pgd", {"steps": "40", "step_size": "2/255"})
+    assert Spec.parse("pgd steps=40 step_size=2/255") == Spec(
+        "pgd", {"steps": "40", "step_size": "2/255"}
+    )
     assert Spec.parse("a text='two words'").params == {"text": "two words"}
 
 
@@ -29,7 +31,12 @@ def test_a_malformed_spec_is_a_usage_error(text: str) -> None:
 
 def test_text_values_become_the_types_of_the_fields() -> None:
     attack = registry.create("attack", "pgd steps=7 step_size=2/255 random_start=false loss=margin")
-    assert (attack.steps, attack.step_size, attack.random_start, attack.loss) == (7, 2 / 255, False, "margin")
+    assert (attack.steps, attack.step_size, attack.random_start, attack.loss) == (
+        7,
+        2 / 255,
+        False,
+        "margin",
+    )
     assert registry.create("attack", "pgd step_size=none").step_size is None
 
 
@@ -55,7 +62,9 @@ def test_listing_names_needs_no_plugin() -> None:
     assert {"none", "parseval", "adversarial_training"} <= set(registry.names("defense"))
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), (0.1, 0.1), ("1e-3", 1e-3), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), (0.1, 0.1), ("1e-3", 1e-3), ("0", 0.0)]
+)
 def test_numbers_may_be_fractions(text: str | float, value: float) -> None:
     assert math.isclose(parse_number(text), value)
 
@@ -85,7 +94,9 @@ def test_what_is_no_plugin_is_refused_before_it_is_called(
 NESTED = "adversarial_training attack='json:Attack'"
 
 
-@pytest.mark.parametrize(("kind", "spec"), [("attack", "json:Attack"), ("defense", "json:Defense"), ("defense", NESTED)])
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("attack", "json:Attack"), ("defense", "json:Defense"), ("defense", NESTED)]
+)
 def test_names_lead_to_code_only_as_far_as_they_are_trusted(kind: registry.Kind, spec: str) -> None:
     with pytest.raises(UsageError, match=r"'json:[A-Z][a-z]*' names code.*--allow-code"):
         registry.create(kind, spec)
@@ -105,7 +116,9 @@ def test_names_lead_to_code_only_as_far_as_they_are_trusted(kind: registry.Kind,
     ],
     ids=["load", "import", "create", "a hyper-parameter", "a composition"],
 )
-def test_whoever_says_nothing_of_trust_gets_registered_names_alone(door: Callable[[], object]) -> None:
+def test_whoever_says_nothing_of_trust_gets_registered_names_alone(
+    door: Callable[[], object],
+) -> None:
     with pytest.raises(UsageError, match="names code, and a file may give registered names alone"):
         door()
 
@@ -117,7 +130,9 @@ def test_what_stands_in_a_file_that_is_named_is_trusted_less_than_its_name() -> 
         Trust.INSTALLED.require(Trust.ANY, "network", "a.py:b")
 
 
-def test_a_module_that_fails_as_it_is_imported_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_fails_as_it_is_imported_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "fails_at_once.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     for path in ("fails_at_once:A", ":A", "..:A", "a..b:A"):
@@ -132,7 +147,8 @@ def test_a_number_that_no_tensor_holds_is_a_usage_error(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("40", 40), (7, 7), ("\u00b2", None), ("\u0661", None), ("-1", None), ("9" * 19, None)]
+    ("text", "number"),
+    [("40", 40), (7, 7), ("\u00b2", None), ("\u0661", None), ("-1", None), ("9" * 19, None)],
 )
 def test_whole_numbers_are_ascii_digits(text: object, number: int | None) -> None:
     assert parse_whole(text) == number

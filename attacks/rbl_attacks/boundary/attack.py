@@ -139,7 +139,8 @@ class Boundary(FittedAttack[BoundaryState]):
 
     def _propose(self, state: BoundaryState) -> BoundaryState:
         """The next points of a walk, in every row."""
-        half, grain = (self.proposals + 1) // 2, state.asked % self.grains
+        half = (self.proposals + 1) // 2
+        grain = state.asked % self.grains
         ways = waves(state.rng, state.asked, half, grain, state.x.shape[1:])
         return state.replace(**propose(state, ways)._asdict())
 

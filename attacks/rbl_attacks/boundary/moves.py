@@ -67,7 +67,8 @@ def propose(state: BoundaryState, noise: Tensor) -> Proposals:
         state: where the rows stand.
         noise: half of the ways; the others are their opposites, (M, P / 2, C, H, W).
     """
-    half, proposals = noise.shape[1], state.proposals
+    half = noise.shape[1]
+    proposals = state.proposals
     away = state.current - state.x
     distance = state.distance.unsqueeze(1)
     delta = state.orthogonal.unsqueeze(1)
@@ -102,7 +103,8 @@ def _spread(number: Tensor) -> Tensor:
 
 def walk(state: BoundaryState, success: Tensor) -> BoundaryState:
     """Rows that walk: count, lengthen steps that succeed often, shorten others (section 2.4)."""
-    walks, tests = state.walks, state.tests_orthogonal
+    walks = state.walks
+    tests = state.tests_orthogonal
     tried = state.tried + walks * state.proposals
     return adapt(state, success, walks, tests).replace(tried=tried)
 
@@ -121,7 +123,8 @@ def adapt(state: BoundaryState, success: Tensor, walks: Tensor, tests: Tensor) -
     counts = state.counts + torch.stack(new, 1)
     # Whole numbers: a rate of 7 in 20 does come up, and 0.35 is no float.
     tried, held, tried_both, held_both = counts.unbind(1)
-    ready, full = tried >= SPHERE_WINDOW, tried_both >= JOINT_WINDOW
+    ready = tried >= SPHERE_WINDOW
+    full = tried_both >= JOINT_WINDOW
     longer = (ready & (20 * held > 7 * tried)).float()
     shorter = (ready & (20 * held < 3 * tried)).float()
     both = FACTOR ** (longer - shorter)

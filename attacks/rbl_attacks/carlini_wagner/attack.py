@@ -81,7 +81,8 @@ class CarliniWagner(Attack[CarliniWagnerState]):
         return ((state.spent + state.step) / self._most_steps).clamp(max=1)
 
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> CarliniWagnerState:
-        step, const = torch.zeros_like(y), torch.full(y.shape, self.initial_const, device=x.device)
+        step = torch.zeros_like(y)
+        const = torch.full(y.shape, self.initial_const, device=x.device)
         v = to_tanh_space(x)
         return CarliniWagnerState(
             finished=step.bool(),

@@ -17,7 +17,8 @@ from robustbench_lite.search.attack import State
 from robustbench_lite.search.bracket import Bracket
 from robustbench_lite.threat.norms import per_row
 
-SHRINK, DOUBLE = 0.9, 2.0
+SHRINK = 0.9
+DOUBLE = 2.0
 """Linf: factors of tau at a success, and of c at a failure."""
 LARGEST_CONST = 20.0
 """Linf: the c at which a tau is given up (the authors' code)."""
@@ -83,7 +84,8 @@ class SquaredL2(Distance):
         return Term(value, delta, value.sqrt())
 
     def next_run(self, state: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
-        failed, won = over & ~state.hit, over & state.hit
+        failed = over & ~state.hit
+        won = over & state.hit
         bracket = state.bracket.narrow(state.const, failed=failed, succeeded=won)
         const = torch.where(over, bracket.next_after(state.const), state.const)
         return state.replace(bracket=bracket, const=const, spent=state.spent + over * steps)
@@ -107,7 +109,8 @@ class ExcessLinf(Distance):
 
     def next_run(self, state: CarliniWagnerState, over: Tensor, steps: int) -> CarliniWagnerState:
         size = (state.x_adv - state.x).abs().flatten(1).amax(1)
-        won, failed = over & state.hit, over & ~state.hit
+        won = over & state.hit
+        failed = over & ~state.hit
         given_up = failed & (state.const >= LARGEST_CONST)
         high = torch.where(won, size, state.bracket.high)
         low = torch.where(given_up, state.tau, state.bracket.low)

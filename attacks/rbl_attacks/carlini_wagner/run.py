@@ -61,6 +61,7 @@ def begin_run(state: CarliniWagnerState, over: Tensor) -> CarliniWagnerState:
         return state
     rows = over.reshape(-1, 1, 1, 1)
     v = torch.where(rows, state.start, state.v)
-    mean, square = state.moments.mean, state.moments.square
+    mean = state.moments.mean
+    square = state.moments.square
     moments = Moments(mean.masked_fill(rows, 0), square.masked_fill(rows, 0))
     return state.replace(v=v, x_adv=v.sigmoid(), moments=moments)

@@ -1,9 +1,10 @@
-"""The Foolbox attacks that run here, as ``foolbox:NAME``; known without importing foolbox, and held to it by a test.
+"""The Foolbox attacks that run here, as ``foolbox:NAME``; known without importing foolbox, and held
+to it by a test.
 
 Left out, because of what they need or where they search:
-    BinarizationRefinementAttack, DatasetAttack: other adversarials, or images of other classes, to start from.
-    GenAttack: has no untargeted mode.
-    SpatialAttack: turns and shifts the image; no ball of a norm says anything about that.
+    BinarizationRefinementAttack, DatasetAttack: other adversarials, or images of other classes, to
+    start from. GenAttack: has no untargeted mode. SpatialAttack: turns and shifts the image; no
+    ball of a norm says anything about that.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Entry(NamedTuple):
     """A package without which it does not run."""
 
 
-# An attack without a norm of its own is judged in any of l1, l2 and linf. "yes" marks those that aim at a class: attacks that
-# start from noise would take a target too, but noise is hardly ever of one given class.
+# An attack without a norm of its own is judged in any of l1, l2 and linf. "yes" marks those that
+# aim at a class: attacks that start from noise would take a target too, but noise is hardly ever of
+# one given class.
 _TABLE = """
 BinarySearchContrastReductionAttack                minimal_distance labels   l1,l2,linf no
 BoundaryAttack                                     minimal_distance labels   l2         no
@@ -112,7 +114,11 @@ ENTRIES = {name: _entry(*rest) for name, *rest in map(str.split, _TABLE.strip().
 
 def catalogue() -> Mapping[str, str]:
     """Name -> one line, of the attacks that run with what is installed."""
-    return {name: _line(name, entry) for name, entry in ENTRIES.items() if entry.needs is None or find_spec(entry.needs)}
+    return {
+        name: _line(name, entry)
+        for name, entry in ENTRIES.items()
+        if entry.needs is None or find_spec(entry.needs)
+    }
 
 
 def load(name: str) -> type[FoolboxAttack]:
@@ -131,5 +137,10 @@ def load(name: str) -> type[FoolboxAttack]:
 def _line(name: str, entry: Entry) -> str:
     short = [alias for alias, meant in ALIASES.items() if meant == name]
     seeks = "nearest adversarial" if entry.kind == "minimal_distance" else "needs eps"
-    words = [", ".join(sorted(entry.norms)), seeks, f"sees {entry.access}", *(["targeted too"] if entry.targeted else [])]
+    words = [
+        ", ".join(sorted(entry.norms)),
+        seeks,
+        f"sees {entry.access}",
+        *(["targeted too"] if entry.targeted else []),
+    ]
     return "; ".join([*words, *([f"also {', '.join(short)}"] if short else [])])

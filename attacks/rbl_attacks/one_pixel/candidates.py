@@ -43,7 +43,8 @@ def mutate(rng: SampleRng, generation: Tensor, parents: Tensor) -> Tensor:
     unit = rng.stream(PARENTS).uniform(generation, (3, size))  # (B, 3, P)
     first, second, third = ((unit[:, k] * (size - 1 - k)).long() for k in range(3))
     second = second + (second >= first)
-    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    low = torch.minimum(first, second)
+    high = torch.maximum(first, second)
     third = third + (third >= low)
     third = third + (third >= high)
     own = torch.arange(size, device=unit.device)
@@ -69,7 +70,8 @@ def list_at(number: Tensor, shape: Sequence[int]) -> Tensor:
         (B, P, 1, 2 + C).
     """
     channels, height, width = shape
-    corner, position = number % 2**channels, (number // 2**channels) % (height * width)
+    corner = number % 2**channels
+    position = (number // 2**channels) % (height * width)
     bits = (corner.unsqueeze(-1) >> torch.arange(channels, device=number.device)) & 1  # (B, P, C)
     # The middle of the pixel: rounding cannot move it to the neighbour.
     down = (position // width + 0.5) / height

@@ -112,7 +112,8 @@ def batches(rng: SampleRng, size: int, start: int, stop: int) -> Iterator[Batch]
     """Steps ``start`` to ``stop``: every epoch in an order of its own, full batches only."""
     size = min(size, len(rng.index))
     per_epoch = len(rng.index) // size
-    epoch, order = -1, rng.index
+    epoch = -1
+    order = rng.index
     for step in range(start, stop):
         if step // per_epoch != epoch:
             epoch = step // per_epoch

@@ -37,7 +37,8 @@ def show(texture: Tensor, shape: Shape) -> Tensor:
 def _distance(shape: Shape, side: int, device: torch.device) -> Tensor:
     """From the middle of a texture to each texel, (side, side); 1 at the edge of the patch."""
     axis = torch.linspace(-MARGIN, MARGIN, side, device=device)
-    down, across = axis.unsqueeze(1), axis.unsqueeze(0)
+    down = axis.unsqueeze(1)
+    across = axis.unsqueeze(0)
     if shape == "circle":
         return torch.hypot(down, across)
     return torch.maximum(down.abs(), across.abs())

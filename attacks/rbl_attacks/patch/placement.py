@@ -114,11 +114,13 @@ class Geometry:
         angle = (2 * unit[:, 0] - 1) * math.radians(self.rotation)
         share = self.scale_min + (self.scale_max - self.scale_min) * unit[:, 1]
         half = self.half * share.sqrt()
-        cos, sin = angle.cos(), angle.sin()
+        cos = angle.cos()
+        sin = angle.sin()
         extent = half if self.shape == "circle" else half * (cos.abs() + sin.abs())
         x = extent + (self.width - 2 * extent).clamp_min(0) * unit[:, 2]
         y = extent + (self.height - 2 * extent).clamp_min(0) * unit[:, 3]
-        wide, high = self.width / 2, self.height / 2
+        wide = self.width / 2
+        high = self.height / 2
         rows = [cos * wide, sin * high, cos * (wide - x) + sin * (high - y)]
         rows += [-sin * wide, cos * high, cos * (high - y) - sin * (wide - x)]
         affine = torch.stack(rows, 1).reshape(-1, 2, 3) / (half * MARGIN).reshape(-1, 1, 1)

@@ -104,10 +104,12 @@ class ZOO(Attack[ZOOState]):
 
     def ask(self, state: ZOOState) -> Query:
         turns = self._turns(state.x.shape[1:])
-        space, at = turns.space, turns.next(state)
+        space = turns.space
+        at = turns.next(state)
         points = space.around(state.x, state.noise, at, STEP[self.update])
         # A row that took its last step has that point judged, and no other.
-        alone, valid = state.probing | (state.step >= self.steps), None
+        alone = state.probing | (state.step >= self.steps)
+        valid = None
         if not surely_none(alone):
             first = torch.arange(points.shape[1], device=alone.device) == 0
             valid = ~alone.unsqueeze(1) | first  # (B, 2 n + 1)
@@ -119,7 +121,8 @@ class ZOO(Attack[ZOOState]):
         lead = -answer.need_loss()  # (B, 2 n + 1), the margin
         # Where the other class leads by more than is asked the hinge is flat: its slope is 0, and
         # costs no queries.
-        flat, last = lead[:, 0] < -self.confidence, state.step >= self.steps
+        flat = lead[:, 0] < -self.confidence
+        last = state.step >= self.steps
         moves = (flat | ~state.probing) & ~last
         lead = lead.clamp(min=-self.confidence)
         lead = lead.masked_fill(flat.unsqueeze(1), -self.confidence)

@@ -59,7 +59,8 @@ class ZOOState(State):
         """
         if surely_none(over):
             return self
-        failed, won = over & ~self.reached, over & self.reached
+        failed = over & ~self.reached
+        won = over & self.reached
         bracket = self.bracket.narrow(self.const, failed=failed, succeeded=won)
         search = self.search + over
         return self.replace(

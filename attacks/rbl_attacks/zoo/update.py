@@ -93,10 +93,12 @@ def descend(
         update: the rule.
         learning_rate: length of a step.
     """
-    at, space = turns.next(state), turns.space
+    at = turns.next(state)
+    space = turns.space
     own = state.noise.gather(1, at)  # (B, n)
     up, down = space.beside(state.x, state.noise, at, STEP[update])
-    hinge, pull = differences(lead, own, up, down), space.pull(state.x, state.noise)
+    hinge = differences(lead, own, up, down)
+    pull = space.pull(state.x, state.noise)
     const = state.const.unsqueeze(1)
     slope = pull.slope.gather(1, at) + const * hinge.slope
     curvature = pull.curvature.gather(1, at) + const * hinge.curvature

@@ -1,6 +1,7 @@
 """Feature squeezing.
 
-Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", arXiv:1704.01155.
+Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks",
+arXiv:1704.01155.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from rbl_defenses.feature_squeezing.detector import AgreeingDetector, Detector, detection_scores
-from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median, NonLocalMeans, SoftBitDepth, StraightThrough
+from rbl_defenses.feature_squeezing.squeezers import (
+    BitDepth,
+    Median,
+    NonLocalMeans,
+    SoftBitDepth,
+    StraightThrough,
+)
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.defended import DefendedModel, Traits, Wrapper
@@ -21,14 +28,17 @@ from robustbench_lite.rows.rng import SampleRng
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSqueezing(Defense):
-    """Classifies the squeezed image: fewer bits, a median filter, non-local means, one after the other as far as they are set.
+    """Classifies the squeezed image: fewer bits, a median filter, non-local means, one after the
+    other as far as they are set.
 
-    With ``detect`` the image is classified as it is, and each squeezer is put beside it alone: where the probabilities of a
-    squeezed version are too far from those of the image (the largest L1 distance, equation 1), the network abstains. A clean
-    image that it declines counts as wrong; an attack succeeds only with a wrong class that is not declined.
+    With ``detect`` the image is classified as it is, and each squeezer is put beside it alone:
+    where the probabilities of a squeezed version are too far from those of the image (the largest
+    L1 distance, equation 1), the network abstains. A clean image that it declines counts as wrong;
+    an attack succeeds only with a wrong class that is not declined.
 
-    An attack follows gradients of a stand-in: a staircase with steep ramps for the rounding, the identity for non-local means,
-    the median's own; for the detector the mean log-probabilities of all versions, and the score itself.
+    An attack follows gradients of a stand-in: a staircase with steep ramps for the rounding, the
+    identity for non-local means, the median's own; for the detector the mean log-probabilities of
+    all versions, and the score itself.
 
     Args:
         bits: bits a value, 1 to 8; ``none`` leaves rounding out.
@@ -36,10 +46,14 @@ class FeatureSqueezing(Defense):
         nlm: whether non-local means is used.
         nlm_search: side of its search window, odd.
         nlm_patch: side of the patches that it compares, odd.
-        nlm_strength: difference, in input units, at which the weight of a patch has fallen to 1 / e.
-        detect: abstain where squeezing changes the prediction, instead of classifying the squeezed image.
-        false_positives: share of clean training images that the detector may decline: this sets the threshold.
-        threshold: the score above which it abstains, in [0, 2]; ``none`` sets it on clean training images.
+        nlm_strength: difference, in input units, at which the weight of a patch has fallen to 1 /
+            e.
+        detect: abstain where squeezing changes the prediction, instead of classifying the squeezed
+            image.
+        false_positives: share of clean training images that the detector may decline: this sets the
+            threshold.
+        threshold: the score above which it abstains, in [0, 2]; ``none`` sets it on clean training
+            images.
     """
 
     name: ClassVar[str] = "feature_squeezing"
@@ -59,17 +73,35 @@ class FeatureSqueezing(Defense):
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise UsageError(f"feature_squeezing needs bits from 1 to 8, or none, not {self.bits}.")
         if self.median is not None and self.median < 2:
-            raise UsageError(f"feature_squeezing needs a median of at least 2 pixels, or none, not {self.median}.")
-        if self.nlm_search % 2 == 0 or self.nlm_patch % 2 == 0 or min(self.nlm_search, self.nlm_patch) < 1:
-            raise UsageError(f"feature_squeezing needs odd nlm_search and nlm_patch, not {self.nlm_search}, {self.nlm_patch}.")
+            raise UsageError(
+                "feature_squeezing needs a median of at least 2 pixels, or none, not "
+                f"{self.median}."
+            )
+        if (
+            self.nlm_search % 2 == 0
+            or self.nlm_patch % 2 == 0
+            or min(self.nlm_search, self.nlm_patch) < 1
+        ):
+            raise UsageError(
+                f"feature_squeezing needs odd nlm_search and nlm_patch, not {self.nlm_search}, "
+                f"{self.nlm_patch}."
+            )
         if not self.nlm_strength > 0:
-            raise UsageError(f"feature_squeezing needs an nlm_strength above 0, not {self.nlm_strength}.")
+            raise UsageError(
+                f"feature_squeezing needs an nlm_strength above 0, not {self.nlm_strength}."
+            )
         if self.bits is None and self.median is None and not self.nlm:
             raise UsageError("feature_squeezing squeezes nothing: set bits, median or nlm=true.")
         if not 0 < self.false_positives < 1:
-            raise UsageError(f"feature_squeezing needs false_positives (a share) in (0, 1), not {self.false_positives}.")
+            raise UsageError(
+                "feature_squeezing needs false_positives (a share) in (0, 1), not "
+                f"{self.false_positives}."
+            )
         if self.threshold is not None and not (self.detect and 0 <= self.threshold <= 2):
-            raise UsageError(f"feature_squeezing takes a threshold in [0, 2], with detect=true, not {self.threshold}.")
+            raise UsageError(
+                "feature_squeezing takes a threshold in [0, 2], with detect=true, not "
+                f"{self.threshold}."
+            )
 
     @property
     def calibrates(self) -> bool:
@@ -78,31 +110,42 @@ class FeatureSqueezing(Defense):
     def calibrated(self, model: nn.Module, images: Tensor) -> FeatureSqueezing:
         scores = detection_scores(model, self.squeezers(), images).sort().values
         allowed = int(self.false_positives * len(scores))
-        # Four digits: the threshold goes into the keys of cells, and the last bits of a score differ between machines.
+        # Four digits: the threshold goes into the keys of cells, and the last bits of a score
+        # differ between machines.
         return replace(self, threshold=float(f"{float(scores[-1 - allowed]):.4g}"))
 
     def wrap(self, model: nn.Module) -> DefendedModel:
-        real, stand_in = self.squeezers(), self.stand_ins()
+        real = self.squeezers()
+        stand_in = self.stand_ins()
         if not self.detect:
             return DefendedModel(Squeezed(model, real), Traits(surrogate=Squeezed(model, stand_in)))
         if self.threshold is None:
             raise UsageError(
-                "feature_squeezing detect=true sets its threshold on clean training images, and there are none: give "
+                "feature_squeezing detect=true sets its threshold on clean training images, and "
+                "there are none: give "
                 "fit_data=(x_train, y_train), a data set with a training split, or threshold=1.2."
             )
         surrogate = AgreeingDetector(model, stand_in, self.threshold)
-        return DefendedModel(Detector(model, real, self.threshold), Traits(surrogate=surrogate, abstains=True))
+        return DefendedModel(
+            Detector(model, real, self.threshold), Traits(surrogate=surrogate, abstains=True)
+        )
 
     def squeezers(self) -> list[nn.Module]:
         """Those that are set."""
         return [
             *([] if self.bits is None else [BitDepth(self.bits)]),
             *([] if self.median is None else [Median(self.median)]),
-            *([NonLocalMeans(self.nlm_search, self.nlm_patch, self.nlm_strength)] if self.nlm else []),
+            *(
+                [NonLocalMeans(self.nlm_search, self.nlm_patch, self.nlm_strength)]
+                if self.nlm
+                else []
+            ),
         ]
 
     def stand_ins(self) -> list[nn.Module]:
-        """The same with gradients that lead somewhere; docs/explanation/adaptive.md has the comparison behind the choice."""
+        """The same with gradients that lead somewhere; docs/explanation/adaptive.md has the
+        comparison behind the choice.
+        """
         return [_followed(squeezer) for squeezer in self.squeezers()]
 
 

@@ -24,7 +24,8 @@ from robustbench_lite.bounds.graph.operations import (
 from robustbench_lite.errors import UnsupportedLayerError
 
 SUPPORTED = (
-    "Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, BatchNorm and Dropout (eval mode), ReLU, LeakyReLU, Flatten, Identity, "
+    "Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, BatchNorm and Dropout (eval mode), ReLU, "
+    "LeakyReLU, Flatten, Identity, "
     "sums of branches, and arithmetic with constants (normalisation)"
 )
 
@@ -38,7 +39,8 @@ class Value:
 
 
 class Builder:
-    """Adds nodes, one layer after the other, with probe images in hand: every shape is known where it is needed.
+    """Adds nodes, one layer after the other, with probe images in hand: every shape is known where
+    it is needed.
 
     ``call`` is the traced call that the next nodes are for; errors name it.
     """
@@ -50,52 +52,82 @@ class Builder:
         self.call: fx.Node
 
     def add(self, operation: Operation, inputs: Any, probe: Tensor) -> Value:
-        """A node for ``operation`` on the values ``inputs``, whose result on the probes is ``probe``."""
+        """A node for ``operation`` on the values ``inputs``, whose result on the probes is
+        ``probe``.
+        """
         if len(probe) != len(self.probe):
             raise self.unsupported("a reshape that mixes images")
         name = str(self.call.target).removeprefix("0.")
-        self.nodes.append(Node(operation, tuple(part.node for part in inputs), tuple(probe.shape[1:]), name))
+        self.nodes.append(
+            Node(operation, tuple(part.node for part in inputs), tuple(probe.shape[1:]), name)
+        )
         return Value(len(self.nodes) - 1, probe)
 
     def linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if x.probe.dim() != 2:
             raise self.unsupported(f"Linear on {x.probe.dim() - 1}-dimensional features")
-        return self.add(Linear(self.cast(weight), self.cast(bias)), [x], F.linear(x.probe, weight, bias))
+        return self.add(
+            Linear(self.cast(weight), self.cast(bias)), [x], F.linear(x.probe, weight, bias)
+        )
 
     def convolution(
-        self, x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        self,
+        x: Value,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
         groups: int = 1,
-    ) -> Value:  # fmt: skip
+    ) -> Value:
         if padding == "same":
             total = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[-2:], strict=True)]
             if any(part % 2 for part in total):
                 raise self.unsupported("Conv2d with more padding on one side")
             padding = tuple(part // 2 for part in total)
         padding = (0, 0) if padding == "valid" else pair(padding)
-        conv = Convolution(self.cast(weight), self.cast(bias), pair(stride), padding, pair(dilation), groups)
-        return self.add(conv, [x], F.conv2d(x.probe, weight, bias, conv.stride, padding, conv.dilation, groups))
+        conv = Convolution(
+            self.cast(weight), self.cast(bias), pair(stride), padding, pair(dilation), groups
+        )
+        return self.add(
+            conv, [x], F.conv2d(x.probe, weight, bias, conv.stride, padding, conv.dilation, groups)
+        )
 
     def pool(
-        self, x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> Value:  # fmt: skip
-        kernel, channels = pair(kernel_size), x.probe.shape[1]
+        self,
+        x: Value,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        kernel = pair(kernel_size)
+        channels = x.probe.shape[1]
         if ceil_mode or (not count_include_pad and pair(padding) != (0, 0)):
             raise self.unsupported("AvgPool2d with ceil_mode or with count_include_pad=False")
         share = 1.0 / (divisor_override or kernel[0] * kernel[1])
         weight = x.probe.new_full((channels, 1, *kernel), share)
-        return self.convolution(x, weight, None, kernel if stride is None else stride, padding, 1, channels)
+        return self.convolution(
+            x, weight, None, kernel if stride is None else stride, padding, 1, channels
+        )
 
     def adaptive_pool(self, x: Value, output_size: Any) -> Value:
         sides = x.probe.shape[-2:]
-        wanted = [side if size is None else size for side, size in zip(sides, pair(output_size), strict=True)]
+        wanted = [
+            side if size is None else size
+            for side, size in zip(sides, pair(output_size), strict=True)
+        ]
         if any(side % size for side, size in zip(sides, wanted, strict=True)):
             raise self.unsupported("AdaptiveAvgPool2d to a size that does not divide its input's")
         return self.pool(x, tuple(side // size for side, size in zip(sides, wanted, strict=True)))
 
     def batch_norm(self, x: Value, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Value:
-        mean, variance = self.cast(module.running_mean), self.cast(module.running_var)
-        weight, bias = self.cast(module.weight), self.cast(module.bias)
+        mean = self.cast(module.running_mean)
+        variance = self.cast(module.running_var)
+        weight = self.cast(module.weight)
+        bias = self.cast(module.bias)
         scale = (variance + module.eps).rsqrt()
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
@@ -110,7 +142,11 @@ class Builder:
         before = self.nodes[x.node]
         source = self.call.all_input_nodes[0]
         alone = len(source.users) == 1 and x.node == len(self.nodes) - 1
-        folded = scaled(before.operation, operation) if alone and isinstance(before.operation, Affine) else None
+        folded = (
+            scaled(before.operation, operation)
+            if alone and isinstance(before.operation, Affine)
+            else None
+        )
         if folded is None:
             return self.add(operation, [x], probe)
         self.nodes[-1] = Node(folded, before.inputs, before.shape, before.name)
@@ -131,12 +167,18 @@ class Builder:
         return tensor
 
     def cast(self, tensor: Any) -> Any:
-        return None if tensor is None else (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
+        return (
+            None
+            if tensor is None
+            else (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
+        )
 
     def unsupported(self, what: str) -> UnsupportedLayerError:
         name = str(self.call.target) if self.call.op == "call_module" else str(self.call.name)
         where = f"layer {name.removeprefix('0.')!r}" if name != "0" else "the network"
-        return UnsupportedLayerError(f"No bound is known for {where}: {what}. Supported: {SUPPORTED}.")
+        return UnsupportedLayerError(
+            f"No bound is known for {where}: {what}. Supported: {SUPPORTED}."
+        )
 
 
 def pair(value: Any) -> Pair:

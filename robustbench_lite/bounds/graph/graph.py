@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.graph.operations import Activation, Affine, Input, Operation, Reshape, Shape, Sum
+from robustbench_lite.bounds.graph.operations import (
+    Activation,
+    Affine,
+    Input,
+    Operation,
+    Reshape,
+    Shape,
+    Sum,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which inputs come first; the first is the image, the last gives the logits."""
+    """Nodes in an order in which inputs come first; the first is the image, the last gives the
+    logits.
+    """
 
     nodes: list[Node]
     dtype: torch.dtype
@@ -35,7 +45,9 @@ class Graph:
         return self.nodes[-1].shape[0]
 
     def activations(self) -> list[int]:
-        return [index for index, node in enumerate(self.nodes) if isinstance(node.operation, Activation)]
+        return [
+            index for index, node in enumerate(self.nodes) if isinstance(node.operation, Activation)
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of ``x`` (B, *shape)."""
@@ -54,7 +66,12 @@ class Graph:
                 case Activation():
                     values.append(node.operation(parts[0]))
                 case Sum(weights):
-                    values.append(sum((w * part for w, part in zip(weights, parts, strict=True)), torch.zeros_like(parts[0])))
+                    values.append(
+                        sum(
+                            (w * part for w, part in zip(weights, parts, strict=True)),
+                            torch.zeros_like(parts[0]),
+                        )
+                    )
                 case Reshape():
                     values.append(parts[0].reshape(len(x), *node.shape))
         return values

@@ -1,4 +1,6 @@
-"""What a node of the graph computes: affine maps, sums and activations. Shapes are those of one sample, without the row."""
+"""What a node of the graph computes: affine maps, sums and activations. Shapes are those of one
+sample, without the row.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Sum(Operation):
     @property
     def sizes(self) -> list[float | Tensor]:
         """The absolute weights."""
-        return [weight.abs() if isinstance(weight, Tensor) else abs(weight) for weight in self.weights]
+        return [
+            weight.abs() if isinstance(weight, Tensor) else abs(weight) for weight in self.weights
+        ]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class Affine(Operation, ABC):
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
-        """|W| radius: how far the output moves when every input moves by up to ``radius``, (B, *in) -> (B, *out)."""
+        """|W| radius: how far the output moves when every input moves by up to ``radius``, (B, *in)
+        -> (B, *out).
+        """
 
     @abstractmethod
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
@@ -78,7 +84,9 @@ class Affine(Operation, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Affine):
-    """scale * x + shift, both broadcast over the shape of a sample: normalisation and batch norm."""
+    """scale * x + shift, both broadcast over the shape of a sample: normalisation and batch
+    norm.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -123,7 +131,9 @@ class Linear(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Convolution(Affine):
-    """``weight`` (out, in / groups, kh, kw), ``bias`` (out,), zero padding; average pooling is one with a group a channel."""
+    """``weight`` (out, in / groups, kh, kw), ``bias`` (out,), zero padding; average pooling is one
+    with a group a channel.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -133,10 +143,14 @@ class Convolution(Affine):
     groups: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
     def spread(self, radius: Tensor) -> Tensor:
-        return F.conv2d(radius, self.weight.abs(), None, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            radius, self.weight.abs(), None, self.stride, self.padding, self.dilation, self.groups
+        )
 
     @property
     def simple(self) -> bool:
@@ -146,26 +160,38 @@ class Convolution(Affine):
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         if self._fast is not None:
             return self._fast(a, torch.Size((len(a), *shape)))
-        # Channels last is twice as fast. Not where the kernel skips inputs: oneDNN (torch 2.x, CPU) corrupted memory there.
-        a = a.contiguous(memory_format=torch.contiguous_format if self._skips else torch.channels_last)
-        # What a stride leaves over at the far edge: without it, the last inputs would be cut off with the padding.
+        # Channels last is twice as fast. Not where the kernel skips inputs: oneDNN (torch 2.x, CPU)
+        # corrupted memory there.
+        a = a.contiguous(
+            memory_format=torch.contiguous_format if self._skips else torch.channels_last
+        )
+        # What a stride leaves over at the far edge: without it, the last inputs would be cut off
+        # with the padding.
         left = tuple(
             size - ((out - 1) * stride - 2 * padding + reach)
             for size, out, stride, padding, reach in zip(
                 shape[-2:], a.shape[-2:], self.stride, self.padding, self.reach, strict=True
             )
         )
-        return F.conv_transpose2d(a, self.weight, None, self.stride, self.padding, left, self.groups, self.dilation)
+        return F.conv_transpose2d(
+            a, self.weight, None, self.stride, self.padding, left, self.groups, self.dilation
+        )
 
     def transpose_window(self, a: Tensor) -> Tensor:
-        """W^T a where ``a`` is a window of the output: the whole window of the input that it sees, padding included."""
+        """W^T a where ``a`` is a window of the output: the whole window of the input that it sees,
+        padding included.
+        """
         values = a[0].numel()
         if values > SMALL_WINDOW or len(a) < values:
-            return F.conv_transpose2d(a, self.weight, None, self.stride, 0, 0, self.groups, self.dilation)
+            return F.conv_transpose2d(
+                a, self.weight, None, self.stride, 0, 0, self.groups, self.dilation
+            )
         size = tuple(a.shape[1:])
         if size not in self._matrices:
             every = torch.eye(values, dtype=a.dtype, device=a.device).reshape(-1, *size)
-            self._matrices[size] = F.conv_transpose2d(every, self.weight, None, self.stride, 0, 0, self.groups, self.dilation)
+            self._matrices[size] = F.conv_transpose2d(
+                every, self.weight, None, self.stride, 0, 0, self.groups, self.dilation
+            )
         matrix = self._matrices[size]
         return (a.flatten(1) @ matrix.flatten(1)).reshape(len(a), *matrix.shape[1:])
 
@@ -176,7 +202,9 @@ class Convolution(Affine):
 
     @cached_property
     def _fast(self) -> InputGradient | None:
-        """The transpose as a forward convolution, where a CPU does that faster: few channels, or float64."""
+        """The transpose as a forward convolution, where a CPU does that faster: few channels, or
+        float64.
+        """
         inputs = self.weight.shape[1]
         if not (works_in_caches(self.weight.device) and self.simple) or self._skips:
             return None
@@ -202,7 +230,9 @@ class Convolution(Affine):
 
 
 def scaled(operation: Affine, scale: Scale) -> Affine | None:
-    """``scale`` after ``operation`` as one operation (batch norm folded into the weights); None where it is not one."""
+    """``scale`` after ``operation`` as one operation (batch norm folded into the weights); None
+    where it is not one.
+    """
     if isinstance(operation, Scale):
         return Scale(operation.scale * scale.scale, operation.shift * scale.scale + scale.shift)
     if not isinstance(operation, Linear | Convolution) or not scale.uniform:
@@ -213,4 +243,6 @@ def scaled(operation: Affine, scale: Scale) -> Affine | None:
     bias = shift if operation.bias is None else operation.bias * factor + shift
     if isinstance(operation, Linear):
         return Linear(weight, bias)
-    return Convolution(weight, bias, operation.stride, operation.padding, operation.dilation, operation.groups)
+    return Convolution(
+        weight, bias, operation.stride, operation.padding, operation.dilation, operation.groups
+    )

@@ -1,4 +1,6 @@
-"""From a network to its graph: torch.fx follows the network's own forward, and every call is matched to an operation."""
+"""From a network to its graph: torch.fx follows the network's own forward, and every call is
+matched to an operation.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,11 @@ _SAME = 1e-4
 
 
 @exactly
-def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False) -> Graph:
-    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode; ``live`` lets gradients through.
+def graph_of(
+    model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False
+) -> Graph:
+    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode;
+    ``live`` lets gradients through.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -34,21 +39,30 @@ def graph_of(model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64,
     try:
         traced = _Tracer().trace(root)
     except Exception as error:  # whatever the network's own code raises when it meets a symbol
-        what = f"{type(model).__name__} cannot be certified: its forward cannot be followed: {told(error)}"
+        what = (
+            f"{type(model).__name__} cannot be certified: its forward cannot be followed: "
+            f"{told(error)}"
+        )
         raise UnsupportedLayerError(f"{what} It must not branch on values.") from error
     weights = [*model.parameters(), *model.buffers()]
     if any(tensor.is_complex() for tensor in weights):
-        raise UnsupportedLayerError(f"{type(model).__name__} has complex weights: no bound is known for those.")
+        raise UnsupportedLayerError(
+            f"{type(model).__name__} has complex weights: no bound is known for those."
+        )
     like = next((tensor for tensor in weights if tensor.is_floating_point()), torch.zeros(()))
     probe = torch.rand(_PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(like)
     failed = f"{type(model).__name__} fails on images of shape {tuple(shape)}"
     with as_model_error(failed), torch.set_grad_enabled(live):
         graph = Graph(_Walk(root, probe, dtype).build(traced), dtype)
     with as_model_error(failed), torch.no_grad():
-        expected, found = model(probe.clone()), graph.forward(probe)
-    if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(1.0, float(expected.abs().max())):
+        expected = model(probe.clone())
+        found = graph.forward(probe)
+    if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(
+        1.0, float(expected.abs().max())
+    ):
         raise ModelError(
-            f"{type(model).__name__} computes something else than its layers say (hooks, half precision or random layers?): "
+            f"{type(model).__name__} computes something else than its layers say (hooks, half "
+            "precision or random layers?): "
             "it cannot be certified as it is."
         )
     return graph
@@ -87,7 +101,9 @@ class _Walk:
     def _check_logits(self, result: Any) -> None:
         last = len(self.builder.nodes) - 1
         if not isinstance(result, Value) or result.node != last or result.probe.dim() != 2:
-            raise UnsupportedLayerError("The network must end with its logits, (B, K), which depend on the image.")
+            raise UnsupportedLayerError(
+                "The network must end with its logits, (B, K), which depend on the image."
+            )
 
     def _value(self, call: fx.Node, args: Any, kwargs: Any) -> Any:
         target = call.target
@@ -98,7 +114,11 @@ class _Walk:
         if call.op == "call_module":
             return self._module(self.root.get_submodule(str(target)), args)
         if not any(isinstance(part, Value) for part in [*_flat(args), *kwargs.values()]):
-            return target(*args, **kwargs) if callable(target) else getattr(args[0], str(target))(*args[1:], **kwargs)
+            return (
+                target(*args, **kwargs)
+                if callable(target)
+                else getattr(args[0], str(target))(*args[1:], **kwargs)
+            )
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         return self._function(name, args, kwargs)
 
@@ -112,16 +132,29 @@ class _Walk:
                 return self.builder.linear(x, module.weight, module.bias)
             case nn.Conv2d() if module.padding_mode == "zeros":
                 return self.builder.convolution(
-                    x, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups
+                    x,
+                    module.weight,
+                    module.bias,
+                    module.stride,
+                    module.padding,
+                    module.dilation,
+                    module.groups,
                 )
             case nn.AvgPool2d():
                 return self.builder.pool(
-                    x, module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad,
+                    x,
+                    module.kernel_size,
+                    module.stride,
+                    module.padding,
+                    module.ceil_mode,
+                    module.count_include_pad,
                     module.divisor_override,
-                )  # fmt: skip
+                )
             case nn.AdaptiveAvgPool2d():
                 return self.builder.adaptive_pool(x, module.output_size)
-            case nn.BatchNorm1d() | nn.BatchNorm2d() if module.running_mean is not None and module.running_var is not None:
+            case nn.BatchNorm1d() | nn.BatchNorm2d() if (
+                module.running_mean is not None and module.running_var is not None
+            ):
                 return self.builder.batch_norm(x, module)
             case nn.ReLU():
                 return self.builder.activation(x, 0.0)
@@ -145,7 +178,9 @@ class _Walk:
             case "relu":
                 return self.builder.activation(x, 0.0)
             case "leaky_relu":
-                return self.builder.activation(x, rest[0] if rest else kwargs.get("negative_slope", 0.01))
+                return self.builder.activation(
+                    x, rest[0] if rest else kwargs.get("negative_slope", 0.01)
+                )
             case "flatten":
                 return self.builder.reshape(x, torch.flatten(x.probe, *rest, **kwargs))
             case "view" | "reshape":
@@ -167,22 +202,37 @@ class _Walk:
         if isinstance(left, Value) and isinstance(right, Value):
             if not linear or left.probe.shape != right.probe.shape:
                 raise self.builder.unsupported(f"{sign.__name__} of two branches")
-            return self.builder.add(Sum((1.0, sign(0.0, 1.0))), [left, right], sign(left.probe, right.probe))
-        x, constant = (left, self.builder.constant(right)) if isinstance(left, Value) else (right, self.builder.constant(left))
+            return self.builder.add(
+                Sum((1.0, sign(0.0, 1.0))), [left, right], sign(left.probe, right.probe)
+            )
+        x, constant = (
+            (left, self.builder.constant(right))
+            if isinstance(left, Value)
+            else (right, self.builder.constant(left))
+        )
         one = torch.ones((), dtype=self.builder.dtype, device=constant.device)
         if linear:
             swapped = x is right and sign is operator.sub
-            return self.builder.scale(x, -one if swapped else one, constant if swapped else sign(0.0, constant))
+            return self.builder.scale(
+                x, -one if swapped else one, constant if swapped else sign(0.0, constant)
+            )
         if x is right and sign is operator.truediv:
             raise self.builder.unsupported("division by the image")
         return self.builder.scale(x, sign(one, constant), 0 * one)
 
 
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add, "iadd": operator.add, "sub": operator.sub, "isub": operator.sub,
-    "mul": operator.mul, "imul": operator.mul, "truediv": operator.truediv, "itruediv": operator.truediv,
-    "div": operator.truediv, "true_divide": operator.truediv,
-}  # fmt: skip
+    "add": operator.add,
+    "iadd": operator.add,
+    "sub": operator.sub,
+    "isub": operator.sub,
+    "mul": operator.mul,
+    "imul": operator.mul,
+    "truediv": operator.truediv,
+    "itruediv": operator.truediv,
+    "div": operator.truediv,
+    "true_divide": operator.truediv,
+}
 
 
 def _flat(args: Any) -> list[Any]:

@@ -1,4 +1,6 @@
-"""What it takes to measure the cells of a board: its data, its networks, and the places where results are kept."""
+"""What it takes to measure the cells of a board: its data, its networks, and the places where
+results are kept.
+"""
 
 from __future__ import annotations
 
@@ -59,10 +61,14 @@ class AtHand(NamedTuple):
 
 
 class Bench:
-    """A board with what is needed to measure it; data and networks are read when they are first asked for."""
+    """A board with what is needed to measure it; data and networks are read when they are first
+    asked for.
+    """
 
     def __init__(self, board: Board, root: Path, means: Means) -> None:
-        self.board, self.root, self.means = board, root, means
+        self.board = board
+        self.root = root
+        self.means = means
         self.folder = results_folder(board, root)
         self._subjects: dict[int, Subject] = {}
         self._fingerprints: dict[str, str] = {}
@@ -84,7 +90,9 @@ class Bench:
         return _part(data, ids)
 
     def has_data(self) -> bool:
-        """The images are here. Those that come with the package always are: that they cannot be read is an error."""
+        """The images are here. Those that come with the package always are: that they cannot be
+        read is an error.
+        """
         try:
             return bool(len(self.data))
         except DataError:
@@ -98,11 +106,17 @@ class Bench:
         return self._load("train")
 
     def _load(self, split: str) -> Dataset:
-        wanted, means = self.board.data, self.means
+        wanted = self.board.data
+        means = self.means
         root = given_root(means.data_dir) or self.root
         return load_named(
-            wanted.name, root, split=split, data_dir=means.data_dir, download=means.download, bundled=wanted.bundled,  # type: ignore[arg-type]
-        )  # fmt: skip
+            wanted.name,
+            root,
+            split=split,  # type: ignore[arg-type]
+            data_dir=means.data_dir,
+            download=means.download,
+            bundled=wanted.bundled,
+        )
 
     def subject(self, row: int) -> Subject:
         """The network of a row behind its defense."""
@@ -110,12 +124,16 @@ class Bench:
             entrant = self.board.rows[row]
             subject = subject_of(entrant, self.board, self.root, self.means.trust)
             if subject.defense.calibrates:
-                subject = calibrate_defense(subject, self.fit_data, self.data, self.means.device, entrant.outputs)
+                subject = calibrate_defense(
+                    subject, self.fit_data, self.data, self.means.device, entrant.outputs
+                )
             self._subjects[row] = subject
         return self._subjects[row]
 
     def row_of(self, model: ModelId, defense: PluginId) -> int | None:
-        """The row whose network, as it is at hand, has the weights of ``model`` and stands behind ``defense``."""
+        """The row whose network, as it is at hand, has the weights of ``model`` and stands behind
+        ``defense``.
+        """
         wanted = _as_recorded(defense)
         for known in self._at_hand:
             same_weights = known.weights_sha256 == model.weights_sha256
@@ -149,7 +167,9 @@ class Bench:
         return self._fingerprints[key] == wanted.fingerprint
 
     def answers(self, row: int, ids: NDArray[np.int64]) -> Behaviour:
-        """What the network of a row answers on probe images, those of the samples ``ids`` (N,) among them."""
+        """What the network of a row answers on probe images, those of the samples ``ids`` (N,)
+        among them.
+        """
         key = (row, tuple(ids[:IMAGES].tolist()))
         if key not in self._answers:
             data = self.part(ids[:_DIAGNOSED])
@@ -200,8 +220,12 @@ def _as_recorded(plugin: PluginId) -> list[dict[str, Any]]:
 
 
 def _covers(stated: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
-    """Whether ``stated`` is what ``wanted`` says; parameters that came later, and so are not in it, may be anything."""
-    if [(part["name"], part["version"]) for part in stated] != [(part["name"], part["version"]) for part in wanted]:
+    """Whether ``stated`` is what ``wanted`` says; parameters that came later, and so are not in it,
+    may be anything.
+    """
+    if [(part["name"], part["version"]) for part in stated] != [
+        (part["name"], part["version"]) for part in wanted
+    ]:
         return False
     pairs = ((a["parameters"], b["parameters"]) for a, b in zip(stated, wanted, strict=True))
     return all(name in a and a[name] == value for a, b in pairs for name, value in b.items())

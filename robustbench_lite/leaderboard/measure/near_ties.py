@@ -1,4 +1,6 @@
-"""Why a sample that is measured again gets another verdict than recorded: a margin or a search that hangs on rounding."""
+"""Why a sample that is measured again gets another verdict than recorded: a margin or a search that
+hangs on rounding.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ JITTER = 2.0**-20
 
 
 class Rounded(Wrapper):
-    """A network whose logits carry another rounding; ``number`` says which. Its gradients carry it as well."""
+    """A network whose logits carry another rounding; ``number`` says which. Its gradients carry it
+    as well.
+    """
 
     def __init__(self, model: DefendedModel, number: int) -> None:
         super().__init__(model.module)
@@ -46,12 +50,15 @@ def _wrap(model: DefendedModel, wrapper: nn.Module) -> DefendedModel:
 
 
 class Watched(Wrapper):
-    """A network that remembers how near to its goal an attack on one sample came: the smallest margin of a point in the ball.
+    """A network that remembers how near to its goal an attack on one sample came: the smallest
+    margin of a point in the ball.
 
     For a random network one draw says nothing about a vote: nothing is remembered.
     """
 
-    def __init__(self, model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel) -> None:
+    def __init__(
+        self, model: DefendedModel, sample: Dataset, target: Tensor, threat: ThreatModel
+    ) -> None:
         super().__init__(model.module)
         self.traits = model.traits
         self.x = sample.x

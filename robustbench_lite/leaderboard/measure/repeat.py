@@ -70,7 +70,8 @@ class Repeat:
 
     def verdicts(self, ids: NDArray[np.int64]) -> dict[int, Verdict]:
         """What the samples ``ids`` are now."""
-        slot, data = self.slot, self._part(ids)
+        slot = self.slot
+        data = self._part(ids)
         if needs_fit(slot.attack):
             arrays = self._measure(data, self._set_up(data)).arrays
         else:
@@ -84,7 +85,8 @@ class Repeat:
 
         Where that finds nothing, the nearest point in the ball that it asked about counts.
         """
-        threat, data = self.slot.threat, self._part(np.array([sample]))
+        threat = self.slot.threat
+        data = self._part(np.array([sample]))
         setup = self._set_up(data)
         logits = clean_logits(setup.model, data, setup.batch_size, setup.device, setup.seed).logits
         model, watcher = watch(setup.model, data, targets(threat, logits, data, setup.seed), threat)
@@ -113,10 +115,12 @@ class Repeat:
         data = self._part(ids)
         setup = self._set_up(data)
         measured = self._measure(data, setup, keep=True)
-        broken, x_adv = torch.from_numpy(measured.arrays.broken), measured.x_adv
+        broken = torch.from_numpy(measured.arrays.broken)
+        x_adv = measured.x_adv
         if x_adv is None or not broken.any():
             return []
-        shown, x_adv = data.take(broken), x_adv[broken]
+        shown = data.take(broken)
+        x_adv = x_adv[broken]
         seen = replay(setup, shown, x_adv, self.slot.threat, lambda done: None)
         before = [_class_name(data, label) for label in seen.before.tolist()]
         after = [_class_name(data, label) for label in seen.finding.label.tolist()]
@@ -132,7 +136,8 @@ class Repeat:
 
     def _measure(self, data: Dataset, setup: Setup, *, keep: bool = False) -> Measured:
         """Measure samples; with the fit that lies beside the record, if there is one."""
-        slot, key = self.slot, self.found.record.key
+        slot = self.slot
+        key = self.found.record.key
         model, seed, batch_size, device = setup
         clean = clean_logits(model, data, batch_size, device, seed)
         scene = Scene(

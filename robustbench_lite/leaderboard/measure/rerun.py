@@ -82,7 +82,8 @@ def _rerun_board(
     cells = list({repeat.found.record.key: repeat for repeat in repeats}.values())
     budget = choice.queries
     for number in cells_in_turn([cell.found for cell in cells], choice.salt):
-        slot, found = cells[number].slot, cells[number].found
+        slot = cells[number].slot
+        found = cells[number].found
         recorded = found.record.identity.data.ids()
         ids = chosen_samples(recorded, found.record.digest, choice.salt, choice.samples)
         cost = queries_of(found, ids)
@@ -108,7 +109,8 @@ class Compared(NamedTuple):
 
 def compare(cell: Repeat, ids: NDArray[np.int64]) -> Compared:
     """Measure the samples ``ids`` of a cell again, and hold them against its record."""
-    found, compared = cell.found, Compared([], [])
+    found = cell.found
+    compared = Compared([], [])
     where = f"{cell.slot.label} ({found.path.name})"
     try:
         verdicts = cell.verdicts(ids)

@@ -1,4 +1,6 @@
-"""Measure the cells of boards that are missing or out of date: in this process or several, all of them or a shard."""
+"""Measure the cells of boards that are missing or out of date: in this process or several, all of
+them or a shard.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def _state(one: Loaded, number: int, root: Path, others: Container[str]) -> str 
     return None
 
 
-def shards_of(planned: Sequence[Planned], loaded: Sequence[Loaded], of: int) -> list[dict[str, str]]:
+def shards_of(
+    planned: Sequence[Planned], loaded: Sequence[Loaded], of: int
+) -> list[dict[str, str]]:
     """The shards, out of ``of`` a board, that have something to do.
 
     Returns:
@@ -180,7 +184,9 @@ def _run_side_by_side(
     jobs: int,
 ) -> Iterator[Done]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would inherit the locks of torch's threads
     with ProcessPoolExecutor(jobs, context, _start, (root, means, threads)) as pool:
         waiting: list[Future[Done]] = [pool.submit(_work, cell) for cell in planned]
         try:
@@ -204,7 +210,9 @@ def _start(root: Path, means: Means, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed tells nobody: without this its workers would go on, and the next run beside them."""
+    """A parent that was killed tells nobody: without this its workers would go on, and the next run
+    beside them.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -225,7 +233,8 @@ def prune(loaded: Sequence[Loaded], root: Path) -> list[Path]:
     for one in loaded:
         folder = results_folder(one.board, root)
         for found in one.filled.unused:
-            name, fit = found.path.name, f"{found.record.key}.safetensors"
+            name = found.path.name
+            fit = f"{found.record.key}.safetensors"
             gone += [folder / CELLS / name, folder / GALLERY / name, folder / FITS / fit]
         gone += sorted((folder / REPLACED).glob("*"))
     gone = [path for path in gone if path.exists()]

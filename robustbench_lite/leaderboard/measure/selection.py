@@ -1,4 +1,6 @@
-"""Which cells and samples are looked at again: by a hash of their content, so that nobody picks them and all pick the same."""
+"""Which cells and samples are looked at again: by a hash of their content, so that nobody picks
+them and all pick the same.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from robustbench_lite.leaderboard.results import Found
 
 
 def chosen_samples(ids: NDArray[np.int64], digest: str, salt: str, count: int) -> NDArray[np.int64]:
-    """``count`` of ``ids`` (N,), in ascending order: those whose hash with ``digest`` and ``salt`` is smallest."""
+    """``count`` of ``ids`` (N,), in ascending order: those whose hash with ``digest`` and ``salt``
+    is smallest.
+    """
     ordered = sorted(ids.tolist(), key=lambda sample: _hash(f"{salt}/{digest}/{sample}"))
     return np.array(sorted(ordered[:count]), dtype=np.int64)
 
@@ -25,7 +29,9 @@ def cells_in_turn(found: Sequence[Found], salt: str) -> list[int]:
 def queries_of(found: Found, ids: NDArray[np.int64]) -> int:
     """What the samples ``ids`` cost when the cell was measured."""
     rows = np.isin(found.record.identity.data.ids(), ids)
-    return int(found.arrays.forward_queries[rows].sum()) + int(found.arrays.backward_queries[rows].sum())
+    return int(found.arrays.forward_queries[rows].sum()) + int(
+        found.arrays.backward_queries[rows].sum()
+    )
 
 
 def _hash(text: str) -> str:

@@ -115,7 +115,9 @@ def _heat_map(ranked: Ranked) -> Drawing:
         left=0.3 + 0.075 * max(map(len, ranked.names)),
         bottom=0.3 + 0.035 * max(map(len, labels)),
     )
-    axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=100, edgecolors="none")
+    axes.pcolormesh(
+        np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=100, edgecolors="none"
+    )
     for i, j in np.ndindex(*values.shape):
         _write_value(axes, j + 0.5, i + 0.5, float(values[i, j]))
     axes.set_xticks(np.arange(len(columns)) + 0.5, labels, rotation=35, ha="right")
@@ -128,9 +130,11 @@ def _heat_map(ranked: Ranked) -> Drawing:
 def _write_value(axes: Any, x: float, y: float, value: float) -> None:
     """A number in its field, in a colour that can be read on it."""
     if np.isnan(value):
-        shown, colour = words.MISSING, TEXT
+        shown = words.MISSING
+        colour = TEXT
     else:
-        shown, colour = f"{value:.1f}", "#ffffff" if value < _DARK else "#000000"
+        shown = f"{value:.1f}"
+        colour = "#ffffff" if value < _DARK else "#000000"
     axes.text(x, y, shown, ha="center", va="center", color=colour)
 
 
@@ -139,7 +143,8 @@ def _scatter(ranked: Ranked) -> Drawing | None:
     figure, axes = panel_with_legend(ranked.names)
     shown = 0
     for place, row in enumerate(ranked.doc.rows):
-        clean, worst = row.clean, row.threats[threat].worst
+        clean = row.clean
+        worst = row.threats[threat].worst
         if isinstance(clean, Missing) or isinstance(worst, Missing):
             continue
         look = look_of(place)

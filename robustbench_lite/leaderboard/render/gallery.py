@@ -64,7 +64,8 @@ def png(image: NDArray[np.float32]) -> bytes:
     pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
     channels, height, width = pixels.shape
     if channels not in (1, 3):
-        pixels, channels = pixels.mean(0, keepdims=True).round().astype(np.uint8), 1
+        pixels = pixels.mean(0, keepdims=True).round().astype(np.uint8)
+        channels = 1
     lines = pixels.transpose(1, 2, 0).reshape(height, width * channels)
     raw = b"".join(b"\0" + line.tobytes() for line in lines)
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
@@ -73,7 +74,12 @@ def png(image: NDArray[np.float32]) -> bytes:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def _store(raw: bytes) -> bytes:
@@ -81,6 +87,7 @@ def _store(raw: bytes) -> bytes:
     size = 0xFFFF
     parts = [raw[start : start + size] for start in range(0, len(raw), size)] or [b""]
     blocks = [
-        struct.pack("<BHH", number == len(parts) - 1, len(part), len(part) ^ 0xFFFF) + part for number, part in enumerate(parts)
+        struct.pack("<BHH", number == len(parts) - 1, len(part), len(part) ^ 0xFFFF) + part
+        for number, part in enumerate(parts)
     ]
     return b"\x78\x01" + b"".join(blocks) + struct.pack(">I", zlib.adler32(raw))

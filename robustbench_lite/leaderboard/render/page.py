@@ -1,4 +1,6 @@
-"""One self-contained HTML page: tables that sort and filter, pictures, a gallery, and what lies behind each cell."""
+"""One self-contained HTML page: tables that sort and filter, pictures, a gallery, and what lies
+behind each cell.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +67,15 @@ def section(sheet: Sheet, doc: Document, gallery: list[Picture]) -> Section:
     return Section(doc, charts(sheet, doc), gallery)
 
 
-def page(title: str, sections: list[Section], *, records: str = "results/{board}/cells/{record}") -> str:
+def page(
+    title: str, sections: list[Section], *, records: str = "results/{board}/cells/{record}"
+) -> str:
     """The page; ``records`` says where a cell's record lies, relative to it ("": nowhere)."""
     from jinja2 import Environment
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     environment.globals.update(text=tables, headings=_headings, cells=_shown)
     places = [(section.doc, place) for section in sections for place in section.doc.measured()]
     details = {place.cell.key: _details(doc, place, records) for doc, place in places}
@@ -135,7 +141,8 @@ def _details(doc: Document, place: Place, records: str) -> dict[str, Any]:
 
 
 def _facts(row: RankedRow, cell: MeasuredCell) -> list[list[str]]:
-    samples, median = cell.samples, cell.median_distance
+    samples = cell.samples
+    median = cell.median_distance
     right = f"{cell.right:,} of {cell.n:,}"
     versions = ", ".join(f"{name} {version}" for name, version in cell.versions.items())
     measured = f"{cell.created} in {cell.seconds:g} s on {cell.device}, by: {cell.made_by}"

@@ -21,17 +21,36 @@ from robustbench_lite.leaderboard.standing.document import (
 )
 from robustbench_lite.leaderboard.words import MISSING
 
-_TEX_SPECIAL = str.maketrans({
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-})  # fmt: skip
+_TEX_SPECIAL = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
 _CSV_COLUMNS = [
-    "board", "rank_best", "rank_worst", "model", "defense", "norm", "eps", "goal", "what", "attack",
-    "n", "right", "accuracy", "interval_low", "interval_high", "median_distance",
-    "forward_queries", "backward_queries", "digest", "missing",
-]  # fmt: skip
+    "board",
+    "rank_best",
+    "rank_worst",
+    "model",
+    "defense",
+    "norm",
+    "eps",
+    "goal",
+    "what",
+    "attack",
+    "n",
+    "right",
+    "accuracy",
+    "interval_low",
+    "interval_high",
+    "median_distance",
+    "forward_queries",
+    "backward_queries",
+    "digest",
+    "missing",
+]
 _CSV_FIGURES = {*_CSV_COLUMNS} - {"model", "defense", "attack"}
 """Columns that a cell may have as fields; those taken out here mean something else in it."""
 

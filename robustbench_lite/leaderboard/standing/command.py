@@ -35,9 +35,11 @@ def _threat(threat: ThreatId) -> list[str]:
 
 def _network(identity: Identity) -> list[str]:
     """Defense and network; of a bundled network, hyper-parameters of its training are known."""
-    name, data = identity.model.name, identity.data.name
+    name = identity.model.name
+    data = identity.data.name
     bundled = _bundled_weights(name) == identity.model.weights_sha256
-    specs, trained = [], False
+    specs = []
+    trained = False
     for part in identity.defense.parts or [identity.defense]:
         own = bundled and name == network_name(data, part.name)
         specs.append(part.name if own else spec_for_shell(part))

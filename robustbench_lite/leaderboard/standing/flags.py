@@ -33,7 +33,9 @@ def flags_of(sheet: Sheet, row: int, worst: WorstCases) -> list[str]:
         cells = sheet.column_cells(row, group)
         flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
         flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(worst[row, group.id])}
-        flags |= {f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)}
+        flags |= {
+            f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)
+        }
     flags |= set(_over_radii(sheet, row))
     return sorted(flags)
 
@@ -77,7 +79,8 @@ def _fewer_samples(worst: Worst | str) -> list[str]:
     """What is left of the samples that every attack saw is well below the worst case of all."""
     if isinstance(worst, str) or not worst.common.any():
         return []
-    common, share = worst.robust[worst.common], float(worst.robust.mean())
+    common = worst.robust[worst.common]
+    share = float(worst.robust.mean())
     if wilson(int(common.sum()), len(common)).high >= share:
         return []
     seen = f"{common.mean():.1%} on the {len(common):,} samples that every attack saw"
@@ -161,6 +164,7 @@ class Common(NamedTuple):
 
 
 def _common(first: Found, second: Found) -> Common:
-    a, b = first.record.identity.data.ids(), second.record.identity.data.ids()
+    a = first.record.identity.data.ids()
+    b = second.record.identity.data.ids()
     ids = np.intersect1d(a, b)
     return Common(first.arrays.robust[positions(ids, a)], second.arrays.robust[positions(ids, b)])

@@ -1,4 +1,6 @@
-"""Which differences between rows are more than luck: exact McNemar tests, Holm's correction, ranges of ranks."""
+"""Which differences between rows are more than luck: exact McNemar tests, Holm's correction, ranges
+of ranks.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,19 @@ class RankRange(NamedTuple):
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """The exact two-sided p-value that two rows, verdicts (N,) on the same samples, are equally robust.
+    """The exact two-sided p-value that two rows, verdicts (N,) on the same samples, are equally
+    robust.
 
-    Only samples on which they differ say anything (McNemar 1947); under the null each falls to either side with equal chance.
+    Only samples on which they differ say anything (McNemar 1947); under the null each falls to
+    either side with equal chance.
 
     >>> mcnemar(np.array([True] * 6), np.array([False] * 6))
     0.03125
     """
     from scipy.special import bdtr
 
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    only_first = int((first & ~second).sum())
+    only_second = int((~first & second).sum())
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
@@ -49,10 +54,13 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 
 
 def rank_ranges(robust: Sequence[NDArray[np.bool_]], alpha: float) -> list[RankRange]:
-    """The ranks of rows with verdicts ``robust`` (N,) each: below all that are significantly better, above all worse ones."""
+    """The ranks of rows with verdicts ``robust`` (N,) each: below all that are significantly
+    better, above all worse ones.
+    """
     pairs = list(combinations(range(len(robust)), 2))
     differs = holm([mcnemar(robust[a], robust[b]) for a, b in pairs], alpha)
-    better, worse = [0] * len(robust), [0] * len(robust)
+    better = [0] * len(robust)
+    worse = [0] * len(robust)
     for (a, b), significant in zip(pairs, differs, strict=True):
         if significant:
             winner, loser = (a, b) if robust[a].sum() > robust[b].sum() else (b, a)

@@ -100,7 +100,8 @@ def of_records(found: Sequence[Found], name: str, title: str) -> Sheet:
 
 def _column_of(columns: Columns, identity: Identity) -> AttackColumn:
     """The column of a cell, which is added to ``columns`` where it is not there yet."""
-    threat, key = ThreatKey.of(identity), ColumnKey.of(identity)
+    threat = ThreatKey.of(identity)
+    key = ColumnKey.of(identity)
     known = columns.setdefault(threat, {})
     heading = key.attack.partition(" ")[0]
     fresh = AttackColumn(id=f"{'/'.join(threat)}/{len(known)}", heading=heading, **key._asdict())

@@ -1,4 +1,6 @@
-"""What a table shows, whether it comes from a board or from somebody's own run: rows, columns, and the records in between."""
+"""What a table shows, whether it comes from a board or from somebody's own run: rows, columns, and
+the records in between.
+"""
 
 from __future__ import annotations
 

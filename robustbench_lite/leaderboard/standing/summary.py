@@ -155,9 +155,12 @@ def _queries(cells: list[MeasuredCell | Missing]) -> MeanQueries | Missing:
 
 
 def _cell(found: Found) -> MeasuredCell:
-    arrays, record = found.arrays, found.record
-    queries, median = arrays.mean_queries(), arrays.median_distance
-    identity, made = record.identity, record.provenance
+    arrays = found.arrays
+    record = found.record
+    queries = arrays.mean_queries()
+    median = arrays.median_distance
+    identity = record.identity
+    made = record.provenance
     return MeasuredCell.of(
         int(arrays.robust.sum()),
         arrays.n,

@@ -14,7 +14,9 @@ from robustbench_lite.leaderboard.standing.sheet import Sheet
 
 
 class Worst(NamedTuple):
-    """Samples of a row, (N,) data-set indices, with what is left of them after every attack of a threat model."""
+    """Samples of a row, (N,) data-set indices, with what is left of them after every attack of a
+    threat model.
+    """
 
     ids: NDArray[np.int64]
     robust: NDArray[np.bool_]
@@ -30,11 +32,16 @@ WorstCases = Mapping[tuple[int, str], Worst | str]
 
 def worst_cases(sheet: Sheet) -> WorstCases:
     """Of every row under every threat model."""
-    return {(row, group.id): worst_case(sheet, row, group) for row in range(len(sheet.rows)) for group in sheet.groups}
+    return {
+        (row, group.id): worst_case(sheet, row, group)
+        for row in range(len(sheet.rows))
+        for group in sheet.groups
+    }
 
 
 def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
-    """A sample is robust if no attack that was run on it broke it; text says why nothing can be said.
+    """A sample is robust if no attack that was run on it broke it; text says why nothing can be
+    said.
 
     Attacks with fewer samples say nothing of the others, in every row alike.
     """
@@ -43,7 +50,8 @@ def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
             return f"{column.heading}: {sheet.missing.get((row, column.id), 'not measured')}"
     cells = sheet.column_cells(row, group)
     ids = np.unique(np.concatenate([found.record.identity.data.ids() for _, found in cells]))
-    robust, times = np.ones(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.int64)
+    robust = np.ones(len(ids), dtype=np.bool_)
+    times = np.zeros(len(ids), dtype=np.int64)
     for _, found in cells:
         at = positions(found.record.identity.data.ids(), ids)
         robust[at] &= found.arrays.robust

@@ -1,9 +1,12 @@
-"""Input gradients of strided convolutions on a CPU, at the speed of a forward convolution, and of what flattens them.
+"""Input gradients of strided convolutions on a CPU, at the speed of a forward convolution, and of
+what flattens them.
 
-An attack wants the gradient of the input and of nothing else. For a stride above 1 the general backward kernel spends most of
-its time between the positions that count. Sorting the input's positions by their remainder modulo the stride turns the gradient
-into an ordinary convolution with one set of output channels a remainder, whose results are then put side by side (the sub-pixel
-convolution of Shi et al. 2016, arXiv:1609.05158, read backwards). The forward pass is torch's own, bit by bit.
+An attack wants the gradient of the input and of nothing else. For a stride above 1 the general
+backward kernel spends most of its time between the positions that count. Sorting the input's
+positions by their remainder modulo the stride turns the gradient into an ordinary convolution with
+one set of output channels a remainder, whose results are then put side by side (the sub-pixel
+convolution of Shi et al. 2016, arXiv:1609.05158, read backwards). The forward pass is torch's own,
+bit by bit.
 """
 
 from __future__ import annotations
@@ -18,29 +21,41 @@ from torch.nn import functional as F
 Pair = tuple[int, int]
 
 FEW_CHANNELS = 4
-"""Up to so many input channels (images), a matrix product and its pieces added up beat a convolution."""
+"""Up to so many input channels (images), a matrix product and its pieces added up beat a
+convolution.
+"""
 
 
 class InputGradient:
-    """The gradient of a convolution's input from that of its output, for a weight (O, C, kh, kw) without dilation or groups.
+    """The gradient of a convolution's input from that of its output, for a weight (O, C, kh, kw)
+    without dilation or groups.
 
-    It is linear in the output's gradient and made of torch's own operations, so it can be differentiated again.
+    It is linear in the output's gradient and made of torch's own operations, so it can be
+    differentiated again.
     """
 
-    def __init__(self, weight: Tensor, stride: Pair, padding: Pair, few: bool | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, stride: Pair, padding: Pair, few: bool | None = None
+    ) -> None:
         kernel = weight.shape[2:]
-        self.stride, self.padding = stride, padding
+        self.stride = stride
+        self.padding = padding
         self.reach: Pair = (-(-kernel[0] // stride[0]), -(-kernel[1] // stride[1]))
         self.few = weight.shape[1] <= FEW_CHANNELS if few is None else few
         self.phases = self._sorted_by_remainder(weight)
 
     phases: Tensor
-    """The weights by remainder: (sh sw C, O, jh, jw) as kernels, or (jh jw sh sw C, O) as a matrix for few channels."""
+    """The weights by remainder: (sh sw C, O, jh, jw) as kernels, or (jh jw sh sw C, O) as a matrix
+    for few channels.
+    """
 
     def __call__(self, grad: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient of the input, of ``shape`` (N, C, H, W), from that of the output (N, O, oh, ow)."""
+        """The gradient of the input, of ``shape`` (N, C, H, W), from that of the output (N, O, oh,
+        ow).
+        """
         (sh, sw), (top, left) = self.stride, self.padding
-        # Rows of the padded input in groups of one stride each: input row s q + r gets its gradient from output rows q - j.
+        # Rows of the padded input in groups of one stride each: input row s q + r gets its gradient
+        # from output rows q - j.
         groups = -(-(shape[2] + 2 * top) // sh), -(-(shape[3] + 2 * left) // sw)
         spread = self._by_product(grad, groups) if self.few else self._by_convolution(grad, groups)
         return spread[:, :, top : top + shape[2], left : left + shape[3]]
@@ -52,8 +67,14 @@ class InputGradient:
             out = F.conv2d(grad, self.phases, padding=after)
         else:
             out = F.conv2d(F.pad(grad, (jw - 1, after[1], jh - 1, after[0])), self.phases)
-        out = out.permute(0, 2, 3, 1).reshape(len(grad), *groups, sh, sw, -1)  # no copy when channels are last
-        return out.transpose(2, 3).reshape(len(grad), sh * groups[0], sw * groups[1], -1).permute(0, 3, 1, 2)
+        out = out.permute(0, 2, 3, 1).reshape(
+            len(grad), *groups, sh, sw, -1
+        )  # no copy when channels are last
+        return (
+            out.transpose(2, 3)
+            .reshape(len(grad), sh * groups[0], sw * groups[1], -1)
+            .permute(0, 3, 1, 2)
+        )
 
     def _by_product(self, grad: Tensor, groups: Pair) -> Tensor:
         (sh, sw), (jh, jw) = self.stride, self.reach
@@ -64,7 +85,11 @@ class InputGradient:
         for row in range(jh):
             for column in range(jw):
                 out[:, :, row : row + high, column : column + wide] += parts[row, column]
-        return out.reshape(sh, sw, -1, n, *groups).permute(3, 2, 4, 0, 5, 1).reshape(n, -1, sh * groups[0], sw * groups[1])
+        return (
+            out.reshape(sh, sw, -1, n, *groups)
+            .permute(3, 2, 4, 0, 5, 1)
+            .reshape(n, -1, sh * groups[0], sw * groups[1])
+        )
 
     def _sorted_by_remainder(self, weight: Tensor) -> Tensor:
         (sh, sw), (jh, jw) = self.stride, self.reach
@@ -73,16 +98,23 @@ class InputGradient:
         taps = padded.reshape(out_channels, channels, jh, sh, jw, sw)
         if self.few:
             return taps.permute(2, 4, 3, 5, 1, 0).reshape(-1, out_channels).contiguous()
-        kernels = taps.permute(3, 5, 1, 0, 2, 4).flip(4, 5).reshape(sh * sw * channels, out_channels, jh, jw)
+        kernels = (
+            taps.permute(3, 5, 1, 0, 2, 4)
+            .flip(4, 5)
+            .reshape(sh * sw * channels, out_channels, jh, jw)
+        )
         return kernels.contiguous(memory_format=torch.channels_last)
 
 
 class _Convolution(torch.autograd.Function):
-    """The layer's own forward, with another way to its input's gradient. The weights gather none."""
+    """The layer's own forward, with another way to its input's gradient. The weights gather
+    none.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Conv2d, gradient: InputGradient) -> Tensor:
-        ctx.gradient, ctx.shape = gradient, x.shape
+        ctx.gradient = gradient
+        ctx.shape = x.shape
         return nn.Conv2d.forward(layer, x)
 
     @staticmethod
@@ -97,7 +129,8 @@ def _forward(layer: nn.Conv2d, gradient: InputGradient, x: Tensor) -> Tensor:
 class _Flattened(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.shape, ctx.channels_last = x.shape, x.is_contiguous(memory_format=torch.channels_last)
+        ctx.shape = x.shape
+        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)
         return x.flatten(1)
 
     @staticmethod
@@ -111,27 +144,35 @@ def _flatten(x: Tensor) -> Tensor:
 
 
 def speed_up_input_gradients(module: nn.Module) -> int:
-    """Give layers inside of the frozen ``module``, in place, faster input gradients; returns to how many convolutions.
+    """Give layers inside of the frozen ``module``, in place, faster input gradients; returns to how
+    many convolutions.
 
-    Every layer stays the object that it is, with its class, attributes and hooks: it is its ``forward`` that changes. A
-    flattening layer hands its gradient on in the layout of its input, so that what comes before it need not work on a mixture.
+    Every layer stays the object that it is, with its class, attributes and hooks: it is its
+    ``forward`` that changes. A flattening layer hands its gradient on in the layout of its input,
+    so that what comes before it need not work on a mixture.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and _gains(layer)]
     for layer in layers:
-        stride, padding = (layer.stride[0], layer.stride[1]), (int(layer.padding[0]), int(layer.padding[1]))
+        stride = (layer.stride[0], layer.stride[1])
+        padding = (int(layer.padding[0]), int(layer.padding[1]))
         gradient = InputGradient(layer.weight.detach(), stride, padding)
         layer.forward = partial(_forward, layer, gradient)  # type: ignore[method-assign]
     for part in module.modules():
-        if type(part) is nn.Flatten and (part.start_dim, part.end_dim) == (1, -1) and "forward" not in vars(part):
+        if (
+            type(part) is nn.Flatten
+            and (part.start_dim, part.end_dim) == (1, -1)
+            and "forward" not in vars(part)
+        ):
             part.forward = _flatten  # type: ignore[assignment, method-assign]
     return len(layers)
 
 
 def _gains(layer: nn.Conv2d) -> bool:
-    """It is torch's own layer with a fixed weight, and its kernel is a multiple of its stride: no tap would be padding.
+    """It is torch's own layer with a fixed weight, and its kernel is a multiple of its stride: no
+    tap would be padding.
 
-    ``python benchmarks/fast_paths.py`` measures it: with no padding it takes 0.3 to 0.95 of the general kernel's time, with
-    padding (3x3 at stride 2, as in a ResNet) up to twice as much.
+    ``python benchmarks/fast_paths.py`` measures it: with no padding it takes 0.3 to 0.95 of the
+    general kernel's time, with padding (3x3 at stride 2, as in a ResNet) up to twice as much.
     """
     return (
         type(layer) is nn.Conv2d
@@ -139,7 +180,10 @@ def _gains(layer: nn.Conv2d) -> bool:
         and layer._parameters.get("weight") is not None
         and not layer.weight.requires_grad
         and max(layer.stride) > 1
-        and all(kernel % stride == 0 for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True))
+        and all(
+            kernel % stride == 0
+            for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True)
+        )
         and layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
@@ -148,4 +192,9 @@ def _gains(layer: nn.Conv2d) -> bool:
 
 
 def hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+    )

@@ -1,10 +1,12 @@
-"""Logits of images that differ from a known one in a single pixel, at the cost of what that pixel reaches.
+"""Logits of images that differ from a known one in a single pixel, at the cost of what that pixel
+reaches.
 
-Attacks by scores ask for hundreds of such neighbours of one image: ZOO moves one value a question, a one-pixel attack exchanges
-one pixel. In the first layers of a network, where almost all of the work lies, the change stays in a small window, and only the
-window's difference from the known image is carried through (``windows.rules``). The differences are sums of fewer terms
-than the whole pass, so finite differences of the logits lose less to rounding. What the windows cannot follow any more is run
-whole on the activations that they have led to (``neighbours.graph``).
+Attacks by scores ask for hundreds of such neighbours of one image: ZOO moves one value a question,
+a one-pixel attack exchanges one pixel. In the first layers of a network, where almost all of the
+work lies, the change stays in a small window, and only the window's difference from the known image
+is carried through (``windows.rules``). The differences are sums of fewer terms than the whole pass,
+so finite differences of the logits lose less to rounding. What the windows cannot follow any more
+is run whole on the activations that they have led to (``neighbours.graph``).
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from robustbench_lite.model.fast.neighbours.program import Program
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 1.25
-"""A network whose neighbours cost more than the whole pass divided by this is not worth the sorting. The estimate is rough:
-networks between this and 1.8 took from as long as whole passes down to a third of the time, and none took longer."""
-_SAME, _ROUNDING, _SAME_CHANGE = 1e-4, 1e-5, 0.02
-"""Largest difference between a neighbour's logits and those of a whole pass, relative to the largest logit; and relative to the
-largest change that a neighbour shows, where that is above the rounding of the logits."""
-_PROBES, _NEIGHBOURS = 3, 48
+"""A network whose neighbours cost more than the whole pass divided by this is not worth the
+sorting. The estimate is rough: networks between this and 1.8 took from as long as whole passes down
+to a third of the time, and none took longer."""
+_SAME = 1e-4
+_ROUNDING = 1e-5
+_SAME_CHANGE = 0.02
+"""Largest difference between a neighbour's logits and those of a whole pass, relative to the
+largest logit; and relative to the largest change that a neighbour shows, where that is above the
+rounding of the logits."""
+_PROBES = 3
+_NEIGHBOURS = 48
 """Images that the network is tried on, and neighbours of all of them."""
 
 
@@ -40,7 +47,9 @@ class Attempt(NamedTuple):
 
 
 class Incremental:
-    """A network as a map of changes. ``of`` tells whether it is one that this can do, and does quicker, on a CPU."""
+    """A network as a map of changes. ``of`` tells whether it is one that this can do, and does
+    quicker, on a CPU.
+    """
 
     def __init__(self, program: Program) -> None:
         self.gain = program.gain
@@ -49,26 +58,34 @@ class Incremental:
 
     @classmethod
     def of(cls, module: nn.Module, shape: tuple[int, ...]) -> Incremental | None:
-        """For images of ``shape`` (C, H, W); ``None`` where windows cannot follow the network, or gain too little."""
+        """For images of ``shape`` (C, H, W); ``None`` where windows cannot follow the network, or
+        gain too little.
+        """
         return attempt(module, shape).incremental
 
     @torch.no_grad()
     def logits(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
-        """The logits, (N, K), of images ``base[owner]`` with another value, ``pixel``, at ``place``.
+        """The logits, (N, K), of images ``base[owner]`` with another value, ``pixel``, at
+        ``place``.
 
-        ``base`` (B, C, H, W); ``owner`` (N,) int64; ``place``, row times width plus column, (N,) int64; ``pixel`` (N, C).
+        ``base`` (B, C, H, W); ``owner`` (N,) int64; ``place``, row times width plus column, (N,)
+        int64; ``pixel`` (N, C).
         """
         return self._program.logits(base, owner, place, pixel)
 
 
 def why_not(module: nn.Module, shape: tuple[int, ...]) -> str | None:
-    """Why neighbours of images of ``shape`` get whole passes from ``module``, in words; ``None`` where they do not."""
+    """Why neighbours of images of ``shape`` get whole passes from ``module``, in words; ``None``
+    where they do not.
+    """
     return attempt(module, shape).reason
 
 
 @torch.no_grad()
 def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
-    """Look for the short way through ``module``, and try it. Neither it nor the global generators are left changed."""
+    """Look for the short way through ``module``, and try it. Neither it nor the global generators
+    are left changed.
+    """
     with kept_generators():
         try:
             twin = frozen_twin(module)
@@ -79,7 +96,10 @@ def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
                 return _refused(f"windows gain too little (x{incremental.gain:.1f}){because}")
             gap = _largest_gap(incremental, twin, shape)
         except Exception as error:  # noqa: BLE001 -- the network's own code may raise anything; whole passes show it
-            return _refused(f"its forward cannot be followed ({(str(error) or type(error).__name__).splitlines()[0]})")
+            return _refused(
+                "its forward cannot be followed "
+                f"({(str(error) or type(error).__name__).splitlines()[0]})"
+            )
     if not gap <= 1:
         return _refused("windows lead to other logits than whole passes")
     return Attempt(Incremental(program.on(module)), None)
@@ -93,7 +113,9 @@ def _refused(reason: str) -> Attempt:
 def _largest_gap(incremental: Incremental, module: nn.Module, shape: tuple[int, ...]) -> float:
     """Between logits of neighbours and of whole passes, relative to what is allowed."""
     generator = torch.Generator().manual_seed(0)
-    like = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.zeros(()))
+    like = next(
+        (tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.zeros(())
+    )
     base = torch.rand(_PROBES, *shape, generator=generator).to(like)
     owner = torch.arange(_NEIGHBOURS) % _PROBES
     place = torch.randint(shape[1] * shape[2], (_NEIGHBOURS,), generator=generator)
@@ -106,6 +128,11 @@ def _largest_gap(incremental: Incremental, module: nn.Module, shape: tuple[int, 
     found = incremental.logits(base.clone(), owner, place, pixel)
     if found.shape != expected.shape or found.dim() != 2:
         return float("inf")
-    largest, change = expected.abs().max(), (expected - module(base.clone())[owner]).abs().max()
-    allowed = torch.minimum(_SAME * largest, torch.maximum(_SAME_CHANGE * change, _ROUNDING * largest))
-    return float((found - expected).abs().max() / allowed.clamp_min(torch.finfo(allowed.dtype).tiny))
+    largest = expected.abs().max()
+    change = (expected - module(base.clone())[owner]).abs().max()
+    allowed = torch.minimum(
+        _SAME * largest, torch.maximum(_SAME_CHANGE * change, _ROUNDING * largest)
+    )
+    return float(
+        (found - expected).abs().max() / allowed.clamp_min(torch.finfo(allowed.dtype).tiny)
+    )

@@ -1,6 +1,8 @@
-"""The fast path: a second network for the search, beside the one that is judged, taken only where both have been seen to agree.
+"""The fast path: a second network for the search, beside the one that is judged, taken only where
+both have been seen to agree.
 
-What is tried is the same on any machine, so that the same command gives the same numbers: no clock decides.
+What is tried is the same on any machine, so that the same command gives the same numbers: no clock
+decides.
 """
 
 from __future__ import annotations
@@ -21,26 +23,40 @@ from robustbench_lite.model.passes import Passes, Points
 logger = logging.getLogger(__name__)
 
 PROBES = 16
-"""Images of the trial: half of them the user's, the others noise. As many as a pass takes without padding."""
+"""Images of the trial: half of them the user's, the others noise. As many as a pass takes without
+padding.
+"""
 SAME_LOGITS = 1e-4
 """Largest difference, relative to the largest logit, that passes for rounding."""
-SAME_GRADIENT, KINKED = 1e-3, 0.05
-"""The same for a row's gradient, relative to its length; and for one row of eight, where rounding may switch a ReLU."""
-FEWEST, DEEP = 2, 3
-"""Convolutions that make channels last worth it: for input gradients; and for logits, which pay for the layout at both ends."""
+SAME_GRADIENT = 1e-3
+KINKED = 0.05
+"""The same for a row's gradient, relative to its length; and for one row of eight, where rounding
+may switch a ReLU.
+"""
+FEWEST = 2
+DEEP = 3
+"""Convolutions that make channels last worth it: for input gradients; and for logits, which pay for
+the layout at both ends.
+"""
 CHANNELS_LAST = "channels last"
 
 Modules = tuple[nn.Module, nn.Module | None]
 
 
 def with_fast_path(model: DefendedModel, x: Tensor) -> DefendedModel:
-    """``model`` with the first of the known fast paths that gives what it gives on images like ``x`` (N, C, H, W), if any.
+    """``model`` with the first of the known fast paths that gives what it gives on images like
+    ``x`` (N, C, H, W), if any.
 
-    Compared are logits and input gradients along a random direction; where a forward differentiates, its second derivatives
-    are in them. A path that raises or differs is not taken.
+    Compared are logits and input gradients along a random direction; where a forward
+    differentiates, its second derivatives are in them. A path that raises or differs is not taken.
     """
     modules: Modules = (model.module, model.traits.surrogate)
-    if any(isinstance(part, torch.jit.ScriptModule) for module in modules if module is not None for part in module.modules()):
+    if any(
+        isinstance(part, torch.jit.ScriptModule)
+        for module in modules
+        if module is not None
+        for part in module.modules()
+    ):
         return model
     points = _probes(x)
     try:
@@ -61,16 +77,24 @@ def with_fast_path(model: DefendedModel, x: Tensor) -> DefendedModel:
 
 
 def _frozen(modules: Modules, device: torch.device) -> FastPath:
-    """Without gradients of parameters; on a CPU with faster input gradients of strided convolutions."""
+    """Without gradients of parameters; on a CPU with faster input gradients of strided
+    convolutions.
+    """
     module, surrogate = frozen_twin(modules)
     parts = nn.ModuleList(part for part in (module, surrogate) if part is not None)
     count = speed_up_input_gradients(parts) if works_in_caches(device) else 0
-    what = () if not count else (f"faster input gradients of {count} strided convolution{'s' * (count > 1)}",)
+    what = (
+        ()
+        if not count
+        else (f"faster input gradients of {count} strided convolution{'s' * (count > 1)}",)
+    )
     return FastPath(module, module, surrogate, what)
 
 
 def _channels_last(modules: Modules, device: torch.device) -> FastPath | None:
-    """With convolutions in the layout in which they run up to three times faster; None where that gains nothing."""
+    """With convolutions in the layout in which they run up to three times faster; None where that
+    gains nothing.
+    """
     path = _frozen(modules, device)
     convolutions = _convolutions(path)
     if len(convolutions) < FEWEST or any(_harms(conv, device) for conv in convolutions):
@@ -78,11 +102,15 @@ def _channels_last(modules: Modules, device: torch.device) -> FastPath | None:
     for layer in convolutions:
         weight = layer._parameters.get("weight")
         if weight is not None:
-            # A clone, since what has one channel counts as laid out either way, and its strides decide for what comes next.
+            # A clone, since what has one channel counts as laid out either way, and its strides
+            # decide for what comes next.
             laid_out = weight.detach().clone(memory_format=torch.channels_last)
             layer._parameters["weight"] = nn.Parameter(laid_out, requires_grad=False)
     if len(convolutions) < DEEP:
-        return path._replace(module=_frozen(modules, device).module, what=(f"gradients with {CHANNELS_LAST}", *path.what))
+        return path._replace(
+            module=_frozen(modules, device).module,
+            what=(f"gradients with {CHANNELS_LAST}", *path.what),
+        )
     return path._replace(what=(CHANNELS_LAST, *path.what))
 
 
@@ -96,20 +124,28 @@ def _harms(conv: nn.Conv2d, device: torch.device) -> bool:
 
     There torch 2.15 writes beyond its memory.
     """
-    skips = any(kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True))
+    skips = any(
+        kernel < stride for kernel, stride in zip(conv.kernel_size, conv.stride, strict=True)
+    )
     return skips and device.type == "cpu"
 
 
 def _probes(x: Tensor) -> Points:
     """Images of the user's and noise, as points of class 0."""
     own = x[: PROBES // 2]
-    noise = torch.rand(PROBES - len(own), *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    noise = torch.rand(
+        PROBES - len(own), *x.shape[1:], generator=torch.Generator().manual_seed(0)
+    ).to(x)
     zeros = torch.zeros(PROBES, dtype=torch.int64, device=x.device)
-    return Points(torch.cat([own, noise]), zeros, zeros - 1, torch.arange(PROBES, device=x.device), zeros)
+    return Points(
+        torch.cat([own, noise]), zeros, zeros - 1, torch.arange(PROBES, device=x.device), zeros
+    )
 
 
 def _answers(model: DefendedModel, points: Points, *, fast: bool) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and gradients (N, C, H, W) along a random direction of them: of the model's stand-in, and its own."""
+    """Logits (N, K) and gradients (N, C, H, W) along a random direction of them: of the model's
+    stand-in, and its own.
+    """
     found = []
     for adaptive in (True, False) if model.traits.surrogate is not None else (True,):
         passes = Passes(model, PROBES, adaptive=adaptive, fast=fast)
@@ -117,14 +153,22 @@ def _answers(model: DefendedModel, points: Points, *, fast: bool) -> tuple[Tenso
         draw = torch.Generator().manual_seed(1)
         direction = torch.randn(len(logits), logits.shape[1], generator=draw).to(logits)
         # Whoever is not adaptive knows of no abstention, the last column.
-        _, gradient = passes.gradient(points, lambda z, y, target, d=direction: (z * d[:, : z.shape[1]]).sum(1))  # type: ignore[misc]
+        _, gradient = passes.gradient(
+            points,
+            lambda z, y, target, d=direction: (z * d[:, : z.shape[1]]).sum(1),  # type: ignore[misc]
+        )
         found.append((logits, gradient))
-    return torch.cat([logits for logits, _ in found]), torch.cat([gradient for _, gradient in found])
+    return torch.cat([logits for logits, _ in found]), torch.cat(
+        [gradient for _, gradient in found]
+    )
 
 
 def _agrees(model: DefendedModel, points: Points, expected: tuple[Tensor, Tensor]) -> bool:
-    """The fast path of ``model`` gives the expected answers, leaves the images as they are, and keeps the layout it is in."""
-    path, mine = model.fast, points._replace(x=points.x.clone())
+    """The fast path of ``model`` gives the expected answers, leaves the images as they are, and
+    keeps the layout it is in.
+    """
+    path = model.fast
+    mine = points._replace(x=points.x.clone())
     if path is None:
         return False
     watched = _convolutions(path) if any(CHANNELS_LAST in part for part in path.what) else []
@@ -134,18 +178,27 @@ def _agrees(model: DefendedModel, points: Points, expected: tuple[Tensor, Tensor
     except RuntimeError:
         if path.writes:
             raise
-        return False  # over an image that gradients are taken by nothing can be written: once more, on copies
-    gap, size = (gradient - expected[1]).flatten(1).norm(dim=1), expected[1].flatten(1).norm(dim=1)
-    same = bool(((logits - expected[0]).abs() <= SAME_LOGITS * expected[0].abs().max().clamp_min(1)).all())
-    same &= bool((gap <= KINKED * size).all()) and int((gap > SAME_GRADIENT * size).sum()) * 8 <= len(gap)
+        # over an image that gradients are taken by nothing can be written: once more, on copies
+        return False
+    gap = (gradient - expected[1]).flatten(1).norm(dim=1)
+    size = expected[1].flatten(1).norm(dim=1)
+    same = bool(
+        ((logits - expected[0]).abs() <= SAME_LOGITS * expected[0].abs().max().clamp_min(1)).all()
+    )
+    same &= bool((gap <= KINKED * size).all()) and int(
+        (gap > SAME_GRADIENT * size).sum()
+    ) * 8 <= len(gap)
     return same and torch.equal(mine.x, points.x) and watch.kept
 
 
 class _LayoutWatch:
-    """Looks at what reaches convolutions: but for the first of them, it should have its channels last."""
+    """Looks at what reaches convolutions: but for the first of them, it should have its channels
+    last.
+    """
 
     def __init__(self, layers: Sequence[nn.Conv2d]) -> None:
-        self.layers, self.first = layers, layers[0] if layers else None
+        self.layers = layers
+        self.first = layers[0] if layers else None
         self.kept = True
 
     def __enter__(self) -> _LayoutWatch:

@@ -16,7 +16,9 @@ ROWS = 16
 
 
 class Band(nn.Module):
-    """Class 1 where the mean lies within ``width`` of ``middle``; counts the rows that it is shown."""
+    """Class 1 where the mean lies within ``width`` of ``middle``; counts the rows that it is
+    shown.
+    """
 
     rows = 0
 
@@ -32,13 +34,20 @@ class Band(nn.Module):
 
 def search(model: nn.Module, sweep: bool) -> Outcome:
     x, y = torch.full((ROWS, 1, 3, 4), 0.4), torch.zeros(ROWS, dtype=torch.int64)
-    engine = Engine(FGSM(sweep=sweep), Passes(DefendedModel(model), 64), ThreatModel.parse("linf", 0.2), free_looks=sweep)
+    engine = Engine(
+        FGSM(sweep=sweep),
+        Passes(DefendedModel(model), 64),
+        ThreatModel.parse("linf", 0.2),
+        free_looks=sweep,
+    )
     (found,) = engine.search(Task(x, y, y - 1, torch.arange(ROWS)))
     return found
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_the_sweep_finds_what_lies_at_a_quarter_a_half_and_the_whole_of_the_way(share: float) -> None:
+def test_the_sweep_finds_what_lies_at_a_quarter_a_half_and_the_whole_of_the_way(
+    share: float,
+) -> None:
     model = Band(0.4 + share * 0.2)
     swept = search(model, sweep=True)
     assert swept.found.all()

@@ -1,4 +1,6 @@
-"""What a certificate promises whatever the network: independence of the batch, order of methods, clear refusals."""
+"""What a certificate promises whatever the network: independence of the batch, order of methods,
+clear refusals.
+"""
 
 from typing import Any
 
@@ -42,16 +44,22 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def small_residual() -> tuple[nn.Module, Tensor, Tensor]:
-    model = nn.Sequential(Normalize([0.4], [0.3]), randomised(residual(1, 8, 3, width=4), 0.25)).eval()
+    model = nn.Sequential(
+        Normalize([0.4], [0.3]), randomised(residual(1, 8, 3, width=4), 0.25)
+    ).eval()
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     return model, x, model(x).argmax(1)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_bound_depends_on_the_batch(trained: tuple[nn.Module, Tensor, Tensor], method: str) -> None:
+def test_no_bound_depends_on_the_batch(
+    trained: tuple[nn.Module, Tensor, Tensor], method: str
+) -> None:
     model, x, y = trained
     x, y = x[:24], y[:24]
-    whole, sevens = (certify(model, x, y, eps=0.1, method=method, batch_size=size) for size in (24, 7))
+    whole, sevens = (
+        certify(model, x, y, eps=0.1, method=method, batch_size=size) for size in (24, 7)
+    )
     ones = certify(model, x[:4], y[:4], eps=0.1, method=method, batch_size=1)
     assert torch.equal(whole.certified, sevens.certified)
     assert torch.allclose(whole.margins, sevens.margins, rtol=1e-5, atol=2e-5)
@@ -75,7 +83,9 @@ def test_alpha_is_never_below_its_start_and_auto_never_below_a_stage_where_nothi
         assert (found["auto"].certified | ~found[method].certified).all()
 
 
-def test_the_image_box_only_raises_a_margin_and_the_result_names_its_stage(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_the_image_box_only_raises_a_margin_and_the_result_names_its_stage(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     model, x, y = trained
     cut, plain = (certify(model, x, y, eps=0.05, method="crown", box=box) for box in (True, False))
     assert (cut.margins >= plain.margins - 1e-5).all()
@@ -88,7 +98,10 @@ def test_every_sample_may_have_its_own_eps(trained: tuple[nn.Module, Tensor, Ten
     model, x, y = trained
     eps = torch.linspace(0, 0.2, 8)
     mixed = certify(model, x[:8], y[:8], eps=eps, method="dual").margins
-    alone = [certify(model, x[i : i + 1], y[i : i + 1], eps=float(eps[i]), method="dual").margins.item() for i in range(8)]
+    alone = [
+        certify(model, x[i : i + 1], y[i : i + 1], eps=float(eps[i]), method="dual").margins.item()
+        for i in range(8)
+    ]
     assert mixed.tolist() == pytest.approx(alone, abs=1e-4)
     clean = model(x[:1])[0]
     assert mixed[0].item() == pytest.approx(
@@ -109,7 +122,9 @@ def test_float32_is_far_more_exact_than_what_is_decided_again_in_float64(
     assert ((single - double).abs() < NEAR / 30 * size).all()
 
 
-def test_memory_is_bounded_by_the_chunk_and_no_bound_depends_on_it(small_residual: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_memory_is_bounded_by_the_chunk_and_no_bound_depends_on_it(
+    small_residual: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     model, x, _ = small_residual
     graph = graph_of(model, (1, 8, 8))
     region = region_of(x[:3].double(), NORMS["linf"], torch.full((3,), 0.02))
@@ -141,8 +156,14 @@ class UserNetwork(nn.Module):
 def test_rows_for_all_units_of_a_convolution_give_the_bounds_of_rows_for_the_open_ones(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, network = load_dataset("fashion_mnist", limit=16).x, reference_model("fashion_mnist", name).module
-    problem = Problem(graph_of(network, tuple(x.shape[1:])), region_of(x.double(), NORMS["linf"], torch.full((16,), 0.1)))
+    x, network = (
+        load_dataset("fashion_mnist", limit=16).x,
+        reference_model("fashion_mnist", name).module,
+    )
+    problem = Problem(
+        graph_of(network, tuple(x.shape[1:])),
+        region_of(x.double(), NORMS["linf"], torch.full((16,), 0.1)),
+    )
     bounds = []
     for share in (0.0, 2.0):  # all samples, and none
         monkeypatch.setattr(hidden, "WHOLE", share)
@@ -172,10 +193,12 @@ def test_a_network_in_functional_style_is_followed() -> None:
 @pytest.mark.parametrize(
     ("layer", "named"),
     [
-        (nn.MaxPool2d(2), "MaxPool2d"), (nn.Sigmoid(), "Sigmoid"), (nn.LeakyReLU(-0.5), "slope -0.5"),
+        (nn.MaxPool2d(2), "MaxPool2d"),
+        (nn.Sigmoid(), "Sigmoid"),
+        (nn.LeakyReLU(-0.5), "slope -0.5"),
         (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
     ],
-)  # fmt: skip
+)
 def test_a_layer_without_a_bound_is_named(layer: nn.Module, named: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), layer, nn.Flatten(), nn.LazyLinear(3)).eval()
     model(torch.zeros(1, 1, 8, 8))
@@ -190,7 +213,9 @@ def test_a_network_whose_hooks_change_it_is_refused() -> None:
         certify(model, torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64), eps=0.1)
 
 
-def test_wrong_questions_are_refused_with_what_is_allowed(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_wrong_questions_are_refused_with_what_is_allowed(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     model, x, y = trained
     with pytest.raises(UnknownNameError, match="Did you mean 'crown'"):
         certify(model, x, y, eps=0.1, method="crwon")
@@ -202,7 +227,9 @@ def test_wrong_questions_are_refused_with_what_is_allowed(trained: tuple[nn.Modu
         certify(model, x, y, eps=-0.1)
 
 
-def test_a_misclassified_sample_is_never_certified(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_a_misclassified_sample_is_never_certified(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     model, x, _ = trained
     wrong = (model(x).argmax(1) + 1) % 10
     for method in METHODS:
@@ -214,7 +241,8 @@ def test_a_misclassified_sample_is_never_certified(trained: tuple[nn.Module, Ten
 
 @pytest.mark.parametrize("method", [*METHODS, "lipschitz"])
 def test_a_lead_that_the_float32_network_may_not_show_is_not_certified(method: str) -> None:
-    # Around 4096 float32 goes in steps of 2^-12 and more: what leads by 2^-14 is a tie to the network.
+    # Around 4096 float32 goes in steps of 2^-12 and more: what leads by 2^-14 is a tie to the
+    # network.
     model: Any = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval().requires_grad_(False)
     model[1].weight.copy_(torch.tensor([[2.0**-14, 0, 0, 0], [0, 0, 0, 0]]))
     model[1].bias.fill_(4096.0)

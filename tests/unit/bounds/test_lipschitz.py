@@ -15,10 +15,14 @@ from robustbench_lite.sources.networks import residual
 @pytest.mark.parametrize(
     "conv",
     [
-        nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 4, stride=2, padding=1), nn.Conv2d(2, 2, 1, stride=2),
-        nn.Conv2d(2, 4, 3, dilation=2, groups=2), nn.AvgPool2d(3), nn.AvgPool2d(3, stride=1, padding=1),
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(2, 3, 4, stride=2, padding=1),
+        nn.Conv2d(2, 2, 1, stride=2),
+        nn.Conv2d(2, 4, 3, dilation=2, groups=2),
+        nn.AvgPool2d(3),
+        nn.AvgPool2d(3, stride=1, padding=1),
     ],
-)  # fmt: skip
+)
 def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matrix(
     conv: nn.Conv2d, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,17 +35,29 @@ def test_the_norm_of_a_convolution_is_never_below_and_close_to_that_of_its_matri
         matrix = conv.double()(pixels) - conv(torch.zeros_like(pixels))  # a row of it a pixel
     true = float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
     found = operator_norm(graph.nodes[1], (2, 12, 12))
-    assert true <= found <= true * (1 + 1e-6 if exact and not isinstance(conv, nn.AvgPool2d) and conv.groups == 1 else 1.3)
+    assert (
+        true
+        <= found
+        <= true
+        * (1 + 1e-6 if exact and not isinstance(conv, nn.AvgPool2d) and conv.groups == 1 else 1.3)
+    )
 
 
-@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(4, 2, 1), (5, 2, 1), (3, 2, 1), (3, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation"), [(4, 2, 1), (5, 2, 1), (3, 2, 1), (3, 2, 2), (2, 1, 1)]
+)
 @pytest.mark.parametrize("size", [3, 4, 7])
 def test_the_norm_is_never_below_that_of_the_matrix_on_images_as_small_as_the_kernel(
     kernel: int, padding: int, dilation: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lipschitz, "EXACT", 0)
-    conv = nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False).requires_grad_(False)
-    generator, pixels = torch.Generator().manual_seed(0), torch.eye(size**2, dtype=torch.float64).reshape(-1, 1, size, size)
+    conv = nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False).requires_grad_(
+        False
+    )
+    generator, pixels = (
+        torch.Generator().manual_seed(0),
+        torch.eye(size**2, dtype=torch.float64).reshape(-1, 1, size, size),
+    )
     for _ in range(30):
         conv.float().weight.copy_(torch.randn(conv.weight.shape, generator=generator))
         graph = graph_of(nn.Sequential(conv, nn.Flatten()), (1, size, size))
@@ -53,7 +69,11 @@ def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted() -> None
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two, self.join = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), ConvexAggregation(2)
+            self.one, self.two, self.join = (
+                nn.Linear(4, 4, bias=False),
+                nn.Linear(4, 4, bias=False),
+                ConvexAggregation(2),
+            )
             self.one.weight.data, self.two.weight.data = 2 * torch.eye(4), torch.eye(4)
             self.join.coefficients.data = torch.tensor([0.25, 0.75])
 
@@ -61,7 +81,9 @@ def test_a_convex_aggregation_is_as_lipschitz_as_its_branches_weighted() -> None
             x = x.flatten(1)
             return self.join(self.one(x), self.two(x))  # type: ignore[no-any-return]
 
-    assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(0.25 * 2 + 0.75)
+    assert lipschitz_constant(graph_of(Branches().eval(), (1, 2, 2))) == pytest.approx(
+        0.25 * 2 + 0.75
+    )
 
 
 @pytest.mark.parametrize("stretched", [0, 1])
@@ -73,7 +95,9 @@ def test_the_widest_group_of_a_convolution_decides(stretched: int) -> None:
 
 
 def test_the_layers_of_a_chain_multiply() -> None:
-    chain = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
+    chain = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False)
+    )
     chain[1].weight.data, chain[3].weight.data = 2 * torch.eye(4), 3 * torch.eye(4)
     assert lipschitz_constant(graph_of(chain.eval(), (1, 2, 2))) == pytest.approx(6)
 

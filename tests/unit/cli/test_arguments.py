@@ -19,7 +19,9 @@ from robustbench_lite.threat import ThreatModel
         ("linf", "npz:a", None),
     ],
 )
-def test_the_usual_radius_is_taken_where_there_is_one(norm: str, dataset: str, eps: str | None) -> None:
+def test_the_usual_radius_is_taken_where_there_is_one(
+    norm: str, dataset: str, eps: str | None
+) -> None:
     assert arguments.radius(None, norm, dataset) == eps
     assert arguments.radius("0.5", norm, dataset) == "0.5"
 

@@ -7,7 +7,11 @@ import pytest
 from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.progress import Progress
 
-STEPS = [Progress(0, 2, 0.0, 10, "none x pgd"), Progress(0, 2, 10.0, 10, "none x pgd"), Progress(1, 2, 4.0, 10, "none x fgsm")]
+STEPS = [
+    Progress(0, 2, 0.0, 10, "none x pgd"),
+    Progress(0, 2, 10.0, 10, "none x pgd"),
+    Progress(1, 2, 4.0, 10, "none x fgsm"),
+]
 
 
 def test_nothing_is_drawn_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:

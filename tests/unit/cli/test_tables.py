@@ -19,14 +19,20 @@ def cell(eps: float | None = 0.1, status: str = "complete", **changes: object) -
     """Four samples: wrong, broken at 0.25, robust, robust."""
     plugin = PluginId(name="some", version=1, parameters={})
     identity = Identity(
-        model=ModelId(name="net", weights_sha256="0", architecture_sha256="0"), defense=plugin, attack=plugin,
+        model=ModelId(name="net", weights_sha256="0", architecture_sha256="0"),
+        defense=plugin,
+        attack=plugin,
         threat=ThreatId(norm="linf", eps=eps, eps_written=None, goal="untargeted"),
-        data=DataId(name="data", split="test", fingerprint="0", id_ranges=[(0, 4)]), seed=0,
-    )  # fmt: skip
+        data=DataId(name="data", split="test", fingerprint="0", id_ranges=[(0, 4)]),
+        seed=0,
+    )
     arrays = CellArrays(
-        np.array([False, True, True, True]), np.array([False, True, False, False]),
-        np.array([0, 0.25, np.nan, np.nan], np.float32), np.array([0, 3, 5, 7], np.int32), np.array([0, 2, 4, 6], np.int32),
-    )  # fmt: skip
+        np.array([False, True, True, True]),
+        np.array([False, True, False, False]),
+        np.array([0, 0.25, np.nan, np.nan], np.float32),
+        np.array([0, 3, 5, 7], np.int32),
+        np.array([0, 2, 4, 6], np.int32),
+    )
     whole: dict[str, object] = {"n": 4, "arrays": arrays, "path": Path("out/cells/a.json")}
     return Cell(identity, "net", "none", "pgd", status, **(whole | changes))  # type: ignore[arg-type]
 
@@ -55,11 +61,15 @@ def test_a_cell_that_failed_stands_in_the_table_as_an_error() -> None:
 def test_what_holds_for_all_cells_is_said_once() -> None:
     both = Report([cell(status="partial"), cell(status="partial")])
     assert tables.notes(both) == ["Partial: the first 4 samples of data test only."]
-    assert tables.notes(Report([cell(status="partial"), cell()]))[0].startswith("none x pgd: Partial")
+    assert tables.notes(Report([cell(status="partial"), cell()]))[0].startswith(
+        "none x pgd: Partial"
+    )
     assert tables.written(both) == "2 records in out/cells"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1:01 min"), (3700, "1:01:40 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1:01 min"), (3700, "1:01:40 h")]
+)
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert tables.duration(seconds) == text
 

@@ -27,7 +27,11 @@ def test_parts_are_joined_by_a_plus(text: str) -> None:
 
 
 def test_every_part_keeps_its_own_hyperparameters() -> None:
-    assert split("defense", "a x='p q' + b y=1e+5 + c") == [Spec("a", {"x": "p q"}), Spec("b", {"y": "1e+5"}), Spec("c")]
+    assert split("defense", "a x='p q' + b y=1e+5 + c") == [
+        Spec("a", {"x": "p q"}),
+        Spec("b", {"y": "1e+5"}),
+        Spec("c"),
+    ]
     assert split("defense", "none x=1e+5+parseval y=2+none") == [
         Spec("none", {"x": "1e+5"}),
         Spec("parseval", {"y": "2"}),
@@ -71,7 +75,11 @@ def test_traits_compose() -> None:
     alone = defense_from("parseval").wrap(model).traits
     rounded = defense_from("parseval+feature_squeezing").wrap(model).traits
     noisy = defense_from("feature_squeezing+gaussian_noise votes=5 draws=3").wrap(model).traits
-    detecting = defense_from("feature_squeezing detect=true threshold=1 + gaussian_noise").wrap(model).traits
+    detecting = (
+        defense_from("feature_squeezing detect=true threshold=1 + gaussian_noise")
+        .wrap(model)
+        .traits
+    )
     assert alone == Traits()
     assert rounded.surrogate is not None
     assert not rounded.random
@@ -82,7 +90,9 @@ def test_traits_compose() -> None:
 
 def test_the_stand_ins_of_all_parts_are_chained() -> None:
     """Rounding behind rounding: a gradient is there only if both are replaced."""
-    defended: DefendedModel = defense_from("feature_squeezing bits=3 + feature_squeezing bits=2").wrap(small_network())
+    defended: DefendedModel = defense_from(
+        "feature_squeezing bits=3 + feature_squeezing bits=2"
+    ).wrap(small_network())
     x = images(5).requires_grad_()
     assert defended.traits.surrogate is not None
     seen = defended.traits.surrogate(x)
@@ -98,7 +108,10 @@ def test_the_weights_come_from_the_part_that_acts_in_training() -> None:
     trained_with = subject_from("adversarial_training", None, None, data).defense
     assert isinstance(subject.defense, Composition)
     assert subject.defense.parts[0] == trained_with
-    assert subject_from("feature_squeezing+gaussian_noise", None, None, data).name == "fashion_mnist-none"
+    assert (
+        subject_from("feature_squeezing+gaussian_noise", None, None, data).name
+        == "fashion_mnist-none"
+    )
     with pytest.raises(UsageError, match="was trained with"):
         subject_from("adversarial_training eps=0.3 + feature_squeezing", None, None, data)
 
@@ -106,7 +119,10 @@ def test_the_weights_come_from_the_part_that_acts_in_training() -> None:
 def test_label_and_record_name_every_part() -> None:
     defense = defense_from("parseval + feature_squeezing bits=3")
     assert short_label("defense", defense) == "parseval + feature_squeezing bits=3"
-    assert short_label("defense", defense_from("parseval + gaussian_noise")) == "parseval+gaussian_noise"
+    assert (
+        short_label("defense", defense_from("parseval + gaussian_noise"))
+        == "parseval+gaussian_noise"
+    )
     named = plugin_id("defense", defense)
     assert named.name == "parseval+feature_squeezing"
     assert named.parts is not None
@@ -119,7 +135,11 @@ def test_label_and_record_name_every_part() -> None:
 def test_a_recorded_composition_is_rebuilt_from_its_record(tmp_path: Path) -> None:
     data = rbl.load_dataset("fashion_mnist", limit=20)
     cell = rbl.evaluate(
-        data=data, attacks="pgd steps=3", defenses="parseval + feature_squeezing bits=3", eps=0.05, output=tmp_path
+        data=data,
+        attacks="pgd steps=3",
+        defenses="parseval + feature_squeezing bits=3",
+        eps=0.05,
+        output=tmp_path,
     ).cells[0]
     rebuilt = subject_of(cell.identity, None)
     subject = subject_from("parseval + feature_squeezing bits=3", None, None, data)
@@ -137,8 +157,13 @@ def test_an_attack_is_up_against_the_true_class_and_the_abstention() -> None:
 
 def test_the_network_is_given_by_the_user_too() -> None:
     network, x = small_network(), images(30)
-    report = rbl.evaluate(network, (x, network(x).argmax(1)), "pgd steps=3", eps=0.02,
-                          defenses=["none", "feature_squeezing bits=5+gaussian_noise", reference_defense()])  # fmt: skip
+    report = rbl.evaluate(
+        network,
+        (x, network(x).argmax(1)),
+        "pgd steps=3",
+        eps=0.02,
+        defenses=["none", "feature_squeezing bits=5+gaussian_noise", reference_defense()],
+    )
     assert [cell.status for cell in report.cells] == ["complete"] * 3
 
 
@@ -151,7 +176,11 @@ def reference_defense() -> Composition:
 @pytest.mark.parametrize("text", ["{noise} + {other}", "{other} + {noise}"])
 def test_what_one_part_declares_the_whole_declares_in_any_order(text: str) -> None:
     noise = "gaussian_noise votes=5 draws=3"
-    for other in ("none", "feature_squeezing bits=3", "feature_squeezing detect=true threshold=0.5"):
+    for other in (
+        "none",
+        "feature_squeezing bits=3",
+        "feature_squeezing detect=true threshold=0.5",
+    ):
         model = defense_from(text.format(noise=noise, other=other)).wrap(small_network())
         assert (model.traits.random, model.traits.votes, model.traits.draws) == (True, 5, 3)
         assert model.traits.abstains == ("detect" in other)

@@ -20,7 +20,9 @@ from tests.conftest import toy
 
 
 def _data(count: int = 200) -> Dataset:
-    """Two features: the first always right but 0.1 from the boundary, the second right nine times in ten."""
+    """Two features: the first always right but 0.1 from the boundary, the second right nine times
+    in ten.
+    """
     generator = torch.Generator().manual_seed(3)
     y = torch.randint(0, 2, (count,), generator=generator)
     sign = y.float() * 2 - 1
@@ -83,7 +85,9 @@ def test_it_makes_a_model_rely_on_what_the_attack_cannot_turn(tmp_path: Path) ->
         model = _network()
         recipe = Recipe(epochs=40, batch_size=50, learning_rate=0.3)
         train(model, defense, _data(), recipe, checkpoint=tmp_path / f"{defense.name}.pt")
-        accuracies[defense.name] = rbl.evaluate(model.eval(), _data(), "pgd steps=10", eps=0.15).cells[0]
+        accuracies[defense.name] = rbl.evaluate(
+            model.eval(), _data(), "pgd steps=10", eps=0.15
+        ).cells[0]
     plain, robust = accuracies["none"], accuracies["adversarial_training"]
     assert plain.clean_accuracy > 0.95
     assert plain.robust_accuracy < 0.5

@@ -29,7 +29,9 @@ def test_the_noise_has_the_stated_size_and_is_another_one_for_each_sample_and_dr
 
 
 def test_two_layers_of_noise_are_independent() -> None:
-    model = defense_from("gaussian_noise sigma=0.3 + gaussian_noise sigma=0.4").wrap(torch.nn.Flatten())
+    model = defense_from("gaussian_noise sigma=0.3 + gaussian_noise sigma=0.4").wrap(
+        torch.nn.Flatten()
+    )
     (noise,) = Passes(model, 64).ballots(points(torch.zeros(200, 1, 8, 8)), 1)
     assert float(noise.std()) == pytest.approx(0.5, rel=0.02)  # 0.7 if both drew the same numbers
 
@@ -45,7 +47,11 @@ def test_verdicts_do_not_depend_on_the_batch_size() -> None:
     network, x = small_network(), images(40)
     data = (x, network(x).argmax(1))
     digests = {
-        rbl.evaluate(network, data, "pgd steps=5", defenses="gaussian_noise", eps=0.05, batch_size=size).cells[0].record.digest  # type: ignore[union-attr]
+        rbl.evaluate(
+            network, data, "pgd steps=5", defenses="gaussian_noise", eps=0.05, batch_size=size
+        )
+        .cells[0]
+        .record.digest  # type: ignore[union-attr]
         for size in (1, 7, 64)
     }
     assert len(digests) == 1
@@ -54,7 +60,11 @@ def test_verdicts_do_not_depend_on_the_batch_size() -> None:
 def test_an_attack_that_averages_gradients_is_stronger_than_one_that_does_not() -> None:
     data = rbl.load_dataset("fashion_mnist", limit=60)
     adaptive, plain = rbl.evaluate(
-        data=data, attacks="pgd steps=20", defenses="gaussian_noise sigma=0.2 draws=8", eps=0.03, plain=True
+        data=data,
+        attacks="pgd steps=20",
+        defenses="gaussian_noise sigma=0.2 draws=8",
+        eps=0.03,
+        plain=True,
     ).cells
     assert adaptive.robust_accuracy < plain.robust_accuracy - 0.05
     assert adaptive.forward_queries.mean() > plain.forward_queries.mean()
@@ -68,4 +78,9 @@ def test_values_out_of_range_are_refused(text: str) -> None:
 
 def test_it_declares_that_it_is_random() -> None:
     model: DefendedModel = GaussianNoise(votes=5, draws=3).wrap(small_network())
-    assert (model.traits.random, model.traits.votes, model.traits.draws, model.traits.surrogate) == (True, 5, 3, None)
+    assert (
+        model.traits.random,
+        model.traits.votes,
+        model.traits.draws,
+        model.traits.surrogate,
+    ) == (True, 5, 3, None)

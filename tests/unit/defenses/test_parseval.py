@@ -25,7 +25,9 @@ from tests.conftest import toy
 def _spread(model: nn.Module, defense: Parseval | None = None) -> tuple[float, float]:
     """The smallest and the largest singular value over all layers, as shares of the target."""
     defense = defense or Parseval()
-    values = torch.cat([torch.linalg.svdvals(defense.frame(layer)) for layer in parseval_layers(model)])
+    values = torch.cat(
+        [torch.linalg.svdvals(defense.frame(layer)) for layer in parseval_layers(model)]
+    )
     return float(values.min()), float(values.max())
 
 
@@ -51,10 +53,14 @@ def test_a_convolution_carries_the_patch_scaling_in_its_weights() -> None:
     model: Any = nn.Sequential(nn.Conv2d(2, 4, 3))
     with seeded("test"):
         Parseval().prepare(model)
-    assert torch.linalg.svdvals(model[0].weight.detach().flatten(1)).tolist() == pytest.approx([1 / 3] * 4, abs=1e-5)
+    assert torch.linalg.svdvals(model[0].weight.detach().flatten(1)).tolist() == pytest.approx(
+        [1 / 3] * 4, abs=1e-5
+    )
 
 
-def test_without_patch_scaling_noise_keeps_its_length_through_a_convolution_and_shrinks_with_it() -> None:
+def test_without_patch_scaling_noise_keeps_its_length_in_a_convolution_and_shrinks_with_it() -> (
+    None
+):
     x = torch.randn(64, 8, 12, 12, generator=torch.Generator().manual_seed(0))
     gains = []
     for scaled in (True, False):
@@ -67,8 +73,12 @@ def test_without_patch_scaling_noise_keeps_its_length_through_a_convolution_and_
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 @pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_the_retraction_moves_each_singular_value_by_the_formula(shape: tuple[int, int], beta: float) -> None:
-    matrix = 0.4 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def test_the_retraction_moves_each_singular_value_by_the_formula(
+    shape: tuple[int, int], beta: float
+) -> None:
+    matrix = 0.4 * torch.randn(
+        shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     before = torch.linalg.svdvals(matrix)
     expected = (before + beta * before * (1 - before**2)).sort(descending=True).values
     torch.testing.assert_close(torch.linalg.svdvals(retract(matrix, beta)), expected)
@@ -90,7 +100,13 @@ def test_random_rows_are_drawn_alike_in_every_run(tmp_path: Path) -> None:
     hashes = []
     for run in range(2):
         model = _small()
-        train(model, Parseval(rows=0.5), _data(), Recipe(epochs=1, batch_size=16), checkpoint=tmp_path / f"{run}.pt")
+        train(
+            model,
+            Parseval(rows=0.5),
+            _data(),
+            Recipe(epochs=1, batch_size=16),
+            checkpoint=tmp_path / f"{run}.pt",
+        )
         hashes.append(weights_hash(model))
     assert hashes[0] == hashes[1]
 

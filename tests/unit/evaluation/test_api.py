@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from rbl_attacks.pgd import PGD, PGDState
-from robustbench_lite.errors import AttackError, DataError, ModelError, RecordError, RobustBenchError, UsageError
+from robustbench_lite.errors import (
+    AttackError,
+    DataError,
+    ModelError,
+    RecordError,
+    RobustBenchError,
+    UsageError,
+)
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.search.attack import Answer
 from tests.conftest import images, present
@@ -37,7 +44,9 @@ def test_a_report_gives_figures_and_samples(network: nn.Module, batch: Batch) ->
     x, y = batch
     y = y.clone()
     y[:5] = (y[:5] + 1) % 3  # five images that are wrong from the start
-    report = rbl.evaluate(network, (x, y), "pgd steps=10", norm="linf", eps="1/20", keep_adversarials=True)
+    report = rbl.evaluate(
+        network, (x, y), "pgd steps=10", norm="linf", eps="1/20", keep_adversarials=True
+    )
     (cell,) = report.cells
     assert cell.status == "complete"
     assert cell.n == 60
@@ -54,7 +63,9 @@ def test_a_report_gives_figures_and_samples(network: nn.Module, batch: Batch) ->
     assert (network(cell.x_adv).argmax(1) != y).numpy()[broken].all()
     assert np.isnan(cell.distance[cell.robust]).all()
     assert (cell.distance[broken] <= EPS + 1e-6).all()
-    np.testing.assert_allclose(cell.distance[broken], (cell.x_adv - x).abs().amax((1, 2, 3)).numpy()[broken], atol=1e-7)
+    np.testing.assert_allclose(
+        cell.distance[broken], (cell.x_adv - x).abs().amax((1, 2, 3)).numpy()[broken], atol=1e-7
+    )
 
 
 def test_the_frame_has_one_row_a_cell(network: nn.Module, batch: Batch) -> None:
@@ -73,13 +84,18 @@ def test_specs_and_objects_are_the_same_cell(network: nn.Module, batch: Batch) -
 
 def test_numpy_arrays_and_tensors_are_the_same_data(network: nn.Module, batch: Batch) -> None:
     x, y = batch
-    keys = {rbl.evaluate(network, data, "fgsm", eps=EPS).cells[0].key for data in [(x, y), (x.numpy(), y.numpy())]}
+    keys = {
+        rbl.evaluate(network, data, "fgsm", eps=EPS).cells[0].key
+        for data in [(x, y), (x.numpy(), y.numpy())]
+    }
     assert len(keys) == 1
 
 
 def test_batch_size_does_not_change_the_digest(network: nn.Module, batch: Batch) -> None:
     digests = {
-        rbl.evaluate(network, batch, "pgd steps=10 restarts=2", eps=EPS, batch_size=size).cells[0].record.digest  # type: ignore[union-attr]
+        rbl.evaluate(network, batch, "pgd steps=10 restarts=2", eps=EPS, batch_size=size)
+        .cells[0]
+        .record.digest  # type: ignore[union-attr]
         for size in (1, 7, 64, "auto")
     }
     assert len(digests) == 1
@@ -89,7 +105,9 @@ def test_shards_find_what_the_whole_finds(network: nn.Module, batch: Batch) -> N
     x, y = batch
     whole = rbl.evaluate(network, batch, "pgd steps=10", eps=EPS).cells[0]
     parts = [
-        rbl.evaluate(network, (x[part], y[part]), "pgd steps=10", eps=EPS, ids=np.arange(60)[part]).cells[0]
+        rbl.evaluate(
+            network, (x[part], y[part]), "pgd steps=10", eps=EPS, ids=np.arange(60)[part]
+        ).cells[0]
         for part in (slice(0, 25), slice(25, 60))
     ]
     assert np.concatenate([part.robust for part in parts]).tolist() == whole.robust.tolist()
@@ -97,27 +115,51 @@ def test_shards_find_what_the_whole_finds(network: nn.Module, batch: Batch) -> N
 
 def test_another_seed_draws_other_numbers(network: nn.Module, batch: Batch) -> None:
     cells = [
-        rbl.evaluate(network, batch, "pgd steps=2", eps=EPS, seed=seed, keep_adversarials=True).cells[0] for seed in (0, 1)
+        rbl.evaluate(
+            network, batch, "pgd steps=2", eps=EPS, seed=seed, keep_adversarials=True
+        ).cells[0]
+        for seed in (0, 1)
     ]
     assert not torch.equal(cells[0].x_adv, cells[1].x_adv)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"query_budget": 5}, {"eps": 0.06}, {"norm": "l2"}, {"targeted": "random"}, {"certify": "ibp"},
-     {"attacks": "pgd steps=2"}, {"defenses": "parseval"}, {"ids": range(1, 61)}],
+    [
+        {"seed": 1},
+        {"query_budget": 5},
+        {"eps": 0.06},
+        {"norm": "l2"},
+        {"targeted": "random"},
+        {"certify": "ibp"},
+        {"attacks": "pgd steps=2"},
+        {"defenses": "parseval"},
+        {"ids": range(1, 61)},
+    ],
     ids=str,
-)  # fmt: skip
-def test_every_setting_that_decides_the_outcome_is_in_the_key(network: nn.Module, batch: Batch, change: dict[str, Any]) -> None:
+)
+def test_every_setting_that_decides_the_outcome_is_in_the_key(
+    network: nn.Module, batch: Batch, change: dict[str, Any]
+) -> None:
     options: dict[str, Any] = {"attacks": "fgsm", "eps": EPS}
-    one, other = (rbl.evaluate(network, batch, **(options | more)).cells[0].key for more in ({}, change))
+    one, other = (
+        rbl.evaluate(network, batch, **(options | more)).cells[0].key for more in ({}, change)
+    )
     assert one != other
 
 
-def test_a_finished_cell_is_read_and_not_measured_again(network: nn.Module, batch: Batch, tmp_path: Path) -> None:
-    first = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]
-    again = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True).cells[0]
-    fresh = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, fresh=True).cells[0]
+def test_a_finished_cell_is_read_and_not_measured_again(
+    network: nn.Module, batch: Batch, tmp_path: Path
+) -> None:
+    first = rbl.evaluate(
+        network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True
+    ).cells[0]
+    again = rbl.evaluate(
+        network, batch, "pgd steps=5", eps=EPS, output=tmp_path, keep_adversarials=True
+    ).cells[0]
+    fresh = rbl.evaluate(network, batch, "pgd steps=5", eps=EPS, output=tmp_path, fresh=True).cells[
+        0
+    ]
     assert (first.cached, again.cached, fresh.cached) == (False, True, False)
     assert first.record is not None
     assert again.record is not None
@@ -153,7 +195,12 @@ def test_an_interrupted_cell_continues(network: nn.Module, batch: Batch, tmp_pat
         rbl.evaluate(network, batch, "pgd steps=20", output=tmp_path, on_progress=stop, **settings)
     known: list[float] = []
     resumed = rbl.evaluate(
-        network, batch, "pgd steps=20", output=tmp_path, on_progress=lambda p: known.append(p.rows), **settings
+        network,
+        batch,
+        "pgd steps=20",
+        output=tmp_path,
+        on_progress=lambda p: known.append(p.rows),
+        **settings,
     )
     assert known[0] >= 16, "nothing was taken over from the interrupted run"
     assert whole is not None
@@ -162,7 +209,9 @@ def test_an_interrupted_cell_continues(network: nn.Module, batch: Batch, tmp_pat
 
 
 def test_an_attack_that_leaves_the_ball_is_an_error(network: nn.Module, batch: Batch) -> None:
-    with pytest.raises(AttackError, match=r"out_of_ball left the Linf ball .* on sample \d+, by 0\.\d+"):
+    with pytest.raises(
+        AttackError, match=r"out_of_ball left the Linf ball .* on sample \d+, by 0\.\d+"
+    ):
         rbl.evaluate(network, batch, OutOfBall(steps=3), eps=EPS)
     report = rbl.evaluate(network, batch, [OutOfBall(steps=3), "fgsm"], eps=EPS, on_error="record")
     assert [cell.status for cell in report.cells] == ["error", "complete"]
@@ -190,9 +239,19 @@ def test_an_attack_that_leaves_the_ball_is_an_error(network: nn.Module, batch: B
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(
-    network: nn.Module, batch: Batch, tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
+    network: nn.Module,
+    batch: Batch,
+    tmp_path: Path,
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
-    arguments: dict[str, Any] = {"data": batch, "attacks": "pgd steps=2", "eps": EPS, "output": tmp_path / "out"}
+    arguments: dict[str, Any] = {
+        "data": batch,
+        "attacks": "pgd steps=2",
+        "eps": EPS,
+        "output": tmp_path / "out",
+    }
     with pytest.raises(error, match=message):
         rbl.evaluate(network, **(arguments | change))
     assert not list(tmp_path.rglob("*.json"))
@@ -212,7 +271,9 @@ def test_bad_arguments_are_refused_before_any_work(
         (images(0), torch.zeros(0, dtype=torch.int64), "no samples"),
     ],
 )
-def test_bad_images_and_labels_are_refused(network: nn.Module, x: Tensor, y: Tensor, message: str) -> None:
+def test_bad_images_and_labels_are_refused(
+    network: nn.Module, x: Tensor, y: Tensor, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         rbl.evaluate(network, (x, y), "fgsm", eps=EPS)
 
@@ -224,7 +285,9 @@ def test_labels_beyond_the_models_classes_are_refused(network: nn.Module) -> Non
 
 def test_a_targeted_run_counts_only_the_target_as_success(network: nn.Module, batch: Batch) -> None:
     y = batch[1]
-    cell = rbl.evaluate(network, batch, "pgd steps=20", eps=0.2, targeted="class:1", keep_adversarials=True).cells[0]
+    cell = rbl.evaluate(
+        network, batch, "pgd steps=20", eps=0.2, targeted="class:1", keep_adversarials=True
+    ).cells[0]
     assert cell.n == int((y != 1).sum())
     assert cell.x_adv is not None
     broken = ~cell.robust
@@ -254,21 +317,36 @@ def pictures(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_gradient_of_zero_is_flagged_for_attacks_that_follow_it() -> None:
-    cells = rbl.evaluate(linear(Rounded), pictures(), ["pgd steps=2", "boundary steps=20"], norm="l2", eps=0.1).cells
-    assert [any("gradient is 0" in flag for flag in present(cell.record).provenance.flags) for cell in cells] == [True, False]
+    cells = rbl.evaluate(
+        linear(Rounded), pictures(), ["pgd steps=2", "boundary steps=20"], norm="l2", eps=0.1
+    ).cells
+    assert [
+        any("gradient is 0" in flag for flag in present(cell.record).provenance.flags)
+        for cell in cells
+    ] == [True, False]
 
 
 def test_a_model_without_a_gradient_is_told_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"no gradient by its input.*boundary"):
         rbl.evaluate(linear(Blind), pictures(), "pgd steps=2", norm="l2", eps=0.1)
-    assert rbl.evaluate(linear(Blind), pictures(), "boundary steps=20", norm="l2", eps=0.1).cells[0].status == "complete"
+    assert (
+        rbl.evaluate(linear(Blind), pictures(), "boundary steps=20", norm="l2", eps=0.1)
+        .cells[0]
+        .status
+        == "complete"
+    )
 
 
 def test_logits_are_not_taken_for_probabilities() -> None:
     with pytest.raises(ModelError, match="said to return probabilities"):
         rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, outputs="probabilities")
     model = linear(nn.Sequential, nn.Softmax(1))
-    assert rbl.evaluate(model, pictures(), "fgsm", norm="linf", eps=0.1, outputs="probabilities").cells[0].clean_accuracy == 1
+    assert (
+        rbl.evaluate(model, pictures(), "fgsm", norm="linf", eps=0.1, outputs="probabilities")
+        .cells[0]
+        .clean_accuracy
+        == 1
+    )
 
 
 class Broken(nn.Sequential):
@@ -278,7 +356,11 @@ class Broken(nn.Sequential):
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(linear(nn.Sequential, nn.Softmax(1)), "probabilities"), (linear(Broken), "NaN"), (nn.Flatten().eval(), "64 classes")],
+    [
+        (linear(nn.Sequential, nn.Softmax(1)), "probabilities"),
+        (linear(Broken), "NaN"),
+        (nn.Flatten().eval(), "64 classes"),
+    ],
 )
 def test_a_random_defense_hides_no_wrong_model(model: nn.Module, words: str) -> None:
     x, y = pictures()
@@ -288,20 +370,35 @@ def test_a_random_defense_hides_no_wrong_model(model: nn.Module, words: str) -> 
 
 
 def test_samples_of_the_target_class_do_not_make_a_run_partial() -> None:
-    cell = rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, targeted="class:0").cells[0]
+    cell = rbl.evaluate(
+        linear(), pictures(), "fgsm", norm="linf", eps=0.1, targeted="class:0"
+    ).cells[0]
     assert cell.n < 24
     assert cell.status == "complete"
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seed": "a"}, {"seed": 1.5}, {"query_budget": 2.5}, {"batch_size": "x"}, {"outputs": "foo"}, {"on_error": "foo"},
-              {"certify_seconds": 0}, {"certify_seconds": float("nan")}, {"ids": [0] * 24}, {"ids": [i - 1 for i in range(24)]},
-              {"ids": [i + 0.5 for i in range(24)]}],
-)  # fmt: skip
+    "wrong",
+    [
+        {"seed": "a"},
+        {"seed": 1.5},
+        {"query_budget": 2.5},
+        {"batch_size": "x"},
+        {"outputs": "foo"},
+        {"on_error": "foo"},
+        {"certify_seconds": 0},
+        {"certify_seconds": float("nan")},
+        {"ids": [0] * 24},
+        {"ids": [i - 1 for i in range(24)]},
+        {"ids": [i + 0.5 for i in range(24)]},
+    ],
+)
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RobustBenchError, match=next(iter(wrong))):
         rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1, **wrong)
 
 
 def test_a_report_prints_without_its_arrays() -> None:
-    assert len(repr(rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1).cells[0])) < 3000
+    assert (
+        len(repr(rbl.evaluate(linear(), pictures(), "fgsm", norm="linf", eps=0.1).cells[0])) < 3000
+    )

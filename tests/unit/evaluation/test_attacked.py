@@ -1,4 +1,6 @@
-"""What is written of a sample is of that sample: its label, its target, its draws, its queries, whatever stands beside it."""
+"""What is written of a sample is of that sample: its label, its target, its draws, its queries,
+whatever stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def test_votes_on_a_clean_image_belong_to_its_index_wherever_it_stands() -> None
 def test_clean_accuracy_is_that_of_the_network_as_it_was_given_whatever_the_search_asks() -> None:
     network, x, y = labelled()
     other = FastPath(Alike(), Alike(), None, ())
-    correct = clean_logits(DefendedModel(network, fast=other), dataset(x, y, torch.arange(N)), 16, CPU, 0).correct
+    correct = clean_logits(
+        DefendedModel(network, fast=other), dataset(x, y, torch.arange(N)), 16, CPU, 0
+    ).correct
     assert correct.all()
 
 
@@ -110,14 +114,19 @@ def test_no_scene_takes_a_certificate_of_a_sample_that_is_classified_wrong() -> 
 @pytest.mark.parametrize("targeted", [None, "least_likely", "random"])
 def test_the_judge_takes_each_claim_for_the_sample_that_it_is_of(targeted: str | None) -> None:
     network, x, y = labelled()
-    data = (x, torch.where(torch.arange(N) % 9 == 0, (y + 1) % 3, y))  # some are wrong, so that rows are not positions
+    data = (
+        x,
+        torch.where(torch.arange(N) % 9 == 0, (y + 1) % 3, y),
+    )  # some are wrong, so that rows are not positions
     options = {"eps": 0.08 if targeted else 0.04, "keep_adversarials": True, "batch_size": 8}
     cell = rbl.evaluate(network, data, "pgd steps=10", targeted=targeted, **options).cells[0]  # type: ignore[arg-type]
     broken = cell.clean_correct & ~cell.robust
     assert 5 < broken.sum() < cell.clean_correct.sum()
     assert cell.record is not None
     assert cell.x_adv is not None
-    assert cell.record.outcomes.unconfirmed == 0  # what a network without chance was seen to say, it says again
+    assert (
+        cell.record.outcomes.unconfirmed == 0
+    )  # what a network without chance was seen to say, it says again
     said = network(cell.x_adv).argmax(1)
     assert (said != y).numpy()[broken].all()
     if targeted == "least_likely":
@@ -126,7 +135,11 @@ def test_the_judge_takes_each_claim_for_the_sample_that_it_is_of(targeted: str |
 
 def test_verdicts_on_a_random_model_belong_to_the_index_in_the_data_set() -> None:
     network, x, y = labelled()
-    options = {"attacks": "pgd steps=3", "defenses": "gaussian_noise sigma=0.3 votes=3 draws=1", "eps": 0.03}
+    options = {
+        "attacks": "pgd steps=3",
+        "defenses": "gaussian_noise sigma=0.3 votes=3 draws=1",
+        "eps": 0.03,
+    }
     whole = rbl.evaluate(network, (x, y), **options).cells[0]  # type: ignore[arg-type]
     later = slice(N // 2, N)
     part = rbl.evaluate(network, (x[later], y[later]), ids=np.arange(N)[later], **options).cells[0]  # type: ignore[arg-type]
@@ -137,11 +150,18 @@ def test_verdicts_on_a_random_model_belong_to_the_index_in_the_data_set() -> Non
 
 def test_a_success_that_the_judge_does_not_see_again_is_counted_and_the_sample_is_robust() -> None:
     network, x, y = labelled()
-    options = {"attacks": "pgd steps=5", "defenses": "gaussian_noise sigma=0.2", "eps": 0.005, "plain": True}
+    options = {
+        "attacks": "pgd steps=5",
+        "defenses": "gaussian_noise sigma=0.2",
+        "eps": 0.005,
+        "plain": True,
+    }
     plain = rbl.evaluate(network, (x, y), **options).cells[1]  # type: ignore[arg-type]
     assert plain.record is not None
     count = plain.record.outcomes.unconfirmed
-    gave_up = plain.clean_correct & plain.robust & (plain.forward_queries < 6)  # it left early: it had found something
+    gave_up = (
+        plain.clean_correct & plain.robust & (plain.forward_queries < 6)
+    )  # it left early: it had found something
     assert plain.robust.sum() >= count >= gave_up.sum() > 0
     assert any(f"{count} success" in flag for flag in plain.record.provenance.flags)
 

@@ -1,4 +1,6 @@
-"""A record belongs to one function of the image: whatever of a network was changed, its number is never that of another."""
+"""A record belongs to one function of the image: whatever of a network was changed, its number is
+never that of another.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class Global(Code):
 def hooked(edited: bool) -> nn.Module:
     network = small_network()
     if edited:
-        network.register_forward_hook(lambda module, args, out: out * torch.tensor([1.0, -1.0, 1.0]))
+        network.register_forward_hook(
+            lambda module, args, out: out * torch.tensor([1.0, -1.0, 1.0])
+        )
     return network
 
 
@@ -104,7 +108,9 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def cell(network: nn.Module, folder: Path | None, **options: Any) -> Cell:
-    return rbl.evaluate(network, data(), **{"attacks": "pgd steps=3", "eps": 0.02, "output": folder, **options}).cells[0]
+    return rbl.evaluate(
+        network, data(), **{"attacks": "pgd steps=3", "eps": 0.02, "output": folder, **options}
+    ).cells[0]
 
 
 def verdicts(found: Cell) -> tuple[list[bool], list[bool]]:
@@ -136,14 +142,19 @@ def test_the_replaced_record_is_kept_with_its_images(tmp_path: Path) -> None:
     assert kept.with_suffix(".npz").exists()
     assert edited.path is not None
     assert read_record(edited.path)[0] == edited.record
-    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == [f"{first.key}.json", f"{first.key}.npz"]
+    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == [
+        f"{first.key}.json",
+        f"{first.key}.npz",
+    ]
 
 
 class Stepped(Code):
     """It rounds; whether a gradient passes changes none of its answers."""
 
     def __init__(self, passing: bool) -> None:
-        super().__init__(lambda x: x + ((x * 8).round() / 8 - x).detach() if passing else (x * 8).round() / 8)
+        super().__init__(
+            lambda x: x + ((x * 8).round() / 8 - x).detach() if passing else (x * 8).round() / 8
+        )
 
 
 def test_a_gradient_that_passes_since_an_edit_is_followed(tmp_path: Path) -> None:
@@ -159,7 +170,10 @@ def test_images_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> 
     first = cell(small_network(), tmp_path, keep_adversarials=True)
     assert first.path is not None
     assert first.arrays is not None
-    broken, kept = first.arrays.broken, read_images(first.path.with_suffix(".npz"), first.arrays.broken)
+    broken, kept = (
+        first.arrays.broken,
+        read_images(first.path.with_suffix(".npz"), first.arrays.broken),
+    )
     assert broken.any()
     whole = np.zeros((len(broken), *kept.shape[1:]), np.float32)
     whole[broken] = kept.clip(0.1, 0.9)
@@ -168,7 +182,9 @@ def test_images_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> 
         cell(small_network(), tmp_path, keep_adversarials=True)
 
 
-def test_two_networks_of_one_key_take_turns_and_never_get_each_others_number(tmp_path: Path) -> None:
+def test_two_networks_of_one_key_take_turns_and_never_get_each_others_number(
+    tmp_path: Path,
+) -> None:
     build = NETWORKS["plain tensor"]
     alone = [verdicts(cell(build(edited), None)) for edited in (False, True)]
     for edited in (False, True, False, True):
@@ -178,7 +194,9 @@ def test_two_networks_of_one_key_take_turns_and_never_get_each_others_number(tmp
     assert len(list((tmp_path / "replaced").iterdir())) == 2
 
 
-def test_a_network_is_asked_once_however_many_cells_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_asked_once_however_many_cells_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
     answers = probes._answers
 
@@ -218,7 +236,9 @@ def test_a_killed_run_is_not_continued_by_an_edited_network(tmp_path: Path) -> N
     assert "an unfinished run has left here" in str(edited.note)
 
 
-def test_a_killed_run_of_an_edited_network_leaves_the_record_of_the_first_where_it_is(tmp_path: Path) -> None:
+def test_a_killed_run_of_an_edited_network_leaves_the_record_of_the_first_where_it_is(
+    tmp_path: Path,
+) -> None:
     build, options = NETWORKS["buffer"], {"attacks": "pgd steps=20", "batch_size": 16}
     cell(build(False), tmp_path, **options)
     with pytest.raises(Killed):
@@ -230,7 +250,9 @@ def test_a_killed_run_of_an_edited_network_leaves_the_record_of_the_first_where_
     assert verdicts(edited) == verdicts(cell(build(True), None, **options))
 
 
-def test_a_record_that_does_not_say_how_its_network_answers_is_measured_anew_with_a_note(tmp_path: Path) -> None:
+def test_a_record_that_does_not_say_how_its_network_answers_is_measured_anew_with_a_note(
+    tmp_path: Path,
+) -> None:
     first = cell(small_network(), tmp_path)
     assert first.record is not None
     assert first.path is not None
@@ -250,7 +272,9 @@ def test_what_is_asked_for_afresh_is_measured_without_a_note(tmp_path: Path) -> 
     assert not (tmp_path / "replaced").exists()
 
 
-def test_a_random_defense_is_recognised_and_a_change_of_the_network_behind_it_too(tmp_path: Path) -> None:
+def test_a_random_defense_is_recognised_and_a_change_of_the_network_behind_it_too(
+    tmp_path: Path,
+) -> None:
     options = {"defenses": "gaussian_noise", "attacks": "pgd steps=2"}
     cell(NETWORKS["code"](False), tmp_path, **options)
     assert cell(NETWORKS["code"](False), tmp_path, batch_size=16, **options).cached
@@ -266,7 +290,9 @@ def test_a_damaged_answer_in_the_journal_is_refused(tmp_path: Path) -> None:
         journal.add(found.key, [], 1.0)
         assert not journal.begin(found.key, found.behaviour)
         with journal._connection:
-            journal._connection.execute("UPDATE behaviours SET answers = replace(answers, 'A', 'B')")
+            journal._connection.execute(
+                "UPDATE behaviours SET answers = replace(answers, 'A', 'B')"
+            )
         with pytest.raises(RecordError, match="does not agree with its seal"):
             journal.begin(found.key, found.behaviour)
 
@@ -301,7 +327,11 @@ def test_an_edited_network_is_certified_anew_and_the_certificate_says_so(tmp_pat
     assert not edited.cached
     assert "other answers, was recorded here before" in str(edited.note)
     alone = certify_in(Shifted(0.2).eval(), None)
-    assert edited.arrays.certified.tolist() == alone.arrays.certified.tolist() != first.arrays.certified.tolist()
+    assert (
+        edited.arrays.certified.tolist()
+        == alone.arrays.certified.tolist()
+        != first.arrays.certified.tolist()
+    )
     assert len(list((tmp_path / "replaced").glob("*.json"))) == 1
     assert certify_in(Shifted(0.2).eval(), tmp_path).cached
 
@@ -311,7 +341,10 @@ def test_a_killed_certificate_is_not_continued_by_an_edited_network(tmp_path: Pa
         certify_in(Shifted(1.0).eval(), tmp_path, on_progress=killed_after(20))
     edited = certify_in(Shifted(0.2).eval(), tmp_path)
     assert "an unfinished run has left here" in str(edited.note)
-    assert edited.arrays.certified.tolist() == certify_in(Shifted(0.2).eval(), None).arrays.certified.tolist()
+    assert (
+        edited.arrays.certified.tolist()
+        == certify_in(Shifted(0.2).eval(), None).arrays.certified.tolist()
+    )
 
 
 def test_a_cell_says_that_its_certificate_was_proved_anew(tmp_path: Path) -> None:
@@ -325,7 +358,12 @@ def test_a_cell_says_that_its_certificate_was_proved_anew(tmp_path: Path) -> Non
     assert edited.certified.tolist() == alone.certified.tolist()
 
 
-def test_a_radius_that_its_text_does_not_give_is_written_as_the_number_that_it_is(tmp_path: Path) -> None:
+def test_a_radius_that_its_text_does_not_give_is_written_as_the_number_that_it_is(
+    tmp_path: Path,
+) -> None:
     found = cell(small_network(), tmp_path, eps=np.float32(0.02))
     assert found.path is not None
-    assert float(str(read_record(found.path)[0].identity.threat.eps_written)) == found.identity.threat.eps
+    assert (
+        float(str(read_record(found.path)[0].identity.threat.eps_written))
+        == found.identity.threat.eps
+    )

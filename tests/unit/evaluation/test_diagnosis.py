@@ -1,4 +1,6 @@
-"""Networks that cannot be measured are refused before they turn into numbers, each with what to do."""
+"""Networks that cannot be measured are refused before they turn into numbers, each with what
+to do.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_a_sound_model_passes() -> None:
         (lambda z: z.reshape(7, -1, 11), "fails on images of shape"),
     ],
 )
-def test_a_model_that_cannot_be_measured_is_refused(function: Callable[[Tensor], object], message: str) -> None:
+def test_a_model_that_cannot_be_measured_is_refused(
+    function: Callable[[Tensor], object], message: str
+) -> None:
     with pytest.raises(ModelError, match=message):
         check(After(function))
 
@@ -81,7 +85,12 @@ def test_train_mode_that_changes_nothing_is_measured_in_eval_mode_and_said_so() 
 
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_batch_norm_without_running_statistics_is_refused_and_named(count: int) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(), nn.Linear(32, 3))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2, track_running_stats=False),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
     with pytest.raises(ModelError, match=r"layer '1' \(BatchNorm2d\).*track_running_stats"):
         diagnose(prepare(model.eval(), NoDefense(), torch.device("cpu")), X[:count], Y[:count])
 
@@ -115,7 +124,9 @@ def test_a_network_of_another_precision_is_told_how_to_be_wrapped(dtype: torch.d
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_network_of_another_precision_is_measured_once_it_is_wrapped_as_told(dtype: torch.dtype) -> None:
+def test_a_network_of_another_precision_is_measured_once_it_is_wrapped_as_told(
+    dtype: torch.dtype,
+) -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -141,7 +152,9 @@ def test_probabilities_of_half_precision_are_refused_unless_declared(dtype: torc
     for last in (lambda z: z.to(dtype).softmax(1), lambda z: z.to(dtype).softmax(1).float()):
         with pytest.raises(ModelError, match="probabilities"):
             check(After(last))
-        prepared = diagnose(prepare(After(last).eval(), NoDefense(), torch.device("cpu"), "probabilities"), X, Y)
+        prepared = diagnose(
+            prepare(After(last).eval(), NoDefense(), torch.device("cpu"), "probabilities"), X, Y
+        )
         assert prepared.module(X).dtype == torch.float32
 
 

@@ -39,7 +39,14 @@ def cell(contrast: float, folder: Path | None, **options: Any) -> Cell:
     data, fit_data = (x, network(x).argmax(1)), (train, network(train).argmax(1))
     attack = Patch(steps=20, fit_batch=40, draws=1)
     return rbl.evaluate(
-        Contrast(contrast).eval(), data, attack, norm="l0", eps=PIXELS, fit_data=fit_data, output=folder, **options
+        Contrast(contrast).eval(),
+        data,
+        attack,
+        norm="l0",
+        eps=PIXELS,
+        fit_data=fit_data,
+        output=folder,
+        **options,
     ).cells[0]
 
 
@@ -55,7 +62,9 @@ def test_an_edited_network_is_fitted_anew(tmp_path: Path) -> None:
     assert cell(-1.0, tmp_path, keep_adversarials=True).record is not None
 
 
-def test_a_killed_fit_is_not_continued_by_an_edited_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_fit_is_not_continued_by_an_edited_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Patch.fit
 
     def killed(self, *arguments: Any) -> Iterator[Fit]:  # type: ignore[no-untyped-def]

@@ -9,8 +9,12 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.evaluation.inputs import pick_device
 
 
-@pytest.mark.parametrize(("count", "there"), [(1, "1 cuda device: cuda:0"), (2, "2 cuda devices: cuda:0 to cuda:1")])
-def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch: pytest.MonkeyPatch, count: int, there: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "there"), [(1, "1 cuda device: cuda:0"), (2, "2 cuda devices: cuda:0 to cuda:1")]
+)
+def test_a_device_that_is_not_there_is_refused_with_what_is(
+    monkeypatch: pytest.MonkeyPatch, count: int, there: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(UsageError, match=f"There is no cuda:7; this machine has {there}"):
         pick_device("cuda:7")

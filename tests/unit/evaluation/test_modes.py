@@ -50,7 +50,9 @@ class Wrapper(nn.Module):
 
 def _hooked() -> nn.Module:
     layer = nn.Linear(3, 3)
-    layer.register_forward_hook(lambda module, inputs, output: output * 2 if module.training else output)
+    layer.register_forward_hook(
+        lambda module, inputs, output: output * 2 if module.training else output
+    )
     return layer
 
 
@@ -125,8 +127,12 @@ def test_a_model_that_is_one_layer_is_named_as_itself() -> None:
         require_eval_mode(Reads())
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
-def test_batch_norm_that_takes_the_statistics_of_the_batch_is_refused(layer: type[nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm]
+)
+def test_batch_norm_that_takes_the_statistics_of_the_batch_is_refused(
+    layer: type[nn.Module],
+) -> None:
     require_separate_rows(nn.Sequential(layer(3)))
     with pytest.raises(ModelError, match=f"layer '0' .{layer.__name__}"):
         require_separate_rows(nn.Sequential(layer(3, track_running_stats=False)))

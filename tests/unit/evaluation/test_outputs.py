@@ -23,7 +23,9 @@ def logits(rows: int = 32, classes: int = 10, scale: float = 3.0, seed: int = 0)
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("back", [False, True])
-def test_probabilities_are_refused_in_any_precision(classes: int, scale: float, dtype: torch.dtype, back: bool) -> None:
+def test_probabilities_are_refused_in_any_precision(
+    classes: int, scale: float, dtype: torch.dtype, back: bool
+) -> None:
     found = logits(classes=classes, scale=scale).to(dtype).softmax(1)
     found = found.float() if back else found
     with pytest.raises(ModelError, match="probabilities"):
@@ -33,9 +35,17 @@ def test_probabilities_are_refused_in_any_precision(classes: int, scale: float, 
 
 @pytest.mark.parametrize(
     "function",
-    [lambda z: z, lambda z: z.log_softmax(1), lambda z: 2 * z.softmax(1), lambda z: z.sigmoid(), lambda z: 1.05 * z.softmax(1)],
+    [
+        lambda z: z,
+        lambda z: z.log_softmax(1),
+        lambda z: 2 * z.softmax(1),
+        lambda z: z.sigmoid(),
+        lambda z: 1.05 * z.softmax(1),
+    ],
 )
-def test_what_is_no_probability_is_refused_where_it_was_said_to_be(function: Callable[[Tensor], Tensor]) -> None:
+def test_what_is_no_probability_is_refused_where_it_was_said_to_be(
+    function: Callable[[Tensor], Tensor],
+) -> None:
     with pytest.raises(ModelError, match="at least 0"):
         check_probabilities(function(logits()))
     check_outputs(function(logits()), 9, 10)
@@ -43,7 +53,8 @@ def test_what_is_no_probability_is_refused_where_it_was_said_to_be(function: Cal
 
 @pytest.mark.parametrize("scale", [1.0, 4.0, 20.0])
 @pytest.mark.parametrize(
-    ("classes", "dtype"), [(3, torch.float32), (10, torch.float32), (100, torch.float32), (10, torch.float16)]
+    ("classes", "dtype"),
+    [(3, torch.float32), (10, torch.float32), (100, torch.float32), (10, torch.float16)],
 )
 @pytest.mark.parametrize(
     ("function", "said"),
@@ -74,7 +85,15 @@ def test_sigmoids_are_doubted(scale: float, classes: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_logits_raise_no_alarm(classes: int, scale: float, dtype: torch.dtype, seed: int) -> None:
     z = logits(32, classes, scale, seed)
-    for ordinary in (z, z + 3, z - 10, z - z.mean(1, keepdim=True), z.log_softmax(1), z.exp().clamp(max=1e4), z * 0 + z[:1]):
+    for ordinary in (
+        z,
+        z + 3,
+        z - 10,
+        z - z.mean(1, keepdim=True),
+        z.log_softmax(1),
+        z.exp().clamp(max=1e4),
+        z * 0 + z[:1],
+    ):
         assert doubt(ordinary.to(dtype)) is None
         check_outputs(ordinary.to(dtype), 0, None)
 
@@ -87,7 +106,9 @@ def test_networks_that_nobody_trained_raise_no_alarm(seed: int) -> None:
     assert doubt(network(load_dataset("fashion_mnist", limit=16).x).detach()) is None
 
 
-@pytest.mark.parametrize("name", [name for name in network_files() if name.startswith("fashion_mnist")])
+@pytest.mark.parametrize(
+    "name", [name for name in network_files() if name.startswith("fashion_mnist")]
+)
 def test_the_bundled_networks_raise_no_alarm(name: str) -> None:
     with torch.no_grad():
         assert doubt(named_network(name).module(load_dataset("fashion_mnist", limit=32).x)) is None

@@ -18,7 +18,16 @@ from tests.conftest import images, small_network
 def cells(spec: str, attack: str = "pgd steps=5", **settings: object) -> list[rbl.Cell]:
     network, x = small_network(), images(40)
     data = (x, network(x).argmax(1))
-    return rbl.evaluate(network, data, attack, defenses=spec, norm="l2", eps=0.3, plain=True, **settings).cells  # type: ignore[arg-type]
+    return rbl.evaluate(
+        network,
+        data,
+        attack,
+        defenses=spec,
+        norm="l2",
+        eps=0.3,
+        plain=True,
+        **settings,  # type: ignore[arg-type]
+    ).cells
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,9 @@ def cells(spec: str, attack: str = "pgd steps=5", **settings: object) -> list[rb
         ("gaussian_noise", "boundary steps=5", 2),  # averages over draws all the same
     ],
 )
-def test_there_is_a_plain_cell_where_the_plain_attacker_is_another_one(spec: str, attack: str, count: int) -> None:
+def test_there_is_a_plain_cell_where_the_plain_attacker_is_another_one(
+    spec: str, attack: str, count: int
+) -> None:
     assert [cell.identity.adaptive for cell in cells(spec, attack)] == [None, False][:count]
 
 
@@ -50,11 +61,18 @@ def test_a_gap_is_flagged_also_when_both_are_read_from_records(tmp_path: Path) -
     data = rbl.load_dataset("fashion_mnist", limit=40)
     for _ in range(2):
         report = rbl.evaluate(
-            data=data, attacks="pgd steps=10", defenses="feature_squeezing bits=3", eps=0.1, plain=True, output=tmp_path
+            data=data,
+            attacks="pgd steps=10",
+            defenses="feature_squeezing bits=3",
+            eps=0.1,
+            plain=True,
+            output=tmp_path,
         )
         adaptive, plain = report.cells
         assert report.masking(adaptive) is None
-        assert f"{100 * (plain.robust_accuracy - adaptive.robust_accuracy):.1f} points" in str(report.masking(plain))
+        assert f"{100 * (plain.robust_accuracy - adaptive.robust_accuracy):.1f} points" in str(
+            report.masking(plain)
+        )
         assert report.to_dict()["cells"][1]["flags"][-1] == report.masking(plain)
     assert plain.cached
 

@@ -21,7 +21,9 @@ from tests.conftest import images, small_network
 def crossed() -> Plan:
     network, x = small_network((1, 6, 6)), images(12, (1, 6, 6))
     data = dataset_from((x, network(x).argmax(1)))
-    subjects = [subject_from(defense, network, "net", data) for defense in ("none", "feature_squeezing")]
+    subjects = [
+        subject_from(defense, network, "net", data) for defense in ("none", "feature_squeezing")
+    ]
     threat = ThreatModel.parse("linf", "0.1")
     return Plan(subjects=subjects, attacks=[FGSM(), PGD(steps=2)], data=data, threat=threat)
 
@@ -31,11 +33,15 @@ def test_a_dry_run_lists_what_a_run_measures_plain_attackers_too(tmp_path: Path)
     foreseen = foresee(plan, settings)
     assert not (tmp_path / "out").exists()
     cells = run(plan, settings).cells
-    assert [cell.path.stem for cell in cells if cell.path] == [prospect.key for prospect in foreseen]
+    assert [cell.path.stem for cell in cells if cell.path] == [
+        prospect.key for prospect in foreseen
+    ]
     assert [cell.attack for cell in cells] == [prospect.attack for prospect in foreseen]
     assert {prospect.state for prospect in foreseen} == {"to measure"}
     assert {prospect.state for prospect in foresee(plan, settings)} == {"recorded"}
-    assert {prospect.state for prospect in foresee(plan, replace(settings, fresh=True))} == {"to measure"}
+    assert {prospect.state for prospect in foresee(plan, replace(settings, fresh=True))} == {
+        "to measure"
+    }
     assert any(prospect.attack.endswith(" (plain)") for prospect in foreseen)
 
 

@@ -37,8 +37,12 @@ class Edited(nn.Module):
         return logits
 
 
-def answers(change: Callable[[Tensor], Tensor] = lambda x: x, data: Dataset | None = None, classes: int = 3) -> Behaviour:
-    return probes.ask(prepare(Edited(change, classes).eval(), Defense(), CPU), data or dataset(), CPU)
+def answers(
+    change: Callable[[Tensor], Tensor] = lambda x: x, data: Dataset | None = None, classes: int = 3
+) -> Behaviour:
+    return probes.ask(
+        prepare(Edited(change, classes).eval(), Defense(), CPU), data or dataset(), CPU
+    )
 
 
 def test_the_network_is_asked_as_it_was_given_whatever_a_search_asks() -> None:
@@ -63,11 +67,17 @@ def test_probe_images_are_those_of_their_version() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x: 0.9 * x + 0.05, lambda x: x + 0.01, lambda x: x.clamp(0.05, 0.95), lambda x: (x * 255).round() / 255,
-        lambda x: 1 - x, lambda x: x.flip(3), lambda x: torch.where(x > 0.999, 0, x), lambda x: (x - 0.5) * 0.99 + 0.5,
+        lambda x: 0.9 * x + 0.05,
+        lambda x: x + 0.01,
+        lambda x: x.clamp(0.05, 0.95),
+        lambda x: (x * 255).round() / 255,
+        lambda x: 1 - x,
+        lambda x: x.flip(3),
+        lambda x: torch.where(x > 0.999, 0, x),
+        lambda x: (x - 0.5) * 0.99 + 0.5,
         lambda x: nn.functional.avg_pool2d(x, 3, 1, 1),
     ],
-)  # fmt: skip
+)
 def test_an_edit_of_the_function_shows(change: Callable[[Tensor], Tensor]) -> None:
     assert not answers(change).agrees(answers())
     assert not answers(change).agrees(answers(), images=False)

@@ -33,7 +33,14 @@ class Contrast(nn.Module):
 
 
 def prove(output: Path | None, contrast: float = 1.0, **settings: object) -> Certificate:
-    return certify(Contrast(contrast).eval(), (X, Y), eps="8/255", method="crown", output=output, **settings)  # type: ignore[arg-type]
+    return certify(
+        Contrast(contrast).eval(),
+        (X, Y),
+        eps="8/255",
+        method="crown",
+        output=output,
+        **settings,  # type: ignore[arg-type]
+    )
 
 
 def test_a_kept_certificate_says_what_one_in_memory_says(tmp_path: Path) -> None:
@@ -48,7 +55,11 @@ def test_a_kept_certificate_says_what_one_in_memory_says(tmp_path: Path) -> None
 
 
 def test_the_same_call_reads_the_record_unless_it_is_to_be_made_afresh(tmp_path: Path) -> None:
-    first, again, fresh = prove(tmp_path, name="n"), prove(tmp_path, name="n"), prove(tmp_path, name="n", fresh=True)
+    first, again, fresh = (
+        prove(tmp_path, name="n"),
+        prove(tmp_path, name="n"),
+        prove(tmp_path, name="n", fresh=True),
+    )
     assert (first.cached, again.cached, fresh.cached) == (False, True, False)
     assert torch.equal(first.certified, again.certified)
     assert torch.equal(first.margins, again.margins)
@@ -92,16 +103,26 @@ def test_a_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("eps", "said"), [(torch.full((40,), 0.1), "one eps"), ("none", "radius"), (-1.0, "negative"), ("wide", "no number")]
+    ("eps", "said"),
+    [
+        (torch.full((40,), 0.1), "one eps"),
+        ("none", "radius"),
+        (-1.0, "negative"),
+        ("wide", "no number"),
+    ],
 )
-def test_a_radius_that_no_record_can_have_is_refused(tmp_path: Path, eps: object, said: str) -> None:
+def test_a_radius_that_no_record_can_have_is_refused(
+    tmp_path: Path, eps: object, said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         certify(small_network(), (X, Y), eps=eps, output=tmp_path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_one_number_in_a_tensor_is_a_radius(tmp_path: Path) -> None:
-    kept = certify(small_network(), (X, Y), eps=torch.tensor(0.25), output=str(tmp_path), method="ibp")
+    kept = certify(
+        small_network(), (X, Y), eps=torch.tensor(0.25), output=str(tmp_path), method="ibp"
+    )
     assert kept.path is not None
     assert read_certificate(kept.path)[0].identity.threat.eps == 0.25
 

@@ -34,10 +34,17 @@ def _zip(path: Path, **members: bytes) -> Path:
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(6), np.arange(6, dtype=">i4"), np.arange(12.0).reshape(3, 4)[:, ::-1], np.asfortranarray(np.ones((2, 3))),
-        np.zeros(()), np.zeros((0, 4)), np.array("text"), np.array([True, False]), np.zeros(3, [("a", "i4")]),
+        np.arange(6),
+        np.arange(6, dtype=">i4"),
+        np.arange(12.0).reshape(3, 4)[:, ::-1],
+        np.asfortranarray(np.ones((2, 3))),
+        np.zeros(()),
+        np.zeros((0, 4)),
+        np.array("text"),
+        np.array([True, False]),
+        np.zeros(3, [("a", "i4")]),
     ],
-)  # fmt: skip
+)
 def test_plain_arrays_come_back_as_numpy_has_them(tmp_path: Path, array: np.ndarray) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=array)
     found = read_arrays(tmp_path / "a.npz", FORM)["x"]
@@ -66,12 +73,16 @@ def test_only_what_is_asked_for_is_unpacked(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_header_that_does_not_agree_with_the_directory_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_header_that_does_not_agree_with_the_directory_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         read_arrays(_zip(tmp_path / "a.npz", x=content), FORM)
 
 
-def test_a_bomb_is_refused_by_what_it_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_refused_by_what_it_says_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("robustbench_lite.files.reading.ARRAYS_BYTES", 10**6)
     path = _zip(tmp_path / "a.npz", x=_npy((10**7,), "|u1", bytes(10**7)))
     assert path.stat().st_size < 20_000

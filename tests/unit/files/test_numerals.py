@@ -13,14 +13,30 @@ from robustbench_lite.training.trainer import Recipe
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("1e-3", 1e-3), (2, 2.0), ("-0.5", -0.5)]
+    ("text", "number"),
+    [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("1e-3", 1e-3), (2, 2.0), ("-0.5", -0.5)],
 )
 def test_numbers_are_read(text: str | float, number: float) -> None:
     assert parse_number(text) == number
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "1_0", "\u0668", "\u0668/255", "8/\u0662", "\u00bd", "0x1", "8/255/2", "8/0", "a", None, "1,5"]
+    "text",
+    [
+        "",
+        " ",
+        "1_0",
+        "\u0668",
+        "\u0668/255",
+        "8/\u0662",
+        "\u00bd",
+        "0x1",
+        "8/255/2",
+        "8/0",
+        "a",
+        None,
+        "1,5",
+    ],
 )
 def test_what_is_no_number_in_plain_digits_is_refused(text: object) -> None:
     with pytest.raises(UsageError, match="no number"):

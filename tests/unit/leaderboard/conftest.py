@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.standing.run_sheet import of_records
 from robustbench_lite.leaderboard.standing.sheet import Sheet
-from robustbench_lite.records.cell import DataId, Identity, ModelId, PluginId, Provenance, ThreatId, make_record
+from robustbench_lite.records.cell import (
+    DataId,
+    Identity,
+    ModelId,
+    PluginId,
+    Provenance,
+    ThreatId,
+    make_record,
+)
 from robustbench_lite.records.outcomes import CellArrays
 
 
@@ -38,22 +46,41 @@ def cell(
     """A record of samples ``first``, ``first`` + 1, ... with these verdicts."""
     right, held = bits(clean), bits(robust)
     identity = Identity(
-        model=ModelId(name=f"net-{defense}", weights_sha256=f"{defense:0<64}"[:64], architecture_sha256="a" * 64),
+        model=ModelId(
+            name=f"net-{defense}",
+            weights_sha256=f"{defense:0<64}"[:64],
+            architecture_sha256="a" * 64,
+        ),
         defense=PluginId(name=defense, version=1, parameters={}),
         attack=PluginId(name=attack, version=1, parameters=dict(parameters or {})),
-        threat=ThreatId(norm=norm, eps=eps, eps_written=None if eps is None else f"{eps:g}", goal="untargeted"),
-        data=DataId(name="images", split="test", fingerprint="f" * 64, id_ranges=[(first, first + len(right))]),
+        threat=ThreatId(
+            norm=norm, eps=eps, eps_written=None if eps is None else f"{eps:g}", goal="untargeted"
+        ),
+        data=DataId(
+            name="images",
+            split="test",
+            fingerprint="f" * 64,
+            id_ranges=[(first, first + len(right))],
+        ),
         seed=0,
-    )  # fmt: skip
+    )
     broken = right & ~held
     spent = np.where(right, queries, 0).astype(np.int32)
-    distance = np.where(broken, np.float32(0.05), np.where(right, np.float32("nan"), np.float32(0))).astype(np.float32)
+    distance = np.where(
+        broken, np.float32(0.05), np.where(right, np.float32("nan"), np.float32(0))
+    ).astype(np.float32)
     proved = None if certified is None else bits(certified)
     arrays = CellArrays(right, broken, distance, spent, spent * 0, 0, proved)
     made = Provenance(
-        created="2026-01-01T00:00:00+00:00", seconds=1.0, device="cpu", batch_size=16, command="rbl evaluate", partial=True,
-        versions={"torch": "2"}, flags=list(flags),
-    )  # fmt: skip
+        created="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+        device="cpu",
+        batch_size=16,
+        command="rbl evaluate",
+        partial=True,
+        versions={"torch": "2"},
+        flags=list(flags),
+    )
     record = make_record(identity, arrays, made)
     return Found(Path(f"cells/{record.key}.json"), record, arrays)
 

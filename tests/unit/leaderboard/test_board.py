@@ -78,14 +78,19 @@ def test_a_folder_without_boards_and_an_unknown_board_are_named(tmp_path: Path) 
 def test_a_board_expands_to_its_cells_with_n_and_budget_of_each_attack(tmp_path: Path) -> None:
     slots = expand(read(tmp_path, TEXT), tmp_path)
     assert [(slot.column, slot.n) for slot in slots] == [
-        ("linf/pgd", 10), ("linf/fgsm", 20), ("curve/linf/0.05/pgd steps=3", 20), ("curve/linf/0.1/pgd steps=3", 20),
-    ]  # fmt: skip
+        ("linf/pgd", 10),
+        ("linf/fgsm", 20),
+        ("curve/linf/0.05/pgd steps=3", 20),
+        ("curve/linf/0.1/pgd steps=3", 20),
+    ]
 
 
 def test_a_hyper_parameter_that_differs_is_named_with_both_values(tmp_path: Path) -> None:
     one = expand(read(tmp_path, TEXT), tmp_path)[0].expected
     other = expand(read(tmp_path, TEXT.replace("steps=3", "steps=5", 1)), tmp_path)[0].expected
-    assert differences(other, one) == ["attack.parameters.steps: the board asks for 5, the record has 3"]
+    assert differences(other, one) == [
+        "attack.parameters.steps: the board asks for 5, the record has 3"
+    ]
     assert differences(one, one) == []
 
 

@@ -30,7 +30,9 @@ class Thing:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
+def package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[tuple[str, Path]]:
     """A package of two modules that no other test has imported."""
     name = f"lockable_{abs(hash(request.node.nodeid))}"
     folder = tmp_path / name
@@ -59,7 +61,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
         ("main.py", "steps = 3\n", "steps = 3; 'three'\n", True),
     ],
 )
-def test_code_counts_and_words_do_not(package: tuple[str, Path], file: str, old: str, new: str, changes: bool) -> None:
+def test_code_counts_and_words_do_not(
+    package: tuple[str, Path], file: str, old: str, new: str, changes: bool
+) -> None:
     module, folder = package
     before, text = source_hash(module), (folder / file).read_text()
     assert old in text
@@ -68,9 +72,11 @@ def test_code_counts_and_words_do_not(package: tuple[str, Path], file: str, old:
 
 
 def test_what_remains_is_code() -> None:
-    assert bare(Source.parse('"""Doc."""\nx = 1  # one\n\n\ndef f():\n    """Doc."""\n    return "# kept"\n')) == (
-        'x = 1\ndef f():\n    return "# kept"'
-    )
+    assert bare(
+        Source.parse(
+            '"""Doc."""\nx = 1  # one\n\n\ndef f():\n    """Doc."""\n    return "# kept"\n'
+        )
+    ) == ('x = 1\ndef f():\n    return "# kept"')
 
 
 def test_an_attack_of_several_files_is_hashed_with_all_of_them() -> None:

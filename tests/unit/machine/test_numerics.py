@@ -1,4 +1,6 @@
-"""Float32 is float32 wherever a network is asked, and what the user had set is there again afterwards."""
+"""Float32 is float32 wherever a network is asked, and what the user had set is there again
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from robustbench_lite.training.trainer import Recipe, train
 from tests.conftest import images, present, small_network, toy
 
 EVERY = (*numerics._KERNELS, *numerics._OLD, *numerics._PRECISION)
-NEW = pytest.mark.skipif(not numerics._HAS_NEW, reason="torch before 2.9 has one name for each setting")
+NEW = pytest.mark.skipif(
+    not numerics._HAS_NEW, reason="torch before 2.9 has one name for each setting"
+)
 
 
 def state() -> dict[str, object]:
@@ -48,7 +52,11 @@ def is_exact() -> bool:
 def loose() -> Iterator[None]:
     """Everything as fast and as rough as a user may set it; afterwards as it was."""
     before = [(setting, numerics._read(setting)) for setting in EVERY]
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False, True
+    (
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    ) = True, False, True
     torch.set_float32_matmul_precision("medium")
     yield
     for setting, value in before:
@@ -80,7 +88,9 @@ class TestExact:
             assert is_exact()
         assert state() == before
 
-    def test_what_a_network_sets_meanwhile_is_undone_for_the_next_call_and_left_to_the_user_afterwards(self) -> None:
+    def test_what_a_network_sets_is_undone_for_the_next_call_and_left_to_the_user_afterwards(
+        self,
+    ) -> None:
         torch.backends.cudnn.benchmark = False
         with exact():
             torch.backends.cudnn.benchmark = True
@@ -117,7 +127,9 @@ class TestExact:
             assert inside
             assert state() == before
 
-    def test_nothing_is_written_where_everything_is_so_already(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nothing_is_written_where_everything_is_so_already(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with exact():
             monkeypatch.setattr(numerics._Held, "_hold", lambda self: pytest.fail("written"))
             with exact():
@@ -132,8 +144,14 @@ class TestExact:
         backends.fp32_precision = "tf32"
         try:
             with exact():
-                assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "ieee"
-            assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "tf32"
+                assert (
+                    backends.cuda.matmul.fp32_precision
+                    == backends.cudnn.conv.fp32_precision
+                    == "ieee"
+                )
+            assert (
+                backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "tf32"
+            )
         finally:
             backends.fp32_precision = "none"
         assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "none"
@@ -142,7 +160,9 @@ class TestExact:
     def test_settings_under_new_names_alone_are_taken_and_put_back(self) -> None:
         backends: Any = torch.backends
         torch.set_float32_matmul_precision("highest")
-        backends.cuda.matmul.fp32_precision = "tf32"  # from now on torch refuses to read the old name
+        backends.cuda.matmul.fp32_precision = (
+            "tf32"  # from now on torch refuses to read the old name
+        )
         backends.mkldnn.matmul.fp32_precision = "bf16"
         before = state()
         with exact():
@@ -181,7 +201,9 @@ class TestEveryWayToANetwork:
     def test_evaluation(self, seen: list[bool], tmp_path: Path) -> None:
         model, samples = small_network(), data()
         seen.clear()
-        report = rbl.evaluate(model, samples, "pgd steps=2", eps="0.1", certify="crown-ibp", output=tmp_path)
+        report = rbl.evaluate(
+            model, samples, "pgd steps=2", eps="0.1", certify="crown-ibp", output=tmp_path
+        )
         assert report.cells
         assert len(seen) > 10
         assert all(seen)
@@ -197,10 +219,25 @@ class TestEveryWayToANetwork:
 
     def test_training_and_what_it_crafts(self, seen: list[bool], tmp_path: Path) -> None:
         spec = "adversarial_training attack='pgd steps=2'"
-        threat, samples, model, other = ThreatModel.parse("linf", 0.1), data(), small_network().train(), small_network()
+        threat, samples, model, other = (
+            ThreatModel.parse("linf", 0.1),
+            data(),
+            small_network().train(),
+            small_network(),
+        )
         seen.clear()
-        train(model, create("defense", spec), samples, Recipe(epochs=1), checkpoint=tmp_path / "c.pt")
-        craft(other, create("attack", "pgd steps=2"), samples.x, samples.y, threat, index=samples.ids, seed=0)
+        train(
+            model, create("defense", spec), samples, Recipe(epochs=1), checkpoint=tmp_path / "c.pt"
+        )
+        craft(
+            other,
+            create("attack", "pgd steps=2"),
+            samples.x,
+            samples.y,
+            threat,
+            index=samples.ids,
+            seed=0,
+        )
         assert len(seen) == 5
         assert all(seen)
 
@@ -251,12 +288,16 @@ class TestRoundedConvolutions:
     def test_they_are_not_taken_for_a_certificate(self, network: nn.Module) -> None:
         graph_of(network, (1, 28, 28))
 
-    def test_without_exact_a_certificate_would_be_refused(self, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_exact_a_certificate_would_be_refused(
+        self, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(numerics._Held, "_hold", lambda self: None)
         with pytest.raises(ModelError, match="something else than its layers say"):
             graph_of(network, (1, 28, 28))
 
-    def test_a_verdict_is_that_of_float32(self, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_verdict_is_that_of_float32(
+        self, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         samples = rbl.load_dataset("fashion_mnist", limit=16)
         loose = rbl.evaluate(network, samples, "fgsm", eps="0.1").cells[0]
         torch.backends.cudnn.allow_tf32 = False
@@ -292,7 +333,12 @@ class TestGenerators:
         here = torch.device("cuda", 1)
         with own_generators(5, here):
             pass
-        assert called == [("get_rng_state", here), ("device", here), ("seed", 5), ("set_rng_state", here)]
+        assert called == [
+            ("get_rng_state", here),
+            ("device", here),
+            ("seed", 5),
+            ("set_rng_state", here),
+        ]
 
 
 class TestFloat64:
@@ -301,7 +347,9 @@ class TestFloat64:
         assert in_float64(x).dtype == torch.float64
         assert float(in_float64(x)) == float(x)
 
-    @pytest.mark.parametrize("network", [nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Identity()])
+    @pytest.mark.parametrize(
+        "network", [nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Identity()]
+    )
     def test_a_network_lies_where_its_tensors_do(self, network: nn.Module) -> None:
         assert device_of(network) == torch.device("cpu")
         if next(iter(network.state_dict()), None) is not None:
@@ -314,12 +362,16 @@ class TestRecords:
         made = provenance(seconds=1, device="cpu", batch_size=1, partial=False, numerics=said)
         assert "numerics" not in made.model_dump(mode="json")
 
-    def test_a_card_is_named_with_the_settings_in_force(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_card_is_named_with_the_settings_in_force(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
         card = torch.device("cuda", 0)
         with exact():
             said = numerics.settings_of(card)
-        made = provenance(seconds=1, device=numerics.name_of(card), batch_size=1, partial=False, numerics=said)
+        made = provenance(
+            seconds=1, device=numerics.name_of(card), batch_size=1, partial=False, numerics=said
+        )
         assert made.device == "cuda: NVIDIA H100 80GB HBM3"
         assert present(made.numerics)["cudnn.deterministic"] == "True"
         assert {"cuda", "cudnn"} <= set(present(made.numerics))

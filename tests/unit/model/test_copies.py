@@ -56,7 +56,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_after_a_forward_pass_the_copy_computes_the_same_and_shares_nothing(name: str) -> None:
     network = NETWORKS[name]()
@@ -98,7 +100,10 @@ def test_what_cannot_be_copied_is_named_with_the_reason() -> None:
 
     network = made()
     network.helpers = {"onnx": [Session()]}  # type: ignore[assignment]
-    with pytest.raises(ModelError, match=r"'helpers'\['onnx'\]\[0\] is a Session.*a session is no value.*__deepcopy__"):
+    with pytest.raises(
+        ModelError,
+        match=r"'helpers'\['onnx'\]\[0\] is a Session.*a session is no value.*__deepcopy__",
+    ):
         own_copy(network)
 
 
@@ -114,8 +119,16 @@ def test_a_statically_quantised_network_is_attacked_by_labels_and_scores() -> No
         network = quantised.convert(prepared).eval()
         logits = network(X)
         y = logits.argmax(1)
-        untied = logits.topk(2).values.diff().squeeze(1) < 0  # quantised logits may be equal, and a tie is no right answer
-        for attack, norm, eps in (("boundary steps=10", "l2", None), ("one_pixel population=5 generations=2", "l0", 1)):
-            assert (rbl.evaluate(network, (X, y), attack, norm=norm, eps=eps).cells[0].clean_correct == untied.numpy()).all()
+        untied = (
+            logits.topk(2).values.diff().squeeze(1) < 0
+        )  # quantised logits may be equal, and a tie is no right answer
+        for attack, norm, eps in (
+            ("boundary steps=10", "l2", None),
+            ("one_pixel population=5 generations=2", "l0", 1),
+        ):
+            assert (
+                rbl.evaluate(network, (X, y), attack, norm=norm, eps=eps).cells[0].clean_correct
+                == untied.numpy()
+            ).all()
         with pytest.raises(ModelError, match=r"no gradient.*boundary, zoo, one_pixel"):
             rbl.evaluate(network, (X, y), "pgd", eps=0.1)

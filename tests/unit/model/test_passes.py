@@ -1,4 +1,6 @@
-"""Passes: which draws of a random model are asked, what is averaged, and what stands for the user's network."""
+"""Passes: which draws of a random model are asked, what is averaged, and what stands for the user's
+network.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class OwnNoise(nn.Module):
 
 
 class Swaying(nn.Module):
-    """Its logits and its gradients depend on the draw, and on nothing but sample and draw beside the image."""
+    """Its logits and its gradients depend on the draw, and on nothing but sample and draw beside
+    the image.
+    """
 
     takes_rng = True
 
@@ -47,13 +51,20 @@ def test_a_users_random_network_draws_anew_for_each_vote_and_for_each_seed() -> 
     first, second, third = Passes(model, 64, seed=1).ballots(x, 3)
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
-    assert all(torch.equal(a, b) for a, b in zip((first, second, third), Passes(model, 64, seed=1).ballots(x, 3), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            (first, second, third), Passes(model, 64, seed=1).ballots(x, 3), strict=True
+        )
+    )
     assert not torch.equal(first, next(iter(Passes(model, 64, seed=2).ballots(x, 1))))
 
 
 def test_logits_and_gradient_are_the_mean_over_the_draws() -> None:
     x = images(N)
-    together = Passes(DefendedModel(Swaying(), Traits(random=True, draws=4)), 64).gradient(points(x), margin_loss)
+    together = Passes(DefendedModel(Swaying(), Traits(random=True, draws=4)), 64).gradient(
+        points(x), margin_loss
+    )
     one = Passes(DefendedModel(Swaying(), Traits(random=True, draws=1)), 64)
     alone = [one.gradient(points(x, draw), margin_loss) for draw in range(4)]
     for found, parts in zip(together, zip(*alone, strict=True), strict=True):
@@ -80,7 +91,9 @@ def test_in_a_search_no_two_points_share_a_draw_of_their_sample() -> None:
     x = images(N)
     y = small_network()(x).argmax(1)
     model = DefendedModel(Watched(), Traits(random=True, draws=2, votes=3))
-    engine = Engine(OnePixel(population=6, generations=4), Passes(model, 64), ThreatModel.parse("l0", 1))
+    engine = Engine(
+        OnePixel(population=6, generations=4), Passes(model, 64), ThreatModel.parse("l0", 1)
+    )
     found = list(engine.search(untargeted(x, y)))
     assert sum(len(part.position) for part in found) == N
     assert max(len(asked) for asked in shown.values()) == 1

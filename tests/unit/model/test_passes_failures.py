@@ -1,4 +1,6 @@
-"""Whatever a network raises or returns while it is asked, the error says of what kind it is and of which samples."""
+"""Whatever a network raises or returns while it is asked, the error says of what kind it is and of
+which samples.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def _raise(error: BaseException) -> Callable[[Tensor], Any]:
 FAILURES = {
     "an assertion": (_raise(AssertionError()), r"without a word \(AssertionError\)"),
     "a key": (_raise(KeyError("features")), r"'features' \(KeyError\)"),
-    "no memory": (_raise(RuntimeError("CUDA out of memory. Tried to allocate")), "Lower --batch-size"),
+    "no memory": (
+        _raise(RuntimeError("CUDA out of memory. Tried to allocate")),
+        "Lower --batch-size",
+    ),
     "many lines": (_raise(ValueError("\n first\nsecond")), r"first \(ValueError\)"),
     "a tuple": (lambda logits: (logits, logits), "returns a tuple"),
     "None": (lambda logits: None, "returns a NoneType"),
@@ -82,14 +87,22 @@ def test_a_network_that_fails_during_the_attack_is_a_model_error(kind: str) -> N
     x, y = _data()
     x[35, 0, 0, 0] = 0.5
     with pytest.raises(ModelError, match=said):
-        evaluate(Failing(fail, above=0.501).eval(), (x, y), "pgd steps=20 random_start=False", eps=0.01, batch_size=8)
+        evaluate(
+            Failing(fail, above=0.501).eval(),
+            (x, y),
+            "pgd steps=20 random_start=False",
+            eps=0.01,
+            batch_size=8,
+        )
 
 
 def test_the_error_names_the_samples_and_how_many_images_there_were() -> None:
     zeros = torch.zeros(16, dtype=torch.int64)
     points = Points(X[:16] * 0 + 1, zeros, zeros - 1, torch.arange(20, 36), zeros)
     passes = Passes(DefendedModel(Failing(_raise(KeyError("k")))), 16)
-    with pytest.raises(ModelError, match=r"16 images of shape \(1, 6, 6\) .*samples 20, 21, 22, 23, 24 and 11 more"):
+    with pytest.raises(
+        ModelError, match=r"16 images of shape \(1, 6, 6\) .*samples 20, 21, 22, 23, 24 and 11 more"
+    ):
         passes.logits(points)
     with pytest.raises(ModelError, match="20, 21"):
         passes.gradient(points, margin)
@@ -111,10 +124,19 @@ def test_a_backward_that_fails_is_no_gradient() -> None:
 
 def test_an_error_of_ours_passes_as_it_is() -> None:
     with pytest.raises(DataError, match="as it is"):
-        evaluate(Failing(_raise(DataError("as it is"))).eval(), _data(), PGD(steps=2), eps=0.01, batch_size=8)
+        evaluate(
+            Failing(_raise(DataError("as it is"))).eval(),
+            _data(),
+            PGD(steps=2),
+            eps=0.01,
+            batch_size=8,
+        )
 
 
-@pytest.mark.parametrize("error", [AssertionError(), KeyError("k"), RuntimeError("mat1 and mat2 shapes cannot be multiplied")])
+@pytest.mark.parametrize(
+    "error",
+    [AssertionError(), KeyError("k"), RuntimeError("mat1 and mat2 shapes cannot be multiplied")],
+)
 def test_a_certificate_of_a_network_that_fails_is_a_model_error(error: Exception) -> None:
     class Fails(nn.Module):
         def __init__(self) -> None:
@@ -124,7 +146,9 @@ def test_a_certificate_of_a_network_that_fails_is_a_model_error(error: Exception
         def forward(self, x: Tensor) -> Tensor:
             raise error
 
-    with pytest.raises(ModelError, match=type(error).__name__ + "|" + (str(error) or "cannot be followed")):
+    with pytest.raises(
+        ModelError, match=type(error).__name__ + "|" + (str(error) or "cannot be followed")
+    ):
         certify(Fails().eval(), _data(), eps=0.01)
 
 
@@ -187,7 +211,9 @@ def test_every_attack_works_on_answers_of_another_precision(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_coarse_answers_lose_nothing_and_their_differences_are_not_rounded(dtype: torch.dtype) -> None:
+def test_coarse_answers_lose_nothing_and_their_differences_are_not_rounded(
+    dtype: torch.dtype,
+) -> None:
     model, zeros = InPrecision(dtype).eval(), torch.zeros(16, dtype=torch.int64)
     logits = Passes(DefendedModel(model), 16).logits(Points(X[:16], zeros, zeros - 1, zeros, zeros))
     assert logits.dtype == torch.float32

@@ -43,9 +43,16 @@ def test_small_answers_are_compared_with_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [said(ANSWERS[:2]), said(ANSWERS[:, :1]), said(fixed=1), said(probes=2), said(changed(1, np.nan))],
+    "other",
+    [
+        said(ANSWERS[:2]),
+        said(ANSWERS[:, :1]),
+        said(fixed=1),
+        said(probes=2),
+        said(changed(1, np.nan)),
+    ],
     ids=["fewer images", "fewer classes", "other images", "other probes", "a NaN"],
-)  # fmt: skip
+)
 def test_other_questions_and_nan_never_agree(other: Behaviour) -> None:
     assert not said().agrees(other)
     assert not other.agrees(said())
@@ -75,7 +82,9 @@ def test_nothing_said_is_an_objection() -> None:
     assert "does not say" in str(objection(None, said()))
 
 
-@pytest.mark.parametrize("change", [{"shape": (3, 3)}, {"shape": (-3, -2)}, {"fixed": 4}, {"answers": "AAAA"}])
+@pytest.mark.parametrize(
+    "change", [{"shape": (3, 3)}, {"shape": (-3, -2)}, {"fixed": 4}, {"answers": "AAAA"}]
+)
 def test_answers_that_are_not_of_their_shape_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RecordError):
         said().model_copy(update=change).array()

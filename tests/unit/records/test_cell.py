@@ -25,7 +25,7 @@ from robustbench_lite.records.cell import (
     ranges,
     read_record,
     write_record,
-)  # fmt: skip
+)
 from robustbench_lite.records.outcomes import CellArrays, Margins
 from robustbench_lite.records.provenance import provenance
 from robustbench_lite.records.seal import seal_of
@@ -71,12 +71,16 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_time_and_place_are_no_part_of_key_and_digest() -> None:
-    other = make_record(identity(), arrays(), provenance(seconds=9, device="cuda", batch_size=64, partial=True))
+    other = make_record(
+        identity(), arrays(), provenance(seconds=9, device="cuda", batch_size=64, partial=True)
+    )
     assert (other.key, other.digest) == (record().key, record().digest)
 
 
 def test_how_eps_is_written_is_no_part_of_the_key() -> None:
-    same = identity(threat=ThreatId(norm="linf", eps=8 / 255, eps_written="0.03137", goal="untargeted"))
+    same = identity(
+        threat=ThreatId(norm="linf", eps=8 / 255, eps_written="0.03137", goal="untargeted")
+    )
     assert same.key() == identity().key()
 
 
@@ -92,7 +96,9 @@ def test_fit_data_is_part_of_key_and_file_only_where_there_is_some() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 1}, {"query_budget": 10}, {"protocol_version": 2},
+        {"seed": 1},
+        {"query_budget": 10},
+        {"protocol_version": 2},
         {"attack": PluginId(name="pgd", version=2, parameters={"steps": 40, "step_size": None})},
         {"attack": PluginId(name="pgd", version=1, parameters={"steps": 41, "step_size": None})},
         {"threat": ThreatId(norm="linf", eps=0.1, eps_written="0.1", goal="untargeted")},
@@ -100,7 +106,7 @@ def test_fit_data_is_part_of_key_and_file_only_where_there_is_some() -> None:
         {"data": DataId(name="data", split="test", fingerprint="c" * 64, id_ranges=[(0, 12)])},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_everything_that_decides_the_outcome_changes_the_key(change: dict[str, Any]) -> None:
     assert identity(**change).key() != identity().key()
 
@@ -172,32 +178,51 @@ def test_a_changed_record_is_refused(tmp_path: Path, path: tuple[str, ...], valu
 
 @pytest.mark.parametrize(
     ("written", "eps"),
-    [("16/255", 8 / 255), ("0.0313", 8 / 255), ("none", 0.1), ("0.1", None), ("8 of 255", 8 / 255), ("", 0.1)],
+    [
+        ("16/255", 8 / 255),
+        ("0.0313", 8 / 255),
+        ("none", 0.1),
+        ("0.1", None),
+        ("8 of 255", 8 / 255),
+        ("", 0.1),
+    ],
 )
 def test_a_radius_that_is_not_what_is_written_is_refused_however_it_is_sealed(
     tmp_path: Path, written: str, eps: float | None
 ) -> None:
-    write_record(record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")), tmp_path / "cell.json")
+    write_record(
+        record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")),
+        tmp_path / "cell.json",
+    )
     with pytest.raises(RecordError, match="eps as written"):
         read_record(tmp_path / "cell.json")
 
 
-@pytest.mark.parametrize(("written", "eps"), [(None, 0.1), ("1/10", 0.1), ("none", None), (None, None), ("5", 5.0)])
+@pytest.mark.parametrize(
+    ("written", "eps"), [(None, 0.1), ("1/10", 0.1), ("none", None), (None, None), ("5", 5.0)]
+)
 def test_a_radius_may_be_written_in_any_way_that_says_what_it_is(
     tmp_path: Path, written: str | None, eps: float | None
 ) -> None:
-    write_record(record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")), tmp_path / "cell.json")
+    write_record(
+        record(threat=ThreatId(norm="linf", eps=eps, eps_written=written, goal="untargeted")),
+        tmp_path / "cell.json",
+    )
     assert read_record(tmp_path / "cell.json")[0].identity.threat.eps == eps
 
 
-@pytest.mark.parametrize(("changes", "unconfirmed"), [({"adaptive": False}, 0), ({}, 1), ({}, 1234)])
+@pytest.mark.parametrize(
+    ("changes", "unconfirmed"), [({"adaptive": False}, 0), ({}, 1), ({}, 1234)]
+)
 def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
     tmp_path: Path, changes: dict[str, Any], unconfirmed: int
 ) -> None:
     outcomes, who, path = arrays(), identity(**changes), tmp_path / "cell.json"
     outcomes.unconfirmed = unconfirmed
     flags = derived_flags(who, unconfirmed)
-    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False, flags=["another", *flags])
+    about = provenance(
+        seconds=1, device="cpu", batch_size=4, partial=False, flags=["another", *flags]
+    )
     write_record(make_record(who, outcomes, about), path)
     assert read_record(path)[0].provenance.flags == ["another", *flags]
     write_record(make_record(who, outcomes, about.model_copy(update={"flags": ["another"]})), path)
@@ -211,7 +236,11 @@ def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: P
     wrong_and_broken.broken = wrong_and_broken.broken | ~wrong_and_broken.clean_correct
     proved_and_broken.certified = proved_and_broken.broken.copy()
     proved_and_wrong.certified = ~proved_and_wrong.clean_correct
-    cases = ((wrong_and_broken, "broken samples"), (proved_and_broken, "certified samples"), (proved_and_wrong, "certified"))
+    cases = (
+        (wrong_and_broken, "broken samples"),
+        (proved_and_broken, "certified samples"),
+        (proved_and_wrong, "certified"),
+    )
     for outcomes, what in cases:
         write_record(make_record(identity(), outcomes, about), tmp_path / "cell.json")
         with pytest.raises(RecordError, match=f"its {what}"):
@@ -219,25 +248,41 @@ def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: P
     possible = arrays()
     possible.certified = possible.robust & (np.arange(11) > 1)
     write_record(make_record(identity(), possible, about), tmp_path / "cell.json")
-    found, summary = read_record(tmp_path / "cell.json")[1], read_record(tmp_path / "cell.json")[0].summary
+    found, summary = (
+        read_record(tmp_path / "cell.json")[1],
+        read_record(tmp_path / "cell.json")[0].summary,
+    )
     assert (found.robust_accuracy, found.certified_accuracy) == (5 / 11, 4 / 11)
     assert (summary.robust_interval, summary.certified_interval) == (wilson(5, 11), wilson(4, 11))
 
 
 @pytest.mark.parametrize("field", ["key", "digest", "summary", "outcomes"])
-def test_parts_that_do_not_belong_together_are_refused_however_they_are_sealed(tmp_path: Path, field: str) -> None:
+def test_parts_that_do_not_belong_together_are_refused_however_they_are_sealed(
+    tmp_path: Path, field: str
+) -> None:
     outcomes = arrays()
     outcomes.broken[1] = True
     other = make_record(identity(seed=5), outcomes, record().provenance)
-    write_record(record().model_copy(update={field: getattr(other, field)}).sealed(), tmp_path / "cell.json")
-    with pytest.raises(RecordError, match=f"its {'digest' if field == 'outcomes' else field} does not agree"):
+    write_record(
+        record().model_copy(update={field: getattr(other, field)}).sealed(), tmp_path / "cell.json"
+    )
+    with pytest.raises(
+        RecordError, match=f"its {'digest' if field == 'outcomes' else field} does not agree"
+    ):
         read_record(tmp_path / "cell.json")
 
 
 def test_the_digest_covers_every_outcome() -> None:
     whole = record().digest
     about = record().provenance
-    for field in ("clean_correct", "broken", "distance", "forward_queries", "backward_queries", "certified"):
+    for field in (
+        "clean_correct",
+        "broken",
+        "distance",
+        "forward_queries",
+        "backward_queries",
+        "certified",
+    ):
         outcomes = arrays()
         values = outcomes.robust.copy() if field == "certified" else getattr(outcomes, field).copy()
         values[1] = not values[1] if values.dtype == np.bool_ else 7
@@ -275,7 +320,9 @@ def test_answers_are_no_part_of_key_and_digest() -> None:
 
 def test_paths_of_the_search_are_in_the_file_only_where_there_are_some(tmp_path: Path) -> None:
     assert "paths" not in record().model_dump()["provenance"]
-    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False, paths=["search: channels last"])
+    about = provenance(
+        seconds=1, device="cpu", batch_size=4, partial=False, paths=["search: channels last"]
+    )
     write_record(make_record(identity(), arrays(), about), tmp_path / "cell.json")
     assert read_record(tmp_path / "cell.json")[0].provenance.paths == ["search: channels last"]
 
@@ -303,7 +350,10 @@ def test_median_distance_counts_what_was_not_found_as_infinite() -> None:
 def test_ranges_keep_the_order_of_the_samples() -> None:
     ids = np.array([5, 6, 7, 2, 3, 9])
     assert ranges(ids) == [(5, 8), (2, 4), (9, 10)]
-    assert DataId(name="d", split="s", fingerprint="f", id_ranges=ranges(ids)).ids().tolist() == ids.tolist()
+    assert (
+        DataId(name="d", split="s", fingerprint="f", id_ranges=ranges(ids)).ids().tolist()
+        == ids.tolist()
+    )
 
 
 @pytest.mark.parametrize("n", [1, 10, 200, 10_000])
@@ -311,7 +361,9 @@ def test_ranges_keep_the_order_of_the_samples() -> None:
 def test_the_wilson_interval_is_that_of_scipy(n: int, confidence: float) -> None:
     for successes in {0, 1, n // 3, n - 1, n}:
         expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-        assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-15)
+        assert wilson(successes, n, confidence) == pytest.approx(
+            (expected.low, expected.high), rel=1e-12, abs=1e-15
+        )
 
 
 def test_the_wilson_interval_is_the_published_one() -> None:
@@ -322,13 +374,17 @@ def test_the_wilson_interval_is_the_published_one() -> None:
 
 def test_margins_are_sealed_and_no_part_of_the_digest(tmp_path: Path) -> None:
     plain = record()
-    near = make_record(identity(), arrays(), plain.provenance, plain.behaviour, Margins.of(0.123456, 2e-7))
+    near = make_record(
+        identity(), arrays(), plain.provenance, plain.behaviour, Margins.of(0.123456, 2e-7)
+    )
     assert near.digest == plain.digest
     assert near.seal != plain.seal
     assert near.margins == Margins(clean=0.123, judged=2e-7)
     write_record(near, tmp_path / "cell.json")
     assert read_record(tmp_path / "cell.json")[0] == near
-    (tmp_path / "cell.json").write_text((tmp_path / "cell.json").read_text().replace("2e-07", "0.2"))
+    (tmp_path / "cell.json").write_text(
+        (tmp_path / "cell.json").read_text().replace("2e-07", "0.2")
+    )
     with pytest.raises(RecordError, match="its seal"):
         read_record(tmp_path / "cell.json")
 

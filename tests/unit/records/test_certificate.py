@@ -1,4 +1,6 @@
-"""Certificates on file: what the digest covers, and what a forgery that is sealed anew is still refused for."""
+"""Certificates on file: what the digest covers, and what a forgery that is sealed anew is still
+refused for.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,22 @@ def identity(**changes: object) -> CertificateIdentity:
 
 
 def certificate(
-    right: np.ndarray = RIGHT, proved: np.ndarray = PROVED, margins: np.ndarray | None = None, **changes: object
+    right: np.ndarray = RIGHT,
+    proved: np.ndarray = PROVED,
+    margins: np.ndarray | None = None,
+    **changes: object,
 ) -> CertificateRecord:
-    given = np.where(proved, 1, -1).astype(np.float32) if margins is None else margins.astype(np.float32)
+    given = (
+        np.where(proved, 1, -1).astype(np.float32)
+        if margins is None
+        else margins.astype(np.float32)
+    )
     arrays = CertificateArrays(right, proved, given, ("dual",) * 4 + ("",))
-    return make_certificate(identity(**changes), arrays, provenance(seconds=1, device="cpu", batch_size=0, partial=False))
+    return make_certificate(
+        identity(**changes),
+        arrays,
+        provenance(seconds=1, device="cpu", batch_size=0, partial=False),
+    )
 
 
 def test_a_certificate_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -51,7 +64,7 @@ def test_a_certificate_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert record.summary.certified_accuracy == pytest.approx(0.4)
 
 
-def test_the_digest_is_of_what_is_certified_and_of_what_is_right_and_not_of_the_last_bits_of_margins() -> None:
+def test_the_digest_is_of_what_is_certified_and_right_not_of_the_last_bits_of_margins() -> None:
     whole = certificate().digest
     for proved in (np.roll(PROVED, 1), PROVED & False, RIGHT):
         assert certificate(proved=proved).digest != whole
@@ -70,7 +83,9 @@ def test_the_digest_is_of_what_is_certified_and_of_what_is_right_and_not_of_the_
         {"model": ModelId(name="net", weights_sha256="e" * 64, architecture_sha256="b" * 64)},
     ],
 )
-def test_everything_that_decides_a_certificate_changes_key_and_digest(change: dict[str, Any]) -> None:
+def test_everything_that_decides_a_certificate_changes_key_and_digest(
+    change: dict[str, Any],
+) -> None:
     assert certificate(**change).key != certificate().key
     assert certificate(**change).digest != certificate().digest
 
@@ -80,11 +95,26 @@ def test_everything_that_decides_a_certificate_changes_key_and_digest(change: di
     [
         (certificate(proved=np.array([True, True, False, False, True])), "certified samples"),
         (certificate(margins=np.array([1, 0, -1, -1, -1])), "margins"),
-        (certificate(threat=ThreatId(norm="linf", eps=0.1, eps_written="0.01", goal="untargeted")), "eps as written"),
+        (
+            certificate(
+                threat=ThreatId(norm="linf", eps=0.1, eps_written="0.01", goal="untargeted")
+            ),
+            "eps as written",
+        ),
         (certificate().model_copy(update={"digest": "0" * 64}).sealed(), "digest"),
         (certificate().model_copy(update={"key": "0" * 32}).sealed(), "key"),
-        (certificate().model_copy(update={"summary": certificate(proved=RIGHT).summary}).sealed(), "summary"),
-        (certificate().model_copy(update={"outcomes": certificate(proved=RIGHT).outcomes}).sealed(), "digest"),
+        (
+            certificate()
+            .model_copy(update={"summary": certificate(proved=RIGHT).summary})
+            .sealed(),
+            "summary",
+        ),
+        (
+            certificate()
+            .model_copy(update={"outcomes": certificate(proved=RIGHT).outcomes})
+            .sealed(),
+            "digest",
+        ),
         (certificate().model_copy(update={"seal": "0" * 64}), "seal"),
     ],
 )

@@ -12,7 +12,13 @@ import pytest
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import require_writable
-from robustbench_lite.records.journal import Outcome, Proof, image_bytes, image_from_bytes, open_journal
+from robustbench_lite.records.journal import (
+    Outcome,
+    Proof,
+    image_bytes,
+    image_from_bytes,
+    open_journal,
+)
 
 BATCH = [
     Outcome(0, True, False, 0.1, 5, 4),
@@ -35,7 +41,9 @@ def test_outcomes_survive_reopening(tmp_path: Path) -> None:
         assert len(journal.outcomes("other")) == 1
 
 
-@pytest.mark.parametrize("column", ["broken = 0", "distance = 0.05", "forward = 1", "x_adv = x'00'"])
+@pytest.mark.parametrize(
+    "column", ["broken = 0", "distance = 0.05", "forward = 1", "x_adv = x'00'"]
+)
 def test_a_changed_row_is_refused(tmp_path: Path, column: str) -> None:
     path = tmp_path / "journal.sqlite"
     with open_journal(path) as journal:
@@ -49,7 +57,9 @@ def test_a_changed_row_is_refused(tmp_path: Path, column: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["margin = 0.5", "stage = 'crown'", "key = 'other'"])
-def test_a_changed_proof_and_one_of_another_certificate_are_refused(tmp_path: Path, change: str) -> None:
+def test_a_changed_proof_and_one_of_another_certificate_are_refused(
+    tmp_path: Path, change: str
+) -> None:
     path = tmp_path / "journal.sqlite"
     with open_journal(path) as journal:
         journal.add_proofs("certificate", [Proof(2, 0.25, "ibp"), Proof(4, -0.25, "dual")], 1.0)
@@ -116,14 +126,20 @@ def _write_row(path: Path, *row: object) -> None:
 )
 def test_a_row_of_other_values_is_refused(tmp_path: Path, row: tuple[object, ...]) -> None:
     _write_row(tmp_path / "journal.sqlite", *row)
-    with open_journal(tmp_path / "journal.sqlite") as journal, pytest.raises(RecordError, match=r"journal\.sqlite"):
+    with (
+        open_journal(tmp_path / "journal.sqlite") as journal,
+        pytest.raises(RecordError, match=r"journal\.sqlite"),
+    ):
         journal.outcomes("cell", 9)
 
 
 def test_a_row_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_row(tmp_path / "journal.sqlite", 0, 1, 0, 0.5, 1, 1, bytes(10_000), "")
     monkeypatch.setattr("robustbench_lite.records.journal._ROW_BYTES", 5_000)
-    with open_journal(tmp_path / "journal.sqlite") as journal, pytest.raises(RecordError, match="too big"):
+    with (
+        open_journal(tmp_path / "journal.sqlite") as journal,
+        pytest.raises(RecordError, match="too big"),
+    ):
         journal.outcomes("cell", 9)
 
 
@@ -139,7 +155,9 @@ def test_a_pipe_is_no_journal(tmp_path: Path, suffix: str) -> None:
         pass
 
 
-def test_the_nearest_claim_of_a_cell_is_known_as_long_as_every_run_has_said_it(tmp_path: Path) -> None:
+def test_the_nearest_claim_of_a_cell_is_known_as_long_as_every_run_has_said_it(
+    tmp_path: Path,
+) -> None:
     with open_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.nearest("cell") is None
         journal.add("cell", BATCH[:2], 1.0, 0.25)

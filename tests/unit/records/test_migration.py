@@ -1,4 +1,6 @@
-"""Records of version 1 become records of version 2: keys and digests as they were, what was changed by hand refused."""
+"""Records of version 1 become records of version 2: keys and digests as they were, what was changed
+by hand refused.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from robustbench_lite.errors import RecordError, UsageError
 from robustbench_lite.records import migration
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import read_record
-from robustbench_lite.records.certificate import CertificateArrays, CertificateIdentity, make_certificate, read_certificate
+from robustbench_lite.records.certificate import (
+    CertificateArrays,
+    CertificateIdentity,
+    make_certificate,
+    read_certificate,
+)
 from robustbench_lite.records.migration import files_of, migrate
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.records.provenance import provenance
@@ -27,17 +34,24 @@ Content = dict[str, Any]
 def certificate() -> Content:
     whole = identity()
     who = CertificateIdentity(
-        model=whole.model, defense=whole.defense, certifier=whole.attack, data=whole.data,
+        model=whole.model,
+        defense=whole.defense,
+        certifier=whole.attack,
+        data=whole.data,
         threat=whole.threat.model_copy(update={"eps_written": None}),
-    )  # fmt: skip
+    )
     right = np.array([True] * 9 + [False] * 2)
-    proved = CertificateArrays(right, right, np.where(right, 1, -np.inf).astype(np.float32), ("ibp",) * 9 + ("",) * 2)
+    proved = CertificateArrays(
+        right, right, np.where(right, 1, -np.inf).astype(np.float32), ("ibp",) * 9 + ("",) * 2
+    )
     return make_certificate(who, proved, ABOUT).model_dump(mode="json")
 
 
 def version_1(content: Content) -> Content:
     """The record as version 1 wrote it."""
-    return {name: value for name, value in content.items() if name not in ("seal", "behaviour")} | {"schema_version": 1}
+    return {name: value for name, value in content.items() if name not in ("seal", "behaviour")} | {
+        "schema_version": 1
+    }
 
 
 def folder_of(path: Path) -> Path:
@@ -46,7 +60,9 @@ def folder_of(path: Path) -> Path:
     for name, content in (("cells", cell), ("certificates", version_1(certificate()))):
         (path / name).mkdir(parents=True)
         (path / name / f"{content['key']}.json").write_text(json.dumps(content))
-    write_npz(path / migration.ADVERSARIALS, x_adv=np.ones((2, 3), np.float32), record=json.dumps(cell))
+    write_npz(
+        path / migration.ADVERSARIALS, x_adv=np.ones((2, 3), np.float32), record=json.dumps(cell)
+    )
     return path
 
 
@@ -65,7 +81,9 @@ def test_a_folder_is_migrated_in_place_with_its_keys_and_digests(tmp_path: Path)
         new = json.loads(path.read_text())
         assert new["behaviour"] is None
         assert {name: new[name] for name in old} == old | {"schema_version": 2}
-        assert (read_certificate(path) if path.parent.name == "certificates" else read_record(path))[0].digest == old["digest"]
+        assert (
+            read_certificate(path) if path.parent.name == "certificates" else read_record(path)
+        )[0].digest == old["digest"]
     arrays = read_npz(folder / migration.ADVERSARIALS)
     assert json.loads(str(arrays["record"]))["schema_version"] == 2
     assert arrays["x_adv"].tolist() == np.ones((2, 3)).tolist()
@@ -108,7 +126,9 @@ def add_field(content: Content) -> None:
     content["surprise"] = 1
 
 
-@pytest.mark.parametrize("change", [set_eps, empty_flags, set_version, set_protocol, set_summary, add_seal, add_field])
+@pytest.mark.parametrize(
+    "change", [set_eps, empty_flags, set_version, set_protocol, set_summary, add_seal, add_field]
+)
 def test_what_was_changed_is_refused_with_its_reason_and_left_as_it_is(
     tmp_path: Path, change: Callable[[Content], None]
 ) -> None:
@@ -131,7 +151,9 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     assert states([tmp_path / "a.json"]) == ["refused"]
 
 
-def test_whoever_knows_the_network_gives_its_answers_to_old_records_and_to_those_without_any(tmp_path: Path) -> None:
+def test_whoever_knows_the_network_gives_its_answers_to_old_records_and_to_those_without_any(
+    tmp_path: Path,
+) -> None:
     answers = Behaviour.of(np.ones((1, 2), np.float32), fixed=1, probes=1)
     folder = folder_of(tmp_path)
     (cell,) = (folder / "cells").iterdir()

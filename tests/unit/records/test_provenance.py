@@ -7,8 +7,19 @@ import pytest
 from robustbench_lite.records.provenance import provenance
 
 
-def test_a_record_names_no_folder_of_the_machine_it_was_made_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["/opt/somewhere/bin/rbl", "evaluate", "--data-dir", "/home/someone/data", "--output", "out", "-a", "pgd steps=10"]
+def test_a_record_names_no_folder_of_the_machine_it_was_made_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = [
+        "/opt/somewhere/bin/rbl",
+        "evaluate",
+        "--data-dir",
+        "/home/someone/data",
+        "--output",
+        "out",
+        "-a",
+        "pgd steps=10",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     made = provenance(seconds=1.23456, device="cpu", batch_size=8, partial=True)
     assert made.command == "rbl evaluate --data-dir data --output out -a 'pgd steps=10'"

@@ -1,4 +1,6 @@
-"""Looks at values: what they show where they are free, and that nothing is known where they are not."""
+"""Looks at values: what they show where they are free, and that nothing is known where they are
+not.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize(("claims", "all_of_them", "none_of_them"), CLAIMS, ids=str)
-def test_a_free_look_shows_what_the_claims_are(claims: list[bool], all_of_them: bool, none_of_them: bool) -> None:
+def test_a_free_look_shows_what_the_claims_are(
+    claims: list[bool], all_of_them: bool, none_of_them: bool
+) -> None:
     there = torch.tensor(claims, dtype=torch.bool)
     assert free_to_look(there)
     assert surely_all(there) == all_of_them
@@ -22,7 +26,9 @@ def test_a_free_look_shows_what_the_claims_are(claims: list[bool], all_of_them: 
 
 
 def test_where_a_look_would_have_to_wait_nothing_is_sure() -> None:
-    far = torch.ones(3, dtype=torch.bool, device="meta")  # holds no values at all: a look would raise
+    far = torch.ones(
+        3, dtype=torch.bool, device="meta"
+    )  # holds no values at all: a look would raise
     assert not free_to_look(far)
     assert not surely_all(far)
     assert not surely_none(far)

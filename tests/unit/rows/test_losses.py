@@ -41,7 +41,9 @@ def test_class_0_is_a_target_like_any_other(others: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("rows", [1, 2], ids=["alone", "beside an untargeted row"])
-def test_every_loss_rises_towards_class_0_where_that_is_the_target(name: LossName, rows: int) -> None:
+def test_every_loss_rises_towards_class_0_where_that_is_the_target(
+    name: LossName, rows: int
+) -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(rows, 1).requires_grad_()
     loss = LOSSES[name](logits, torch.tensor([1, 1])[:rows], torch.tensor([0, -1])[:rows])
     (gradient,) = torch.autograd.grad(loss[0], logits)
@@ -53,7 +55,9 @@ def test_every_loss_rises_towards_class_0_where_that_is_the_target(name: LossNam
 def test_a_loss_does_not_look_at_the_neighbours(name: LossName) -> None:
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     y, target = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([-1, 2, -1, 0, -1, 3])
-    alone = torch.cat([LOSSES[name](logits[i : i + 1], y[i : i + 1], target[i : i + 1]) for i in range(6)])
+    alone = torch.cat(
+        [LOSSES[name](logits[i : i + 1], y[i : i + 1], target[i : i + 1]) for i in range(6)]
+    )
     assert torch.equal(LOSSES[name](logits, y, target), alone)
 
 
@@ -70,8 +74,14 @@ def test_the_smallest_cross_entropy_above_0_is_not_saturated_on_either_side_of_i
 ) -> None:
     logits, y = torch.tensor([[15.94, 0.0]], requires_grad=True), torch.tensor([0])
     smallest = torch.tensor(2.0**-23)
-    for value in (smallest, torch.nextafter(smallest, torch.tensor(0.0)), torch.nextafter(smallest, torch.tensor(1.0))):
-        monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda z, *_, v=value, **__: z[:, 1] * 0 + v)
+    for value in (
+        smallest,
+        torch.nextafter(smallest, torch.tensor(0.0)),
+        torch.nextafter(smallest, torch.tensor(1.0)),
+    ):
+        monkeypatch.setattr(
+            torch.nn.functional, "cross_entropy", lambda z, *_, v=value, **__: z[:, 1] * 0 + v
+        )
         assert LOSSES["ce"](logits, y, NONE).item() == value.item()
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda z, *_, **__: z[:, 1] * 0)
     assert LOSSES["ce"](logits, y, NONE).item() == pytest.approx(-15.94)
@@ -92,7 +102,9 @@ def test_ratio_of_logits_does_not_change_with_their_scale() -> None:
 
 
 def test_of_equal_logits_the_first_gets_the_gradient_of_dlr() -> None:
-    """Of 60 classes 20 each have the logits 2, 1 and 0: the third largest is class 6, and a sort that is not stable errs."""
+    """Of 60 classes 20 each have the logits 2, 1 and 0: the third largest is class 6, and a sort
+    that is not stable errs.
+    """
     logits = (2.0 - torch.arange(60).float() % 3).unsqueeze(0).requires_grad_()
     loss = LOSSES["dlr"](logits, torch.tensor([1]), torch.tensor([-1]))
     (gradient,) = torch.autograd.grad(loss.sum(), logits)

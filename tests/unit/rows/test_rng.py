@@ -27,7 +27,13 @@ def test_philox_gives_the_words_of_its_authors(
 ) -> None:
     a, b, c, d = counter
     assert (
-        tuple(int(word) for word in philox((torch.tensor(a), torch.tensor(b), torch.tensor(c), torch.tensor(d)), key)) == words
+        tuple(
+            int(word)
+            for word in philox(
+                (torch.tensor(a), torch.tensor(b), torch.tensor(c), torch.tensor(d)), key
+            )
+        )
+        == words
     )
 
 
@@ -38,7 +44,9 @@ def test_philox_leaves_its_counter_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("draw", "distribution"), [("uniform", "uniform"), ("normal", "norm")])
-def test_numbers_follow_their_distribution_within_a_row_and_across_rows(draw: str, distribution: str) -> None:
+def test_numbers_follow_their_distribution_within_a_row_and_across_rows(
+    draw: str, distribution: str
+) -> None:
     rng = SampleRng.create(0, "test", torch.arange(20_000))
     across = getattr(rng, draw)(0, (2,))
     within = getattr(rng.select(torch.tensor([7])), draw)(1, (20_000,))
@@ -61,9 +69,13 @@ def test_uniform_numbers_stay_below_one() -> None:
 def test_a_row_draws_the_same_numbers_in_any_company(count: int) -> None:
     together = SampleRng.create(0, "test", INDEX).normal(9, (count,))
     for row, index in enumerate(INDEX):
-        assert torch.equal(SampleRng.create(0, "test", index[None]).normal(9, (count,))[0], together[row])
+        assert torch.equal(
+            SampleRng.create(0, "test", index[None]).normal(9, (count,))[0], together[row]
+        )
     order = torch.tensor([2, 3, 1, 0])
-    assert torch.equal(SampleRng.create(0, "test", INDEX[order]).normal(9, (count,)), together[order])
+    assert torch.equal(
+        SampleRng.create(0, "test", INDEX[order]).normal(9, (count,)), together[order]
+    )
 
 
 def test_a_draw_number_for_each_row_reads_each_row_at_its_own_place() -> None:
@@ -113,9 +125,13 @@ def test_a_stream_is_the_same_whenever_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "of"), [(UP, lambda n: n), (DOWN, lambda n: -1 - n), (DOWN[1:2], lambda n: -2)], ids=["up", "down", "single"]
+    ("numbers", "of"),
+    [(UP, lambda n: n), (DOWN, lambda n: -1 - n), (DOWN[1:2], lambda n: -2)],
+    ids=["up", "down", "single"],
 )
-def test_a_pinned_stream_has_the_numbers_that_it_is_pinned_to(numbers: range, of: Callable[[int], int]) -> None:
+def test_a_pinned_stream_has_the_numbers_that_it_is_pinned_to(
+    numbers: range, of: Callable[[int], int]
+) -> None:
     rng = SampleRng.create(0, "test", INDEX)
     stream = rng.stream(Pinned("any", numbers))
     for draw in range(min(len(numbers), 3)):

@@ -52,13 +52,23 @@ def follow_in_place(steps: int, scale: float = 0.25) -> Tensor:
     values, moments = START.clone(), Moments.fresh(START)
     for step in range(1, steps + 1):
         gradient, count = scale * gradient_at(values), torch.full((5,), step)
-        step_in_place(values, moments, gradient, count, RATE, scale=scale, scratch=torch.full_like(values, float("nan")))
+        step_in_place(
+            values,
+            moments,
+            gradient,
+            count,
+            RATE,
+            scale=scale,
+            scratch=torch.full_like(values, float("nan")),
+        )
     return values
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50])
 @pytest.mark.parametrize("follow", [follow_as_printed, follow_folded, follow_in_place])
-def test_torchs_own_optimizer_takes_the_same_steps(follow: Callable[[int], Tensor], steps: int) -> None:
+def test_torchs_own_optimizer_takes_the_same_steps(
+    follow: Callable[[int], Tensor], steps: int
+) -> None:
     torch.testing.assert_close(follow(steps), follow_torch(steps), rtol=0, atol=1e-4)
 
 
@@ -75,8 +85,18 @@ def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update: Upd
 def test_a_scaled_gradient_in_place_takes_the_steps_of_the_gradient(scale: float) -> None:
     small = torch.full((2, 4), 3 * TINY)  # so small that TINY counts
     values, moments = torch.zeros(2, 4), Moments.fresh(small)
-    step_in_place(values, moments, scale * small, torch.tensor([1, 1]), 1.0, scale=scale, scratch=torch.empty(2, 4))
-    torch.testing.assert_close(-values, as_printed(Moments.fresh(small), small, torch.tensor(1.0), 1.0).move)
+    step_in_place(
+        values,
+        moments,
+        scale * small,
+        torch.tensor([1, 1]),
+        1.0,
+        scale=scale,
+        scratch=torch.empty(2, 4),
+    )
+    torch.testing.assert_close(
+        -values, as_printed(Moments.fresh(small), small, torch.tensor(1.0), 1.0).move
+    )
 
 
 def test_each_row_is_at_a_step_of_its_own() -> None:
@@ -88,5 +108,13 @@ def test_each_row_is_at_a_step_of_its_own() -> None:
             alone = update(Moments.fresh(gradient[:1]), gradient[:1], count[row : row + 1]).move
             assert torch.equal(together[row : row + 1], alone)
     values = torch.zeros(3, 2)
-    step_in_place(values, Moments.fresh(values), gradient.clone(), count.squeeze(1), 1.0, scale=1.0, scratch=torch.empty(3, 2))
+    step_in_place(
+        values,
+        Moments.fresh(values),
+        gradient.clone(),
+        count.squeeze(1),
+        1.0,
+        scale=1.0,
+        scratch=torch.empty(3, 2),
+    )
     assert len(set(values[:, 0].tolist())) == 3

@@ -1,4 +1,6 @@
-"""The search for a constant: tenfold until the first success, half way from there on, each row by itself."""
+"""The search for a constant: tenfold until the first success, half way from there on, each row by
+itself.
+"""
 
 import torch
 

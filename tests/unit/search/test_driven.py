@@ -1,4 +1,6 @@
-"""Attacks that drive the model themselves: what the engine grants them, what it counts, and what it keeps to itself."""
+"""Attacks that drive the model themselves: what the engine grants them, what it counts, and what it
+keeps to itself.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ NEAREST = ThreatModel.parse("linf", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Guess(DrivenAttack):
-    """Tries random points of the box with numbers of all three global generators, then claims one more."""
+    """Tries random points of the box with numbers of all three global generators, then claims one
+    more.
+    """
 
     name: ClassVar[str] = "guess"
     access: ClassVar[Access] = Access.LABELS
@@ -39,7 +43,9 @@ class Guess(DrivenAttack):
     points: int = 1  # type: ignore[assignment]
     restarts: int = 1
 
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel) -> Tensor | None:
+    def run(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel
+    ) -> Tensor | None:
         for _ in range(self.tries):
             model(self._draw(x))
         return self._draw(x)[:1]
@@ -60,7 +66,9 @@ class Probe(DrivenAttack):
 
     function: object
 
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel) -> Tensor | None:
+    def run(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel
+    ) -> Tensor | None:
         return self.function(model, x, y)  # type: ignore[operator,no-any-return]
 
 
@@ -76,9 +84,15 @@ def task(network: nn.Module, rows: int = 20) -> Task:
 
 
 def search(
-    attack: DrivenAttack, model: nn.Module | DefendedModel, what: Task, threat: ThreatModel = NEAREST, batch: int = 32,
-    lanes: int = 64, seed: int = 0, budget: int | None = None,
-) -> Outcome:  # fmt: skip
+    attack: DrivenAttack,
+    model: nn.Module | DefendedModel,
+    what: Task,
+    threat: ThreatModel = NEAREST,
+    batch: int = 32,
+    lanes: int = 64,
+    seed: int = 0,
+    budget: int | None = None,
+) -> Outcome:
     model = model if isinstance(model, DefendedModel) else DefendedModel(model)
     engine = DrivenEngine(attack, Passes(model, batch), threat, seed=seed, query_budget=budget)
     engine.LANES = lanes
@@ -86,7 +100,10 @@ def search(
 
 
 def same(a: Outcome, b: Outcome) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("found", "x_adv", "size", "forward", "backward"))
+    return all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for name in ("found", "x_adv", "size", "forward", "backward")
+    )
 
 
 @pytest.mark.parametrize(("batch", "lanes"), [(1, 64), (7, 64), (64, 3)])
@@ -117,7 +134,11 @@ def test_seeds_and_restarts_draw_anew(network: nn.Module) -> None:
 
 def test_the_global_generators_are_where_they_were_even_after_an_error(network: nn.Module) -> None:
     def states() -> list[object]:
-        return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # type: ignore[index]
+        return [
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),  # type: ignore[index]
+            random.getstate(),
+        ]
 
     def fail(model: nn.Module, x: Tensor, y: Tensor) -> None:
         torch.rand(3), np.random.random(), random.random()
@@ -131,7 +152,9 @@ def test_the_global_generators_are_where_they_were_even_after_an_error(network: 
     with pytest.raises(AttackError, match=r"probe failed on sample 100: KeyError: 'lost'"):
         search(Probe(function=fail), network, task(network))
     assert states() == before
-    stream = DrivenEngine(Guess(), Passes(DefendedModel(network), 32), NEAREST).search(task(network, 80))
+    stream = DrivenEngine(Guess(), Passes(DefendedModel(network), 32), NEAREST).search(
+        task(network, 80)
+    )
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert states() == before
@@ -150,9 +173,14 @@ def test_queries_are_counted_by_the_point_forward_and_backward(network: nn.Modul
 
 
 @pytest.mark.parametrize("budget", [1, 4, 10, 29])
-def test_a_budget_holds_to_the_query_and_what_was_found_counts(network: nn.Module, budget: int) -> None:
+def test_a_budget_holds_to_the_query_and_what_was_found_counts(
+    network: nn.Module, budget: int
+) -> None:
     what = task(network)
-    short, whole = search(Guess(), network, what, budget=budget), search(Guess(tries=budget), network, what)
+    short, whole = (
+        search(Guess(), network, what, budget=budget),
+        search(Guess(tries=budget), network, what),
+    )
     assert short.forward.tolist() == [budget] * 20
     assert (short.size[short.found] >= whole.size[short.found]).all()
     assert short.found.any() or budget < 10
@@ -178,7 +206,14 @@ def test_the_nearest_point_asked_is_kept_and_the_first_in_the_ball_ends_the_row(
     result = search(Probe(function=note), network, what, lanes=1)
     points = torch.stack(asked).reshape(20, 4, *what.x.shape[1:])
     hits = network(points.flatten(0, 1)).argmax(1).reshape(20, 4) != what.y.unsqueeze(1)
-    size = (points - what.x.unsqueeze(1)).flatten(2).abs().amax(2).masked_fill(~hits, float("inf")).amin(1)
+    size = (
+        (points - what.x.unsqueeze(1))
+        .flatten(2)
+        .abs()
+        .amax(2)
+        .masked_fill(~hits, float("inf"))
+        .amin(1)
+    )
     last = network(torch.ones_like(what.x)).argmax(1) != what.y
     far = (1 - what.x).flatten(1).amax(1).masked_fill(~last, float("inf"))
     torch.testing.assert_close(result.size, torch.minimum(size, far))
@@ -221,19 +256,33 @@ def test_a_surrogate_gives_the_gradient_and_costs_its_passes(network: nn.Module)
     plain = search(Probe(function=ask), stepped, task(stepped, 5), LINF)
     assert max(grads) == 0
     grads.clear()
-    adaptive = search(Probe(function=ask), DefendedModel(stepped, Traits(surrogate=network)), task(stepped, 5), LINF)
+    adaptive = search(
+        Probe(function=ask),
+        DefendedModel(stepped, Traits(surrogate=network)),
+        task(stepped, 5),
+        LINF,
+    )
     assert min(grads) > 0
     assert (adaptive.forward - plain.forward).tolist() == [1] * 5
 
 
 def test_every_draw_of_a_random_model_is_counted(network: nn.Module) -> None:
-    result = search(Guess(tries=3), DefendedModel(network, Traits(random=True, draws=4, votes=3)), task(network, 5))
+    result = search(
+        Guess(tries=3),
+        DefendedModel(network, Traits(random=True, draws=4, votes=3)),
+        task(network, 5),
+    )
     assert result.forward.tolist() == [16] * 5
 
 
 def test_label_access_gives_labels_and_no_gradient(network: nn.Module) -> None:
     outputs: list[Tensor] = []
-    search(Blind(function=lambda model, x, y: outputs.append(model(x))), network, task(network, 3), LINF)
+    search(
+        Blind(function=lambda model, x, y: outputs.append(model(x))),
+        network,
+        task(network, 3),
+        LINF,
+    )
     assert all(sorted(output[0].tolist()) == [0, 0, 1] for output in outputs)
 
     def climb(model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -245,7 +294,9 @@ def test_label_access_gives_labels_and_no_gradient(network: nn.Module) -> None:
 
 def test_nan_is_an_error_that_names_its_source(network: nn.Module) -> None:
     with pytest.raises(AttackError, match="probe produced NaN for sample 100"):
-        search(Probe(function=lambda model, x, y: x * float("nan")), network, task(network, 3), LINF)
+        search(
+            Probe(function=lambda model, x, y: x * float("nan")), network, task(network, 3), LINF
+        )
     broken = nn.Sequential(network, nn.Threshold(1e9, float("nan"))).eval()
     with pytest.raises(ModelError, match="near sample 100"):
         search(Probe(function=lambda model, x, y: model(x)), broken, task(network, 3), LINF)
@@ -259,10 +310,15 @@ def test_an_attack_that_swallows_the_stop_gets_no_more_answers(network: nn.Modul
             except Exception:  # noqa: BLE001 -- what some packages do
                 continue
 
-    assert search(Probe(function=stubborn), network, task(network, 3), LINF, budget=4).forward.tolist() == [4] * 3
+    assert (
+        search(Probe(function=stubborn), network, task(network, 3), LINF, budget=4).forward.tolist()
+        == [4] * 3
+    )
 
 
-def test_what_drives_the_model_is_refused_where_it_would_have_to_be_asked(network: nn.Module) -> None:
+def test_what_drives_the_model_is_refused_where_it_would_have_to_be_asked(
+    network: nn.Module,
+) -> None:
     attack = Probe(function=lambda model, x, y: None)
     with pytest.raises(TypeError, match="DrivenEngine"):
         next(Engine(attack, Passes(DefendedModel(network), 8), LINF).search(task(network, 2)))

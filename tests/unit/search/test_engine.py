@@ -79,7 +79,12 @@ class Probe(Attack):
         return Still(torch.zeros_like(y, dtype=torch.bool), x, torch.zeros_like(y))
 
     def ask(self, state: Still) -> Query:
-        return Query(state.x + self.shift, self.wants, margin_loss if self.wants == Access.GRADIENT else None, final=self.final)
+        return Query(
+            state.x + self.shift,
+            self.wants,
+            margin_loss if self.wants == Access.GRADIENT else None,
+            final=self.final,
+        )
 
     def tell(self, state: Still, answer: Answer) -> Still:
         assert answer.logits is None
@@ -93,14 +98,19 @@ MEANS = [0.41, 0.2, 0.59, 0.8, 0.45, 0.55, 0.3, 0.49, 0.1, 0.52, 0.65]
 @pytest.mark.parametrize("batch_size", [2, 3, 64])
 def test_slots_that_are_refilled_give_the_outcomes_of_one_row_at_a_time(batch_size: int) -> None:
     attack, what = PGD(steps=8, step_size=0.02, restarts=2), task(MEANS)
-    alone, together = search(attack, what, batch_size=1), search(attack, what, batch_size=batch_size)
+    alone, together = (
+        search(attack, what, batch_size=1),
+        search(attack, what, batch_size=batch_size),
+    )
     for name in ("found", "forward", "backward"):
         assert torch.equal(getattr(alone, name), getattr(together, name))
     torch.testing.assert_close(alone.x_adv, together.x_adv, atol=1e-6, rtol=0)
     assert 0 < alone.found.sum() < len(MEANS)
 
 
-def test_rows_for_several_batches_are_in_flight_and_the_model_is_shown_one_batch_at_a_time() -> None:
+def test_rows_for_several_batches_are_in_flight_and_the_model_is_shown_one_batch_at_a_time() -> (
+    None
+):
     class Watched(Brightness):
         calls: tuple[int, ...] = ()
 
@@ -112,7 +122,10 @@ def test_rows_for_several_batches_are_in_flight_and_the_model_is_shown_one_batch
         batches = 3
 
     model, what = Watched(), task(MEANS * 10)
-    wide, narrow = search(Wide(shift=0.05), what, model, batch_size=32), search(Probe(shift=0.05), what, batch_size=32)
+    wide, narrow = (
+        search(Wide(shift=0.05), what, model, batch_size=32),
+        search(Probe(shift=0.05), what, batch_size=32),
+    )
     assert model.calls[:3] == (32, 32, 32)
     assert max(model.calls) == 32
     for name in ("found", "forward"):
@@ -157,7 +170,9 @@ def test_each_restart_draws_a_new_start() -> None:
 def test_a_query_budget_is_kept_to_the_query(budget: int) -> None:
     result = search(Probe(moves=6), task([0.2, 0.8, 0.3]), query_budget=budget)
     assert (result.forward + result.backward == min(budget, 6)).all()
-    gradients = search(PGD(steps=3), task([0.2, 0.8]), query_budget=budget)  # three steps of two queries, and the last point
+    gradients = search(
+        PGD(steps=3), task([0.2, 0.8]), query_budget=budget
+    )  # three steps of two queries, and the last point
     spent = 7 if budget >= 7 else budget - budget % 2
     assert (gradients.forward + gradients.backward == spent).all()
 
@@ -182,7 +197,9 @@ def test_where_something_depends_on_the_answer_to_a_last_point_the_model_is_aske
     attack: dict[str, Any], options: dict[str, Any]
 ) -> None:
     model = Brightness()
-    outcome = search(Probe(**{"shift": 0.05, "moves": 1, "final": True} | attack), task(MEANS), model, **options)
+    outcome = search(
+        Probe(**{"shift": 0.05, "moves": 1, "final": True} | attack), task(MEANS), model, **options
+    )
     assert model.rows > 0
     assert not outcome.unasked.any()
     assert 0 < outcome.found.sum() < len(MEANS)
@@ -202,11 +219,15 @@ def test_queries_are_what_the_model_was_shown() -> None:
 
 @pytest.mark.parametrize("access", [Access.SCORES, Access.GRADIENT])
 def test_an_attack_that_asks_for_more_than_it_declares_is_refused(access: Access) -> None:
-    with pytest.raises(AttackError, match=f"probe asked for {access.name} but declares access = LABELS"):
+    with pytest.raises(
+        AttackError, match=f"probe asked for {access.name} but declares access = LABELS"
+    ):
         search(Probe(wants=access), task([0.2]))
 
 
-def test_an_attack_that_claims_a_point_outside_of_the_ball_is_named_with_sample_and_excess() -> None:
+def test_an_attack_that_claims_a_point_outside_of_the_ball_is_named_with_sample_and_excess() -> (
+    None
+):
     with pytest.raises(AttackError, match=r"probe left the Linf ball .* on sample 100, by 0\.2"):
         search(Probe(shift=0.3), task([0.4]))
 
@@ -264,19 +285,25 @@ def test_a_tie_ends_no_search() -> None:
 
 
 @pytest.mark.parametrize("free_looks", [True, False])
-def test_of_a_search_for_the_nearest_the_nearest_success_within_bounds_is_kept(free_looks: bool) -> None:
+def test_of_a_search_for_the_nearest_the_nearest_success_within_bounds_is_kept(
+    free_looks: bool,
+) -> None:
     class Stepping(Probe):
         """Its nearest success has a value above 1; of the others the second is nearest."""
 
         kind = "minimal_distance"  # type: ignore[assignment]
 
         def ask(self, state: Still) -> Query:
-            points = state.x + torch.tensor([0.15, 0.4, 0.3, 0.35])[state.step.clamp(max=3)].reshape(-1, 1, 1, 1)
+            points = state.x + torch.tensor([0.15, 0.4, 0.3, 0.35])[
+                state.step.clamp(max=3)
+            ].reshape(-1, 1, 1, 1)
             return Query(points if int(state.step[0]) == 0 else points.clamp(max=1), Access.LABELS)
 
     what = task([0.4, 0.41, 0.42])
     what.x[:, 0, 0, 0] = 0.95
-    result = search(Stepping(moves=4), what, threat=ThreatModel.parse("linf", None), free_looks=free_looks)
+    result = search(
+        Stepping(moves=4), what, threat=ThreatModel.parse("linf", None), free_looks=free_looks
+    )
     assert result.found.all()
     assert (result.x_adv <= 1).all()
     torch.testing.assert_close(result.size, torch.full((3,), 0.3))
@@ -299,14 +326,22 @@ def test_what_most_votes_are_against_is_not_found() -> None:
             wrong = (rng.restart % 5 == 0).float()
             return torch.stack([1 - wrong, wrong], 1)
 
-    result = search(Probe(), task([0.2] * 8), DefendedModel(Seldom(), Traits(random=True, votes=15)))
+    result = search(
+        Probe(), task([0.2] * 8), DefendedModel(Seldom(), Traits(random=True, votes=15))
+    )
     assert not result.found.any()
-    assert (result.forward == 3 + 15).all()  # one draw of three was lucky, and its point was voted on
+    assert (
+        result.forward == 3 + 15
+    ).all()  # one draw of three was lucky, and its point was voted on
 
 
 def test_the_draws_of_a_random_model_are_averaged_and_all_counted() -> None:
     model = Brightness()
-    result = search(PGD(steps=2, step_size=0.01), task([0.2] * 16), DefendedModel(model, Traits(random=True, draws=3)))
+    result = search(
+        PGD(steps=2, step_size=0.01),
+        task([0.2] * 16),
+        DefendedModel(model, Traits(random=True, draws=3)),
+    )
     assert result.forward.tolist() == [9] * 16
     assert result.backward.tolist() == [6] * 16
     assert model.rows == 9 * 16
@@ -324,19 +359,25 @@ def test_logits_times_a_thousand_do_not_raise_robust_accuracy() -> None:
 
 
 class Noisy(Brightness):
-    """Its logits move by far more than a step of an attack does, with numbers that belong to the sample."""
+    """Its logits move by far more than a step of an attack does, with numbers that belong to the
+    sample.
+    """
 
     takes_rng = True
 
     def forward(self, x: Tensor, rng: SampleRng) -> Tensor:  # type: ignore[override]
-        return super().forward(x) + torch.cat([torch.zeros(len(x), 1), 0.05 * rng.normal(0, (1,))], 1)
+        return super().forward(x) + torch.cat(
+            [torch.zeros(len(x), 1), 0.05 * rng.normal(0, (1,))], 1
+        )
 
 
 def test_a_lucky_draw_of_a_random_model_does_not_end_the_search_and_votes_are_paid_for() -> None:
     attack = PGD(steps=20, step_size=0.005, random_start=False, loss="margin")
     defended = DefendedModel(Noisy(), Traits(random=True, draws=1, votes=15))
     result = search(attack, task([0.44] * 64), defended)
-    lead = result.x_adv.flatten(1).mean(1) * 2 - 1  # the mean margin; its standard deviation is 0.05
+    lead = (
+        result.x_adv.flatten(1).mean(1) * 2 - 1
+    )  # the mean margin; its standard deviation is 0.05
     assert result.found.all()
     assert (lead > 0).float().mean() > 0.9  # at a lucky draw it would be below 0 for most
     assert (result.forward >= result.backward + 15).all()

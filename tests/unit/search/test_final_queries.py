@@ -1,4 +1,6 @@
-"""Where nothing depends on the answer to a last point, the judge's pass is its one query, and no record shows it."""
+"""Where nothing depends on the answer to a last point, the judge's pass is its one query, and no
+record shows it.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,15 @@ from robustbench_lite.errors import ModelError
 from robustbench_lite.search.attack import Query, State
 
 
-@pytest.mark.parametrize("defense", ["none", "gaussian_noise sigma=0.02", "feature_squeezing bits=4"])
-def test_a_record_does_not_show_who_made_the_last_query(network: nn.Module, batch: tuple[Tensor, Tensor], defense: str) -> None:
+@pytest.mark.parametrize(
+    "defense", ["none", "gaussian_noise sigma=0.02", "feature_squeezing bits=4"]
+)
+def test_a_record_does_not_show_who_made_the_last_query(
+    network: nn.Module, batch: tuple[Tensor, Tensor], defense: str
+) -> None:
     left, asked = (
-        rbl.evaluate(network, batch, attack(sweep=False), defenses=defense, eps=0.05).cells[0] for attack in (FGSM, Asking)
+        rbl.evaluate(network, batch, attack(sweep=False), defenses=defense, eps=0.05).cells[0]
+        for attack in (FGSM, Asking)
     )
     for field in ("robust", "distance", "forward_queries", "backward_queries"):
         np.testing.assert_array_equal(getattr(left, field), getattr(asked, field))
@@ -43,4 +50,6 @@ def test_a_model_that_returns_nan_at_the_last_point_is_an_error_and_not_a_robust
 
     x = torch.full((40, 1, 3, 4), 0.4)
     with pytest.raises(ModelError, match="NaN or inf near sample 0"):
-        rbl.evaluate(Fragile().eval(), (x, torch.zeros(40, dtype=torch.int64)), FGSM(sweep=False), eps=0.2)
+        rbl.evaluate(
+            Fragile().eval(), (x, torch.zeros(40, dtype=torch.int64)), FGSM(sweep=False), eps=0.2
+        )

@@ -33,7 +33,9 @@ class Noisy(nn.Module):
 
 
 def judge(model: nn.Module, traits: Traits = Traits(), eps: float = 0.3) -> Judge:  # noqa: B008 -- frozen
-    return Judge(Passes(DefendedModel(model, traits), 4), ThreatModel.parse("linf", eps), "an_attack", "cpu")
+    return Judge(
+        Passes(DefendedModel(model, traits), 4), ThreatModel.parse("linf", eps), "an_attack", "cpu"
+    )
 
 
 def claim(values: list[float], start: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -47,15 +49,24 @@ def claim(values: list[float], start: float = 0.4) -> tuple[Tensor, Tensor, Tens
 def test_only_what_is_wrong_is_confirmed() -> None:
     verdict = judge(Threshold()).confirm(*claim([0.6, 0.45, 0.51, 0.2, 0.7]))
     assert verdict.confirmed.tolist() == [True, False, True, False, True]
-    torch.testing.assert_close(verdict.size, torch.tensor([0.2, 0.05, 0.11, 0.2, 0.3], dtype=torch.float64), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        verdict.size,
+        torch.tensor([0.2, 0.05, 0.11, 0.2, 0.3], dtype=torch.float64),
+        atol=1e-7,
+        rtol=0,
+    )
 
 
 def test_a_tie_is_no_success() -> None:
     assert not judge(Threshold()).confirm(*claim([0.5])).confirmed.any()
 
 
-@pytest.mark.parametrize(("value", "message"), [(0.8, "by 0.1"), (float("nan"), "not finite"), (float("inf"), "by inf")])
-def test_a_claim_outside_the_ball_names_attack_sample_and_excess(value: float, message: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "message"), [(0.8, "by 0.1"), (float("nan"), "not finite"), (float("inf"), "by inf")]
+)
+def test_a_claim_outside_the_ball_names_attack_sample_and_excess(
+    value: float, message: str
+) -> None:
     with pytest.raises(AttackError, match=f"an_attack.* sample 101 .*{message}"):
         judge(Threshold()).confirm(*claim([0.6, value]))
 
@@ -89,7 +100,11 @@ def test_votes_belong_to_the_index_in_the_data_set_wherever_a_claim_stands() -> 
     whole = judge(Noisy(), Traits(random=True, votes=1)).confirm(*rows).confirmed
     assert 0 < whole.sum() < 30
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    mixed = judge(Noisy(), Traits(random=True, votes=1)).confirm(*(column[order] for column in rows)).confirmed
+    mixed = (
+        judge(Noisy(), Traits(random=True, votes=1))
+        .confirm(*(column[order] for column in rows))
+        .confirmed
+    )
     assert torch.equal(mixed, whole[order])
 
 
@@ -99,8 +114,14 @@ def test_a_wrong_class_that_is_not_the_target_is_no_success() -> None:
             return -(x[:, 0, 0, :1] - torch.tensor([0.4, 0.5, 0.6])).abs()
 
     x_adv, x, y, _, index = claim([0.41, 0.51, 0.61])
-    for target, reached in ((-1, [False, True, True]), (1, [False, True, False]), (2, [False, False, True])):
-        assert judge(Bands()).confirm(x_adv, x, y, y * 0 + target, index).confirmed.tolist() == reached
+    for target, reached in (
+        (-1, [False, True, True]),
+        (1, [False, True, False]),
+        (2, [False, False, True]),
+    ):
+        assert (
+            judge(Bands()).confirm(x_adv, x, y, y * 0 + target, index).confirmed.tolist() == reached
+        )
     zero = judge(Bands()).confirm(x_adv, x, y + 2, y, index)  # class 0 is a target like any other
     assert zero.confirmed.tolist() == [True, False, False]
 
@@ -150,7 +171,9 @@ def test_closeness_is_the_margin_in_shares_of_the_largest_logit() -> None:
             return torch.cat([super().forward(x), torch.full((len(x), 1), -50.0)], 1)
 
     verdict = judge(Large()).confirm(*claim([0.6, 0.45]))
-    torch.testing.assert_close(verdict.closeness, torch.tensor([0.2 / 50, 0.1 / 50]), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        verdict.closeness, torch.tensor([0.2 / 50, 0.1 / 50]), atol=1e-7, rtol=0
+    )
 
 
 def test_the_closeness_of_a_vote_is_that_of_the_ballot_that_decides() -> None:

@@ -36,7 +36,12 @@ def _npz(folder: Path, **arrays: Any) -> str:
 def test_the_bundled_slice_is_a_thousand_labelled_images() -> None:
     data = load_dataset("fashion_mnist")
     assert data.x.shape == (1000, 1, 28, 28)
-    assert (data.name, data.split, data.partial, data.classes) == ("fashion_mnist", "test[:1000]", False, 10)
+    assert (data.name, data.split, data.partial, data.classes) == (
+        "fashion_mnist",
+        "test[:1000]",
+        False,
+        10,
+    )
     assert data.y[:5].tolist() == [9, 2, 1, 1, 6]
     assert data.ids.tolist() == list(range(1000))
     assert data.x.max() == 1
@@ -44,7 +49,12 @@ def test_the_bundled_slice_is_a_thousand_labelled_images() -> None:
 
 def test_the_bundled_training_images_are_others() -> None:
     data = load_dataset("fashion_mnist", split="train")
-    assert (data.x.shape, data.split, data.partial, data.classes) == ((1000, 1, 28, 28), "train[:1000]", False, 10)
+    assert (data.x.shape, data.split, data.partial, data.classes) == (
+        (1000, 1, 28, 28),
+        "train[:1000]",
+        False,
+        10,
+    )
     assert data.y[:5].tolist() == [9, 0, 0, 3, 0]
     assert data.fingerprint == "f4cfee99b67a56edd52bcb2d8b64c3a9749834276274fb80568a03f7ad09bd93"
 
@@ -83,7 +93,9 @@ def test_every_layout_of_an_npz_gives_the_same_data_set(tmp_path: Path, x: np.nd
 
 
 def test_an_npz_with_two_splits_gives_the_one_that_is_asked_for(tmp_path: Path) -> None:
-    spec = _npz(tmp_path, x_train=PIXELS[:3], y_train=LABELS[:3], x_test=PIXELS[3:], y_test=LABELS[3:])
+    spec = _npz(
+        tmp_path, x_train=PIXELS[:3], y_train=LABELS[:3], x_test=PIXELS[3:], y_test=LABELS[3:]
+    )
     assert len(load_dataset(spec, split="train")) == 3
     assert load_dataset(spec, split="test").y.tolist() == [1, 0]
 
@@ -99,7 +111,9 @@ def test_an_npz_with_two_splits_gives_the_one_that_is_asked_for(tmp_path: Path) 
         ({"x": PIXELS[:0], "y": LABELS[:0]}, "no samples"),
     ],
 )
-def test_an_unusable_npz_says_what_is_wrong(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_an_unusable_npz_says_what_is_wrong(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         load_dataset(_npz(tmp_path, **arrays))
 
@@ -122,7 +136,9 @@ def test_pickled_arrays_are_never_unpickled(tmp_path: Path) -> None:
 def test_a_folder_is_a_class_a_sub_folder(tmp_path: Path) -> None:
     for label, name in enumerate(["ant", "bee"]):
         (tmp_path / name).mkdir()
-        Image.fromarray(np.full((4, 5), 100 * label, dtype=np.uint8)).save(tmp_path / name / "0.png")
+        Image.fromarray(np.full((4, 5), 100 * label, dtype=np.uint8)).save(
+            tmp_path / name / "0.png"
+        )
     data = load_dataset(f"folder:{tmp_path}")
     assert data.x.shape == (2, 1, 4, 5)
     assert data.y.tolist() == [0, 1]
@@ -142,7 +158,9 @@ def test_classes_are_called_by_their_names_where_there_are_any(tmp_path: Path) -
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     for size in (4, 5):
-        Image.fromarray(np.zeros((size, size, 3), dtype=np.uint8)).save(tmp_path / "ant" / f"{size}.png")
+        Image.fromarray(np.zeros((size, size, 3), dtype=np.uint8)).save(
+            tmp_path / "ant" / f"{size}.png"
+        )
     with pytest.raises(DataError, match="differ in size"):
         load_dataset(f"folder:{tmp_path}")
 
@@ -167,7 +185,9 @@ def test_missing_files_are_named_with_their_place(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
-def test_the_environment_variable_names_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_names_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RBL_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match="FashionMNIST/raw"):
         load_dataset("fashion_mnist")
@@ -204,7 +224,9 @@ def _with(value: float) -> torch.Tensor:
         (GOOD_X, GOOD_Y + 1, "0 to 1 is allowed"),
     ],
 )
-def test_each_kind_of_bad_data_is_told_the_likely_fix(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
+def test_each_kind_of_bad_data_is_told_the_likely_fix(
+    x: torch.Tensor, y: torch.Tensor, message: str
+) -> None:
     check_data(GOOD_X, GOOD_Y, 2)
     with pytest.raises(DataError, match=message):
         check_data(x, y, 2)
@@ -228,7 +250,9 @@ def _picture(path: Path, size: tuple[int, int] = (4, 4)) -> Path:
     return path
 
 
-def test_a_picture_is_bounded_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_bounded_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _picture(tmp_path / "ant" / "0.png", (60, 50))
     monkeypatch.setattr("robustbench_lite.sources.data_files.MAX_PIXELS", 2999)
     monkeypatch.setattr(Image.Image, "convert", lambda *rest: pytest.fail("it was decoded"))
@@ -243,7 +267,9 @@ def test_pictures_are_bounded_together(tmp_path: Path, monkeypatch: pytest.Monke
         load_dataset(f"folder:{tmp_path}")
 
 
-def test_a_picture_is_decoded_by_what_is_inside_and_never_by_another_program(tmp_path: Path) -> None:
+def test_a_picture_is_decoded_by_what_is_inside_and_never_by_another_program(
+    tmp_path: Path,
+) -> None:
     path = _picture(tmp_path / "ant" / "0.png")
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n")
     with pytest.raises(DataError, match=r"0\.png is no readable image"):
@@ -258,7 +284,15 @@ def test_a_folder_that_lies_in_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
-    for name in ("bee/9.png", "ant/b/1.PNG", "ant/b.c/0.png", "ant/a.png", "ant/b/c/7.png", "ant/notes.txt", "bee/2.jpeg"):
+    for name in (
+        "bee/9.png",
+        "ant/b/1.PNG",
+        "ant/b.c/0.png",
+        "ant/a.png",
+        "ant/b/c/7.png",
+        "ant/notes.txt",
+        "bee/2.jpeg",
+    ):
         if name.endswith("txt"):
             (tmp_path / name).write_text("nothing")
         else:
@@ -266,7 +300,11 @@ def test_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
     (tmp_path / "bee" / "more").symlink_to(tmp_path / "ant" / "b")
     (tmp_path / "read.me").write_text("nothing")
     theirs = ImageFolder(str(tmp_path))
-    ours = [(str(path), label) for label, name in enumerate(theirs.classes) for path in image_files(tmp_path / name)]
+    ours = [
+        (str(path), label)
+        for label, name in enumerate(theirs.classes)
+        for path in image_files(tmp_path / name)
+    ]
     assert ours == theirs.samples
     assert load_dataset(f"folder:{tmp_path}").y.tolist() == theirs.targets
 
@@ -276,7 +314,9 @@ def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, odd: str) -> Non
     _picture(tmp_path / "ant" / "0.png")
     (tmp_path / "cifar10-jpeg").mkdir()
     os.mkfifo(tmp_path / odd)
-    spec = {"x.npz": f"npz:{tmp_path / odd}", "ant/1.png": f"folder:{tmp_path}"}.get(odd, "cifar10-jpeg")
+    spec = {"x.npz": f"npz:{tmp_path / odd}", "ant/1.png": f"folder:{tmp_path}"}.get(
+        odd, "cifar10-jpeg"
+    )
     with pytest.raises(DataError, match="named pipe"):
         load_dataset(spec, data_dir=tmp_path)
 
@@ -299,7 +339,9 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, y: np.ndarray, message
 
 
 @pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", "longdouble"])
-def test_images_and_labels_in_any_byte_order_are_the_same_data_set(tmp_path: Path, kind: str) -> None:
+def test_images_and_labels_in_any_byte_order_are_the_same_data_set(
+    tmp_path: Path, kind: str
+) -> None:
     plain = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(np.float32), y=LABELS))
     other = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(kind), y=LABELS.astype(">i4")))
     assert plain.fingerprint == other.fingerprint
@@ -309,12 +351,20 @@ def test_arrays_of_any_strides_become_tensors() -> None:
     x = np.arange(12, dtype=">f4").reshape(3, 4)[::-1, ::-1]
     assert tensor_from(x).tolist() == x.tolist()
     assert tensor_from(np.broadcast_to(np.float32(1), (2, 2))).tolist() == [[1, 1], [1, 1]]
-    for odd in (np.zeros(2, object), np.zeros(2, "U3"), np.zeros(2, [("a", "i4")]), [[1], [1, 2]], object()):
+    for odd in (
+        np.zeros(2, object),
+        np.zeros(2, "U3"),
+        np.zeros(2, [("a", "i4")]),
+        [[1], [1, 2]],
+        object(),
+    ):
         with pytest.raises(DataError, match="no array of numbers"):
             tensor_from(odd)
 
 
-@pytest.mark.parametrize("name", ["npz:/etc/x.npz", "npz:../x.npz", "folder:..", "npz:out/x.npz", "npz:"])
+@pytest.mark.parametrize(
+    "name", ["npz:/etc/x.npz", "npz:../x.npz", "folder:..", "npz:out/x.npz", "npz:"]
+)
 def test_a_path_that_a_file_names_lies_below_what_the_user_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "out").symlink_to(tmp_path)

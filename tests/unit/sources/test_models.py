@@ -81,7 +81,10 @@ def test_a_users_factory_gets_typed_arguments_and_weights(tmp_path: Path) -> Non
 
 def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("from torch import nn\ndef net(width: int = 1) -> nn.Module:\n    return nn.Linear(width, 2)\n")
+    path.write_text(
+        "from torch import nn\ndef net(width: int = 1) -> nn.Module:\n    return nn.Linear(width, "
+        "2)\n"
+    )
     with pytest.raises(UsageError, match="--allow-code"):
         load_model(f"{path}:net", trust=Trust.INSTALLED)
     module = load_model(f"{path}:net width=4", trust=Trust.ANY).module
@@ -97,12 +100,18 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
         ("convolutionl", UnknownNameError, "Did you mean 'convolutional'"),
         ("convolutional", UsageError, "--weights"),
         ("no_such_package.models:net", UsageError, "no module 'no_such_package'"),
-        ("robustbench_lite.sources.networks:convolutional chanels=3", UnknownNameError, "Did you mean 'channels'"),
+        (
+            "robustbench_lite.sources.networks:convolutional chanels=3",
+            UnknownNameError,
+            "Did you mean 'channels'",
+        ),
         ("robustbench_lite.sources.networks:NETWORKS", ModelError, "is no factory"),
         ("robustbench_lite.sources.datasets:data_root", ModelError, "gave a "),
     ],
 )
-def test_a_model_that_cannot_be_loaded_says_why(text: str, error: type[Exception], message: str) -> None:
+def test_a_model_that_cannot_be_loaded_says_why(
+    text: str, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         load_model(text, trust=Trust.INSTALLED)
 
@@ -120,11 +129,15 @@ def test_a_built_in_network_takes_its_shape_from_the_data() -> None:
 
 
 @pytest.mark.parametrize("size", [8192, 10**9])
-def test_the_size_that_a_card_states_takes_no_memory_before_it_is_compared(tmp_path: Path, size: int) -> None:
+def test_the_size_that_a_card_states_takes_no_memory_before_it_is_compared(
+    tmp_path: Path, size: int
+) -> None:
     for form in ("safetensors", "json"):
         shutil.copy(BUNDLED / f"fashion_mnist-none.{form}", tmp_path)
     card = tmp_path / "fashion_mnist-none.json"
     content = json.loads(card.read_text())
-    card.write_text(json.dumps(content | {"network_params": {"channels": 1, "size": size, "classes": 100_000}}))
+    card.write_text(
+        json.dumps(content | {"network_params": {"channels": 1, "size": size, "classes": 100_000}})
+    )
     with pytest.raises(UsageError, match=r"do not fit the network|size in \[4, 8192\]"):
         trained_model(card.with_suffix(".safetensors"))

@@ -12,7 +12,9 @@ from robustbench_lite.sources.networks import NETWORKS
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 2), (1, 9, 3)])
-def test_every_network_maps_images_to_logits(name: str, channels: int, size: int, classes: int) -> None:
+def test_every_network_maps_images_to_logits(
+    name: str, channels: int, size: int, classes: int
+) -> None:
     network = NETWORKS[name](channels=channels, size=size, classes=classes)
     assert network(torch.zeros(2, channels, size, size)).shape == (2, classes)
 
@@ -49,7 +51,9 @@ def test_an_aggregation_starts_as_the_mean() -> None:
         ([0.0, 0.0, 0.6], [0.4 / 3, 0.4 / 3, 2.2 / 3]),
     ],
 )
-def test_projection_finds_the_nearest_point_of_the_simplex(before: list[float], after: list[float]) -> None:
+def test_projection_finds_the_nearest_point_of_the_simplex(
+    before: list[float], after: list[float]
+) -> None:
     aggregation = ConvexAggregation(len(before))
     with torch.no_grad():
         aggregation.coefficients.copy_(torch.tensor(before))
@@ -57,7 +61,9 @@ def test_projection_finds_the_nearest_point_of_the_simplex(before: list[float], 
     assert aggregation.coefficients.tolist() == pytest.approx(after, abs=1e-6)
 
 
-@pytest.mark.parametrize("given", [{"channels": 10**9}, {"size": 10**9}, {"classes": 10**9}, {"width": 10**9}])
+@pytest.mark.parametrize(
+    "given", [{"channels": 10**9}, {"size": 10**9}, {"classes": 10**9}, {"width": 10**9}]
+)
 def test_what_a_card_may_say_of_a_network_is_bounded(given: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="A network needs"):
         NETWORKS["residual"](**given)

@@ -48,12 +48,16 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"0\.weight is \(4, 2\), the network's is \(3, 2\)"):
         load_weights(_network(), path)
     save_weights(nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.Linear(3, 3)), path)
-    with pytest.raises(WeightsError, match=r"missing: .*1\.running_mean.*not in the network: 2\.bias, 2\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"missing: .*1\.running_mean.*not in the network: 2\.bias, 2\.weight"
+    ):
         load_weights(_network(), path)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pt"])
-def test_a_truncated_file_is_a_clear_error_and_leaves_the_network_alone(tmp_path: Path, form: str) -> None:
+def test_a_truncated_file_is_a_clear_error_and_leaves_the_network_alone(
+    tmp_path: Path, form: str
+) -> None:
     path = tmp_path / f"weights.{form}"
     if form == "safetensors":
         save_weights(_network(0.5), path)
@@ -94,7 +98,10 @@ def test_a_card_with_an_unknown_or_missing_field_is_damaged(tmp_path: Path) -> N
         ({1: torch.zeros(2)}, "each with a name"),
         ([], "no plain state dict"),
         ({"0.weight": 3}, "no plain state dict"),
-        ({name: tensor.to(torch.complex64) for name, tensor in _network().state_dict().items()}, "is torch.complex64"),
+        (
+            {name: tensor.to(torch.complex64) for name, tensor in _network().state_dict().items()},
+            "is torch.complex64",
+        ),
     ],
     ids=["expanded", "sparse", "numbered", "list", "number", "complex"],
 )
@@ -104,7 +111,9 @@ def test_what_is_no_plain_state_is_refused(tmp_path: Path, state: object, messag
         load_weights(_network(), tmp_path / "w.pt")
 
 
-def test_weights_of_an_archive_are_bounded_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_an_archive_are_bounded_by_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save({"0.weight": torch.zeros(10**5)}, tmp_path / "w.pt")
     monkeypatch.setattr("robustbench_lite.files.reading.ARRAYS_BYTES", 10**5)
     monkeypatch.setattr(torch, "load", lambda *rest, **more: pytest.fail("it was read"))
@@ -122,11 +131,18 @@ def test_a_pipe_is_no_weights_file_and_no_card(tmp_path: Path) -> None:
         load_card(tmp_path / "w.json")
 
 
-def test_weights_and_cards_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_cards_are_replaced_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(_network(0.5), path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(UsageError, match="No space left"):
         save_weights(_network(1.0), path)
-    assert (path.read_bytes(), [found.name for found in tmp_path.iterdir()]) == (before, ["w.safetensors"])
+    assert (path.read_bytes(), [found.name for found in tmp_path.iterdir()]) == (
+        before,
+        ["w.safetensors"],
+    )

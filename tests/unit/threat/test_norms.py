@@ -26,7 +26,9 @@ def test_sizes_are_those_of_the_textbook(name: str, size: float) -> None:
         ("l0", 1, [3.0, -4.0]),
     ],
 )
-def test_projections_are_those_of_the_textbook(name: str, eps: float, expected: list[float]) -> None:
+def test_projections_are_those_of_the_textbook(
+    name: str, eps: float, expected: list[float]
+) -> None:
     moved = {"linf": [2.0, -2.0], "l2": [1.5, -2.0], "l1": [1.0, -2.0], "l0": [0.0, -4.0]}[name]
     flat = NORMS[name].project(DELTA, eps)[0].flatten()
     assert flat[[0, 2]].tolist() == pytest.approx(moved)
@@ -62,7 +64,9 @@ def test_sparse_steps_pass_over_blocked_coordinates(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(NORMS))
 def test_random_points_fill_the_ball_and_stay_inside(name: str) -> None:
     like, eps = torch.zeros(200, 1, 3, 3), 2.0
-    size = NORMS[name].size(NORMS[name].random(like, eps, SampleRng.create(0, "test", torch.arange(200)), 0))
+    size = NORMS[name].size(
+        NORMS[name].random(like, eps, SampleRng.create(0, "test", torch.arange(200)), 0)
+    )
     assert size.max() <= eps + NORMS[name].tolerance(eps)
     assert size.max() > 0.95 * eps
 

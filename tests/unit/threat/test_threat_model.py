@@ -30,7 +30,11 @@ def test_eps_may_be_written_as_a_fraction() -> None:
 
 def test_a_radius_remembers_how_it_was_written_and_is_the_same_radius() -> None:
     written, plain = ThreatModel.parse("linf", "8/255"), ThreatModel.parse("linf", 8 / 255)
-    assert (written.written, plain.written, ThreatModel.parse("l2", None).written) == ("8/255", str(8 / 255), None)
+    assert (written.written, plain.written, ThreatModel.parse("l2", None).written) == (
+        "8/255",
+        str(8 / 255),
+        None,
+    )
     assert written == plain
     assert hash(written) == hash(plain)
 
@@ -54,8 +58,12 @@ def test_a_random_start_lies_in_the_ball(norm: str) -> None:
 
 
 @pytest.mark.parametrize("eps", [None, 100.0])
-@pytest.mark.parametrize(("value", "inside"), [(-0.001, False), (0.0, True), (1.0, True), (1.001, False)])
-def test_what_is_below_0_or_above_1_is_outside_however_large_the_ball(eps: float | None, value: float, inside: bool) -> None:
+@pytest.mark.parametrize(
+    ("value", "inside"), [(-0.001, False), (0.0, True), (1.0, True), (1.001, False)]
+)
+def test_what_is_below_0_or_above_1_is_outside_however_large_the_ball(
+    eps: float | None, value: float, inside: bool
+) -> None:
     x = torch.full((1, 1, 2, 2), 0.5)
     x_adv = x.clone()
     x_adv[0, 0, 1, 0] = value
@@ -75,7 +83,9 @@ def test_the_ball_ends_at_its_radius(norm: str, eps: float) -> None:
     changed.flatten()[: int(eps) if norm == "l0" else 36] = 0.01
     changed = changed if norm == "l0" else changed * (eps / float(threat.norm.size(changed)))
     assert bool((threat.excess(x + changed, x) <= 0).all())
-    beyond = changed * 1.001 if norm != "l0" else changed.flip(3).roll(1, 2) * (changed == 0) + changed
+    beyond = (
+        changed * 1.001 if norm != "l0" else changed.flip(3).roll(1, 2) * (changed == 0) + changed
+    )
     assert bool((threat.excess(x + beyond, x) > 0).all())
 
 
@@ -83,7 +93,10 @@ def test_the_ball_ends_at_its_radius(norm: str, eps: float) -> None:
 def test_random_starts_are_spread_over_the_ball_as_its_volume_is(norm: str) -> None:
     # Of D coordinates, the share t of the radius holds the share t^D of the volume.
     x = torch.full((4000, 1, 2, 3), 0.5)
-    delta = ThreatModel.parse(norm, 0.25).random_start(x, SampleRng.create(0, "t", torch.arange(4000))) - x
+    delta = (
+        ThreatModel.parse(norm, 0.25).random_start(x, SampleRng.create(0, "t", torch.arange(4000)))
+        - x
+    )
     volume = (NORMS[norm].size(delta) / 0.25).double() ** 6
     assert stats.kstest(volume.numpy(), "uniform").pvalue > 1e-3
     assert float(delta.mean().abs()) < 0.005  # and to all sides
@@ -122,11 +135,19 @@ def test_targets_are_never_the_true_class() -> None:
 def test_a_fixed_class_leaves_out_its_own_samples() -> None:
     assert Targeted("class", 2).applies_to(torch.tensor([0, 2, 1])).tolist() == [True, False, True]
     with pytest.raises(UsageError, match="classes 0 to 3"):
-        Targeted("class", 9).targets(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+        Targeted("class", 9).targets(
+            torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        )
 
 
 @pytest.mark.parametrize(
-    ("eps", "said"), [("8", "did you mean 8/255"), (255, "did you mean 255/255"), (1.0001, "at most 1"), (300, "at most 1")]
+    ("eps", "said"),
+    [
+        ("8", "did you mean 8/255"),
+        (255, "did you mean 255/255"),
+        (1.0001, "at most 1"),
+        (300, "at most 1"),
+    ],
 )
 def test_a_linf_radius_that_reaches_every_image_is_asked_about(eps: object, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -23,7 +23,15 @@ from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.card import examine
-from robustbench_lite.training.trainer import Progress, Recipe, _sizes, describe, evaluating, initialised, train
+from robustbench_lite.training.trainer import (
+    Progress,
+    Recipe,
+    _sizes,
+    describe,
+    evaluating,
+    initialised,
+    train,
+)
 from tests.conftest import toy
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.01, seed=5)
@@ -36,7 +44,12 @@ def _data(count: int = 70) -> Dataset:
 
 
 def _network(seed: int = 0) -> nn.Module:
-    return initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)), seed)
+    return initialised(
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)
+        ),
+        seed,
+    )
 
 
 class Stopped(Exception):
@@ -72,9 +85,13 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path: Path, epoch: int, 
         )
     network = _network()
     first: list[Any] = []
-    curve = train(network, NoDefense(), _data(), RECIPE, checkpoint=checkpoint, on_progress=first.append)
+    curve = train(
+        network, NoDefense(), _data(), RECIPE, checkpoint=checkpoint, on_progress=first.append
+    )
     assert weights_hash(network) == _uninterrupted(tmp_path)
-    assert first[0].epoch * 5 + first[0].step == max(1, epoch * 5 + step)  # the last step is repeated, nothing before it
+    assert first[0].epoch * 5 + first[0].step == max(
+        1, epoch * 5 + step
+    )  # the last step is repeated, nothing before it
     assert [entry["epoch"] for entry in curve] == [1, 2, 3]
 
 
@@ -87,7 +104,8 @@ def test_a_process_killed_five_times_ends_with_the_same_bits(tmp_path: Path) -> 
         def kill(progress):
             if (progress.epoch, progress.step) == (int(sys.argv[1]), int(sys.argv[2])):
                 os.kill(os.getpid(), signal.SIGKILL)
-        t.train(t._network(), t.NoDefense(), t._data(), t.RECIPE, checkpoint=Path({str(tmp_path / "k.pt")!r}),
+        checkpoint = Path({str(tmp_path / "k.pt")!r})
+        t.train(t._network(), t.NoDefense(), t._data(), t.RECIPE, checkpoint=checkpoint,
                 checkpoint_seconds=0, on_progress=kill)
     """
     for epoch, step in [(0, 2), (0, 5), (1, 3), (2, 1), (2, 4)]:
@@ -100,17 +118,32 @@ def test_a_process_killed_five_times_ends_with_the_same_bits(tmp_path: Path) -> 
 
 
 def _normed() -> nn.Module:
-    return initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)), 0)
+    return initialised(
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)
+        ),
+        0,
+    )
 
 
-DEFENSES = ["none", "adversarial_training eps=0.05 attack='pgd steps=2'", "dual_network eps=0.01", "parseval"]
+DEFENSES = [
+    "none",
+    "adversarial_training eps=0.05 attack='pgd steps=2'",
+    "dual_network eps=0.01",
+    "parseval",
+]
 
 
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_an_image_that_is_left_over_joins_the_batch_before(tmp_path: Path, defense: str) -> None:
     steps: list[Progress] = []
     curve = train(
-        _normed(), create("defense", defense), _data(65), RECIPE, checkpoint=tmp_path / "c.pt", on_progress=steps.append
+        _normed(),
+        create("defense", defense),
+        _data(65),
+        RECIPE,
+        checkpoint=tmp_path / "c.pt",
+        on_progress=steps.append,
     )
     assert [at.step for at in steps] == [1, 2, 3, 4] * RECIPE.epochs
     assert len(curve) == RECIPE.epochs
@@ -122,16 +155,23 @@ def test_a_stopped_training_with_a_joined_image_ends_with_the_same_bits(tmp_path
     for epoch, step in [(0, 3), (0, 4), (1, 2)]:
         with pytest.raises(Stopped):
             train(
-                _normed(), NoDefense(), _data(65), RECIPE, checkpoint=tmp_path / "c.pt", checkpoint_seconds=0,
+                _normed(),
+                NoDefense(),
+                _data(65),
+                RECIPE,
+                checkpoint=tmp_path / "c.pt",
+                checkpoint_seconds=0,
                 on_progress=_stop_at(epoch, step),
-            )  # fmt: skip
+            )
     train(stopped, NoDefense(), _data(65), RECIPE, checkpoint=tmp_path / "c.pt")
     assert weights_hash(stopped) == weights_hash(whole)
 
 
 @pytest.mark.parametrize("count", range(1, 40))
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16, 50])
-def test_every_image_is_in_one_batch_and_none_but_a_left_over_one_is_moved(count: int, batch_size: int) -> None:
+def test_every_image_is_in_one_batch_and_none_but_a_left_over_one_is_moved(
+    count: int, batch_size: int
+) -> None:
     sizes = [len(part) for part in torch.split(torch.arange(count), batch_size)]
     if len(sizes) > 1 and batch_size > 1 and sizes[-1] == 1:
         sizes = [*sizes[:-2], batch_size + 1]
@@ -145,8 +185,12 @@ def test_batches_of_one_image_are_said_to_be_too_small_for_batch_norm(tmp_path: 
 
 
 @pytest.mark.parametrize("defense", DEFENSES)
-@pytest.mark.parametrize("error", [AssertionError(), KeyError("features"), IndexError("out of range"), MemoryError()])
-def test_what_a_network_raises_in_training_says_where(tmp_path: Path, defense: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [AssertionError(), KeyError("features"), IndexError("out of range"), MemoryError()]
+)
+def test_what_a_network_raises_in_training_says_where(
+    tmp_path: Path, defense: str, error: Exception
+) -> None:
     class Failing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -162,13 +206,22 @@ def test_what_a_network_raises_in_training_says_where(tmp_path: Path, defense: s
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     whole, network = _uninterrupted(tmp_path), _network()
     steps: list[Any] = []
-    curve = train(network, NoDefense(), _data(), RECIPE, checkpoint=tmp_path / "whole.pt", on_progress=steps.append)
+    curve = train(
+        network,
+        NoDefense(),
+        _data(),
+        RECIPE,
+        checkpoint=tmp_path / "whole.pt",
+        on_progress=steps.append,
+    )
     assert weights_hash(network) == whole
     assert steps == []
     assert len(curve) == 3
 
 
-def test_training_learns_and_leaves_eval_mode_and_the_global_generator_alone(tmp_path: Path) -> None:
+def test_training_learns_and_leaves_eval_mode_and_the_global_generator_alone(
+    tmp_path: Path,
+) -> None:
     before, network = torch.random.get_rng_state(), _network()
     recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.04)
     curve = train(network, NoDefense(), _data(), recipe, checkpoint=tmp_path / "c.pt")
@@ -180,12 +233,17 @@ def test_training_learns_and_leaves_eval_mode_and_the_global_generator_alone(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": Recipe(epochs=4, batch_size=16, learning_rate=0.01, seed=5)}, "epochs was 3, now 4"),
+        (
+            {"recipe": Recipe(epochs=4, batch_size=16, learning_rate=0.01, seed=5)},
+            "epochs was 3, now 4",
+        ),
         ({"data": _data(71)}, "data was"),
         ({"network": 1}, "initial weights was"),
     ],
 )
-def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_the_checkpoint_of_another_training_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     _uninterrupted(tmp_path)
     settings: dict[str, Any] = {"recipe": RECIPE, "data": _data(), "network": 0} | change
     network, path = _network(settings["network"]), tmp_path / "whole.pt"
@@ -201,11 +259,15 @@ def test_a_damaged_checkpoint_says_to_start_over(tmp_path: Path) -> None:
         train(_network(), NoDefense(), _data(), RECIPE, checkpoint=path)
 
 
-def test_a_checkpoint_that_another_run_deletes_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_another_run_deletes_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, path = _uninterrupted(tmp_path), tmp_path / "whole.pt"
     path.unlink()
     looks = iter([True])  # it was there at the first look
-    monkeypatch.setattr("robustbench_lite.training.checkpoint.os.path.lexists", lambda _: next(looks, False))
+    monkeypatch.setattr(
+        "robustbench_lite.training.checkpoint.os.path.lexists", lambda _: next(looks, False)
+    )
     network = _network()
     train(network, NoDefense(), _data(), RECIPE, checkpoint=path)
     assert weights_hash(network) == whole
@@ -215,7 +277,14 @@ def test_a_folder_that_cannot_be_written_to_shows_before_any_step(tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     steps: list[Progress] = []
     with pytest.raises(UsageError, match="cannot be written"):
-        train(_network(), NoDefense(), _data(), RECIPE, checkpoint=tmp_path / "file" / "c.pt", on_progress=steps.append)
+        train(
+            _network(),
+            NoDefense(),
+            _data(),
+            RECIPE,
+            checkpoint=tmp_path / "file" / "c.pt",
+            on_progress=steps.append,
+        )
     assert steps == []
 
 
@@ -228,7 +297,8 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
 
 
 def test_a_card_states_the_accuracies_of_a_linear_model() -> None:
-    # The logit difference is 2 (x - 0.5): clean 2 of 4 right, and eps 0.2 turns the sample that is 0.1 from the boundary.
+    # The logit difference is 2 (x - 0.5): clean 2 of 4 right, and eps 0.2 turns the sample that is
+    # 0.1 from the boundary.
     network: Any = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         network[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
@@ -237,9 +307,16 @@ def test_a_card_states_the_accuracies_of_a_linear_model() -> None:
     data = Dataset("line", "test", x, torch.tensor([1, 1, 1, 0]), torch.arange(4), 2, 4)
     about = {"name": "line", "network": "line", "network_params": {}, "command": "rbl train"}
     card = examine(
-        network, attack=PGD(steps=10), threat=ThreatModel.parse("linf", 0.2), defense=NoDefense(), recipe=RECIPE, data=data,
-        test=data, curve=[], about=about,
-    )  # fmt: skip
+        network,
+        attack=PGD(steps=10),
+        threat=ThreatModel.parse("linf", 0.2),
+        defense=NoDefense(),
+        recipe=RECIPE,
+        data=data,
+        test=data,
+        curve=[],
+        about=about,
+    )
     assert (card.clean_accuracy, card.robust_accuracy) == (0.5, 0.25)
     assert card.weights_sha256 == weights_hash(network)
 
@@ -263,7 +340,10 @@ def test_a_description_builds_the_same_plug_in_again() -> None:
     assert create("defense", describe(defense)) == defense
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}],
+)
 def test_a_recipe_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="Training needs"):
         Recipe(**settings)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 import robustbench_lite as rbl
 from robustbench_lite import registry
 from robustbench_lite.defense import Defense
-from robustbench_lite.errors import DataError, RecordError, UnknownNameError, UsageError, WeightsError
+from robustbench_lite.errors import (
+    DataError,
+    RecordError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+)
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.inputs import Subject, attack_from
 from robustbench_lite.evaluation.plan import Plan
@@ -86,10 +92,17 @@ def crafted(
     settings = Settings(batch_size=16, keep_adversarials=True, seed=seed)
     plan = Plan(subjects=[subject], attacks=[attack_from("pgd steps=10")], data=data, threat=threat)
     cell = run(plan, settings).cells[0]
-    return Crafted(replay.gather(cell, subject, data, threat, settings), subject, threat, inputs.applicable(data, threat))
+    return Crafted(
+        replay.gather(cell, subject, data, threat, settings),
+        subject,
+        threat,
+        inputs.applicable(data, threat),
+    )
 
 
-def check(saved: Adversarials, subject: Subject, threat: ThreatModel, data: Dataset | None) -> Verification:
+def check(
+    saved: Adversarials, subject: Subject, threat: ThreatModel, data: Dataset | None
+) -> Verification:
     return verify.examine_each(saved, subject, threat, data, Settings(batch_size=7))
 
 
@@ -99,7 +112,9 @@ def failed_checks(found: Verification) -> set[str]:
 
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 7), (2, 4, 4)])
 @pytest.mark.parametrize("targeted", [None, "random", "least_likely", "class:1"])
-def test_what_was_crafted_holds_after_a_round_trip(tmp_path: Path, shape: tuple[int, int, int], targeted: str | None) -> None:
+def test_what_was_crafted_holds_after_a_round_trip(
+    tmp_path: Path, shape: tuple[int, int, int], targeted: str | None
+) -> None:
     saved, subject, _, data = crafted(shape, targeted)
     examples.write(saved, tmp_path / "a.npz")
     read = examples.read(tmp_path / "a.npz")
@@ -107,7 +122,9 @@ def test_what_was_crafted_holds_after_a_round_trip(tmp_path: Path, shape: tuple[
     assert len(read) > 5
     found = check(read, subject, rebuild.threat_of(read.record.identity), data)
     assert not found.failures
-    assert {(test.held, test.failed, test.unchecked) for test in found.checks} == {(len(saved), 0, 0)}
+    assert {(test.held, test.failed, test.unchecked) for test in found.checks} == {
+        (len(saved), 0, 0)
+    }
     assert pictures.write_sheet(read, tmp_path / "a.png", 3) == 3
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -128,19 +145,47 @@ def spoil(saved: Adversarials, field: str, value: Tensor | int | float) -> Adver
 
 #: What is done to row 1 -> the check that must fail, and a word of the reason.
 SPOILT = {
-    "nan": (lambda s: spoil_x_adv(s, lambda a, x: a * float("nan")), "finite, in [0, 1]", "not finite"),
-    "below 0": (lambda s: spoil_x_adv(s, lambda a, x: a - 1), "finite, in [0, 1]", "outside of [0, 1]"),
+    "nan": (
+        lambda s: spoil_x_adv(s, lambda a, x: a * float("nan")),
+        "finite, in [0, 1]",
+        "not finite",
+    ),
+    "below 0": (
+        lambda s: spoil_x_adv(s, lambda a, x: a - 1),
+        "finite, in [0, 1]",
+        "outside of [0, 1]",
+    ),
     "too far": (
         lambda s: spoil_x_adv(s, lambda a, x: (x + 0.9 * (x < 0.5)).clamp(0, 1)),
         f"in the Linf ball of {EPS}",
         "leaves",
     ),
-    "clean": (lambda s: spoil_x_adv(s, lambda a, x: x), "adversarial reaches the goal", "still takes it"),
-    "distance": (lambda s: spoil(s, "distance", 0.01), "at the stated distance", "the file says 0.01"),
-    "clean image": (lambda s: spoil(s, "x", s.context.x[1] * 0.999), "clean image is the data set's", "is not sample 10"),
-    "label": (lambda s: spoil(s, "y", (s.context.y[1] + 1) % 3), "clean image classified right", "not"),
+    "clean": (
+        lambda s: spoil_x_adv(s, lambda a, x: x),
+        "adversarial reaches the goal",
+        "still takes it",
+    ),
+    "distance": (
+        lambda s: spoil(s, "distance", 0.01),
+        "at the stated distance",
+        "the file says 0.01",
+    ),
+    "clean image": (
+        lambda s: spoil(s, "x", s.context.x[1] * 0.999),
+        "clean image is the data set's",
+        "is not sample 10",
+    ),
+    "label": (
+        lambda s: spoil(s, "y", (s.context.y[1] + 1) % 3),
+        "clean image classified right",
+        "not",
+    ),
     "class after": (lambda s: spoil(s, "prediction_after", 7), "classes as stated", "class after"),
-    "class before": (lambda s: spoil(s, "prediction_before", 7), "classes as stated", "class before"),
+    "class before": (
+        lambda s: spoil(s, "prediction_before", 7),
+        "classes as stated",
+        "class before",
+    ),
     "target": (lambda s: spoil(s, "target", 2), "classes as stated", "target"),
 }
 
@@ -160,7 +205,9 @@ def test_a_distance_that_differs_from_the_sealed_record_fails() -> None:
     saved, subject, threat, data = crafted()
     moved = spoil_x_adv(saved, lambda a, x: x + (a - x) * 0.99)
     size = float((moved.x_adv[1] - present(saved.context).x[1]).abs().max())
-    assert "at the stated distance" in failed_checks(check(spoil(moved, "distance", size), subject, threat, data))
+    assert "at the stated distance" in failed_checks(
+        check(spoil(moved, "distance", size), subject, threat, data)
+    )
 
 
 def test_another_class_is_not_the_target() -> None:
@@ -170,7 +217,9 @@ def test_another_class_is_not_the_target() -> None:
     swapped = dataclasses.replace(saved, x_adv=other)
     found = check(swapped, subject, ThreatModel.parse("linf", 1.0, "least_likely"), data)
     wrong = (subject.module(other).argmax(1) != reached).sum()
-    assert {t.name: t.failed for t in found.checks}["adversarial reaches the goal"] == int(wrong) > 0
+    assert (
+        {t.name: t.failed for t in found.checks}["adversarial reaches the goal"] == int(wrong) > 0
+    )
 
 
 def test_another_model_does_not_confirm() -> None:
@@ -183,7 +232,9 @@ def test_without_the_data_set_the_clean_images_are_not_called_checked() -> None:
     saved, subject, threat, _ = crafted()
     found = check(saved, subject, threat, None)
     assert not found.failures
-    assert {t.name: t.unchecked for t in found.checks}["clean image is the data set's"] == len(saved)
+    assert {t.name: t.unchecked for t in found.checks}["clean image is the data set's"] == len(
+        saved
+    )
 
 
 def test_images_beside_a_record_need_the_very_data_set() -> None:
@@ -213,20 +264,28 @@ def test_a_random_model_votes_as_it_did_and_is_not_held_to_a_single_class() -> N
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_settings_say(seed: int) -> None:
+def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_settings_say(
+    seed: int,
+) -> None:
     saved, subject, threat, data = crafted(defense=NoiseDecides(), seed=seed)
     assert len(saved) > 5
     for other in (0, 3):
-        found = verify.examine_each(saved, subject, threat, data, Settings(batch_size=7, seed=other))
+        found = verify.examine_each(
+            saved, subject, threat, data, Settings(batch_size=7, seed=other)
+        )
         assert not found.failures
 
 
 def test_the_weights_must_be_those_that_were_attacked() -> None:
     saved, subject, _, _ = crafted()
     identity = saved.record.identity
-    assert rebuild.subject_of(identity, LoadedModel(subject.module, "mine")).module is subject.module
+    assert (
+        rebuild.subject_of(identity, LoadedModel(subject.module, "mine")).module is subject.module
+    )
     other = small_network(seed=1)
-    with pytest.raises(WeightsError, match=rf"'mine'.*'a network'.*{identity.model.weights_sha256[:16]}"):
+    with pytest.raises(
+        WeightsError, match=rf"'mine'.*'a network'.*{identity.model.weights_sha256[:16]}"
+    ):
         rebuild.subject_of(identity, LoadedModel(other, "mine"))
     with pytest.raises(UsageError, match="not at hand"):
         rebuild.subject_of(identity, None)
@@ -235,7 +294,9 @@ def test_the_weights_must_be_those_that_were_attacked() -> None:
 def test_no_code_that_a_record_names_is_run() -> None:
     saved, subject, _, _ = crafted()
     identity = saved.record.identity
-    evil = identity.defense.model_copy(update={"name": "os:system", "parameters": {"command": "exit 3"}})
+    evil = identity.defense.model_copy(
+        update={"name": "os:system", "parameters": {"command": "exit 3"}}
+    )
     forged = identity.model_copy(update={"defense": evil})
     network = LoadedModel(subject.module, "mine")
     with pytest.raises(UsageError, match="--allow-code"):
@@ -247,7 +308,9 @@ def test_no_code_that_a_record_names_is_run() -> None:
 def test_a_defense_of_another_version_is_refused() -> None:
     saved, subject, _, _ = crafted()
     identity = saved.record.identity
-    older = identity.model_copy(update={"defense": identity.defense.model_copy(update={"version": 0})})
+    older = identity.model_copy(
+        update={"defense": identity.defense.model_copy(update={"version": 0})}
+    )
     with pytest.raises(UsageError, match="version 0"):
         rebuild.subject_of(older, LoadedModel(subject.module, "mine"))
 
@@ -278,8 +341,12 @@ def test_parts_that_do_not_belong_together_are_refused(
 
 
 @pytest.mark.parametrize(("torch_then", "excused"), [("1.0.0", True), (None, False)])
-def test_only_another_torch_excuses_a_verdict_on_rounding(torch_then: str | None, excused: bool) -> None:
-    """An adversarial is moved to where its class and the clean one are equal but for rounding, on the wrong side."""
+def test_only_another_torch_excuses_a_verdict_on_rounding(
+    torch_then: str | None, excused: bool
+) -> None:
+    """An adversarial is moved to where its class and the clean one are equal but for rounding, on
+    the wrong side.
+    """
     made = crafted()
     saved, x = made.saved, present(made.saved.context).x
     low, high = torch.zeros(len(saved)), torch.ones(len(saved))
@@ -291,8 +358,12 @@ def test_only_another_torch_excuses_a_verdict_on_rounding(torch_then: str | None
     x_adv = x + low.reshape(-1, 1, 1, 1) * (saved.x_adv - x)  # the last point that is still right
     made_under = saved.record.provenance
     versions = {**made_under.versions, **({} if torch_then is None else {"torch": torch_then})}
-    record = saved.record.model_copy(update={"provenance": made_under.model_copy(update={"versions": versions})})
-    found = check(dataclasses.replace(saved, x_adv=x_adv, record=record), made.subject, made.threat, made.data)
+    record = saved.record.model_copy(
+        update={"provenance": made_under.model_copy(update={"versions": versions})}
+    )
+    found = check(
+        dataclasses.replace(saved, x_adv=x_adv, record=record), made.subject, made.threat, made.data
+    )
     goal = next(test for test in found.checks if test.name == "adversarial reaches the goal")
     assert (goal.failed == 0) == excused
     assert (goal.unchecked > 0) == excused
@@ -303,12 +374,19 @@ def test_one_call_leads_from_a_file_to_its_result(tmp_path: Path) -> None:
     saved, subject, _, data = crafted()
     examples.write(saved, tmp_path / "a.npz")
     heard: list[float] = []
-    found = rbl.verify(tmp_path / "a.npz", subject.module, data, on_progress=lambda progress: heard.append(progress.rows))
+    found = rbl.verify(
+        tmp_path / "a.npz",
+        subject.module,
+        data,
+        on_progress=lambda progress: heard.append(progress.rows),
+    )
     assert (found.n, found.held, found.failures) == (len(saved), len(saved), {})
     assert found.record == saved.record
     assert heard[-1] == len(saved)
     shuffled = data.take(torch.randperm(len(data), generator=torch.Generator().manual_seed(0)))
-    assert not rbl.verify(tmp_path / "a.npz", subject.module, shuffled).failures  # ids say which image is which
+    assert not rbl.verify(
+        tmp_path / "a.npz", subject.module, shuffled
+    ).failures  # ids say which image is which
     with pytest.raises(DataError, match="none of that id"):
         rbl.verify(tmp_path / "a.npz", subject.module, data.take(slice(0, 10)))
     with pytest.raises(UsageError, match="in Python, give model"):

@@ -29,21 +29,30 @@ from robustbench_lite.model.fast.neighbours.layers import (
 )
 
 
-def call_of_function(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Sequence[int]) -> Call | None:
-    """What the function (or method's name) ``target`` does to its first argument, a tensor of ``shape``.
+def call_of_function(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Sequence[int]
+) -> Call | None:
+    """What the function (or method's name) ``target`` does to its first argument, a tensor of
+    ``shape``.
 
     ``args`` and ``kwargs`` are its other arguments: constants.
     """
     name = name_of(target)
     if name in _ACTIVATIONS:
         settings = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
-        numbers = [value for value in args if not isinstance(value, bool)]  # the last may be inplace=True
+        numbers = [
+            value for value in args if not isinstance(value, bool)
+        ]  # the last may be inplace=True
         if any(isinstance(value, Tensor) for value in (*numbers, *settings.values())):
             return None
         function = getattr(torch, name) if hasattr(torch, name) else getattr(F, name)
         return Call(Elementwise(name == "relu"), lambda x: function(x, *numbers, **settings))
     maker = _FUNCTIONS.get(name)
-    return None if maker is None else maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
+    return (
+        None
+        if maker is None
+        else maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
+    )
 
 
 def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
@@ -66,7 +75,9 @@ def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int])
 
 
 def name_of(target: Any) -> str:
-    """The plain name of a function of torch or Python, or of a method; empty for any other. In-place ones have the same."""
+    """The plain name of a function of torch or Python, or of a method; empty for any other.
+    In-place ones have the same.
+    """
     if isinstance(target, str):
         return target if target.startswith("__") else target.removesuffix("_")
     name = getattr(target, "__name__", "")
@@ -81,7 +92,12 @@ def writes(target: Any, kwargs: Mapping[str, Any], args: Sequence[Any]) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     own = name.endswith("_") and not name.endswith("__")
     flagged = name_of(target) in _ACTIVATIONS and any(value is True for value in args)
-    return own or flagged or bool(kwargs.get("inplace")) or name in ("iadd", "isub", "imul", "itruediv")
+    return (
+        own
+        or flagged
+        or bool(kwargs.get("inplace"))
+        or name in ("iadd", "isub", "imul", "itruediv")
+    )
 
 
 def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
@@ -98,18 +114,35 @@ def _flattened(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> C
 
 
 def _mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
-    if len(shape) != 4 or not isinstance(dim, tuple | list) or sorted(part % 4 for part in dim) != [2, 3]:
+    if (
+        len(shape) != 4
+        or not isinstance(dim, tuple | list)
+        or sorted(part % 4 for part in dim) != [2, 3]
+    ):
         return None
     return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
 
 
 def _largest(
-    shape: Sequence[int], kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Call | None:  # fmt: skip
-    pool = Pool(pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation), largest=True)
-    whole = partial(F.max_pool2d, kernel_size=pool.kernel, stride=pool.stride, padding=pool.padding, dilation=pool.dilation,
-                    ceil_mode=ceil_mode)  # fmt: skip
+) -> Call | None:
+    pool = Pool(
+        pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation), largest=True
+    )
+    whole = partial(
+        F.max_pool2d,
+        kernel_size=pool.kernel,
+        stride=pool.stride,
+        padding=pool.padding,
+        dilation=pool.dilation,
+        ceil_mode=ceil_mode,
+    )
     return None if return_indices else Call(pool, whole)
 
 
@@ -120,10 +153,16 @@ def _averaged(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
 
 def _adaptively_averaged(shape: Sequence[int], output_size: Any) -> Call | None:
     operation = adaptive_average(shape, output_size)
-    return None if operation is None else Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
+    return (
+        None
+        if operation is None
+        else Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
+    )
 
 
-def _dropped(shape: Sequence[int], p: float = 0.5, training: bool = True, inplace: bool = False) -> Call | None:
+def _dropped(
+    shape: Sequence[int], p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Call | None:
     return None if training else Call(Same(), lambda x: x)
 
 
@@ -131,14 +170,22 @@ def _linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) ->
     return Call(Linear(weight.detach()), lambda x: F.linear(x, weight, bias))
 
 
-def _convolved(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Call | None:
+def _convolved(
+    shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Call | None:
     settings = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False), **kwargs)
     operation = convolution(weight, **{"stride": 1, "padding": 0, **settings})
-    return None if operation is None else Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
+    return (
+        None
+        if operation is None
+        else Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
+    )
 
 
 def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:
-    """``constant`` as (C,) or (); ``None`` where it differs from place to place or makes the result larger."""
+    """``constant`` as (C,) or (); ``None`` where it differs from place to place or makes the result
+    larger.
+    """
     tensor = torch.as_tensor(constant)
     if tensor.numel() == 1 and tensor.dim() <= len(shape):
         return tensor.reshape(())
@@ -147,16 +194,55 @@ def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None
 
 
 _ACTIVATIONS = {
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh",
-    "sigmoid", "tanh", "softplus", "logsigmoid", "softsign", "clamp", "clamp_min", "clamp_max", "abs", "square", "neg",
-}  # fmt: skip
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "logsigmoid",
+    "softsign",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "abs",
+    "square",
+    "neg",
+}
 _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add, "iadd": operator.add, "sub": operator.sub, "isub": operator.sub, "mul": operator.mul,
-    "imul": operator.mul, "truediv": operator.truediv, "itruediv": operator.truediv, "div": operator.truediv,
-    "true_divide": operator.truediv, "divide": operator.truediv, "subtract": operator.sub, "multiply": operator.mul,
-}  # fmt: skip
+    "add": operator.add,
+    "iadd": operator.add,
+    "sub": operator.sub,
+    "isub": operator.sub,
+    "mul": operator.mul,
+    "imul": operator.mul,
+    "truediv": operator.truediv,
+    "itruediv": operator.truediv,
+    "div": operator.truediv,
+    "true_divide": operator.truediv,
+    "divide": operator.truediv,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+}
 _FUNCTIONS: dict[str, Callable[..., Call | None]] = {
-    "view": _reshaped, "reshape": _reshaped, "flatten": _flattened, "mean": _mean, "max_pool2d": _largest,
-    "avg_pool2d": _averaged, "adaptive_avg_pool2d": _adaptively_averaged, "dropout": _dropped, "linear": _linear,
-    "conv2d": _convolved, "contiguous": lambda shape: Call(Same(), lambda x: x),
-}  # fmt: skip
+    "view": _reshaped,
+    "reshape": _reshaped,
+    "flatten": _flattened,
+    "mean": _mean,
+    "max_pool2d": _largest,
+    "avg_pool2d": _averaged,
+    "adaptive_avg_pool2d": _adaptively_averaged,
+    "dropout": _dropped,
+    "linear": _linear,
+    "conv2d": _convolved,
+    "contiguous": lambda shape: Call(Same(), lambda x: x),
+}

@@ -1,4 +1,6 @@
-"""From a network to a program for neighbours: torch.fx follows its forward, and calls become windows as long as they can."""
+"""From a network to a program for neighbours: torch.fx follows its forward, and calls become
+windows as long as they can.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_lite.model.fast.neighbours.calls import call_of_arithmetic, call_of_function, name_of, writes
-from robustbench_lite.model.fast.neighbours.layers import Affine, Call, Elementwise, Flat, Linear, Same, call_of_module, hooked
+from robustbench_lite.model.fast.neighbours.calls import (
+    call_of_arithmetic,
+    call_of_function,
+    name_of,
+    writes,
+)
+from robustbench_lite.model.fast.neighbours.layers import (
+    Affine,
+    Call,
+    Elementwise,
+    Flat,
+    Linear,
+    Same,
+    call_of_module,
+    hooked,
+)
 from robustbench_lite.model.fast.neighbours.program import Crossing, Program, Rest, Step
 from robustbench_lite.model.fast.neighbours.rules import Unfit, needs_clear, rule_of, whole_cost
 from robustbench_lite.model.fast.neighbours.tracing import Tracer, asks_shape, place_of
@@ -57,8 +73,12 @@ def program_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[Program, list
     Raises:
         Exception: whatever the network's code raises on a symbol or on probe images.
     """
-    weights = (tensor for tensor in [*module.parameters(), *module.buffers()] if tensor.is_floating_point())
-    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(next(weights, torch.zeros(())))
+    weights = (
+        tensor for tensor in [*module.parameters(), *module.buffers()] if tensor.is_floating_point()
+    )
+    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(
+        next(weights, torch.zeros(()))
+    )
     root = nn.Sequential(module)  # so that a network of one layer is a layer, and not its inside
     root.training = False
     tracer = Tracer()
@@ -68,14 +88,19 @@ def program_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[Program, list
 
 
 class _Builder:
-    """Walks over the traced calls, once, with the probes in hand: every shape is known where it is needed."""
+    """Walks over the traced calls, once, with the probes in hand: every shape is known where it is
+    needed.
+    """
 
     def __init__(self, root: nn.Module, probe: Tensor, not_followed: Mapping[str, str]) -> None:
-        self.root, self.probe, self.not_followed = root, probe, not_followed
+        self.root = root
+        self.probe = probe
+        self.not_followed = not_followed
         self.pixels = Axes(*(Axis(tuple(range(size)), 1, size) for size in probe.shape[2:]))
         self.values: dict[fx.Node, _Value | _Fact] = {}
         self.steps: list[Step] = []
-        self.rest, self.copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        self.rest = fx.Graph()
+        self.copies = dict[fx.Node, fx.Node]()
         self.crossings: dict[tuple[_Value, bool], fx.Node] = {}
         self.entered: dict[_Value, _Value] = {}
         self.reasons: list[str] = []
@@ -87,7 +112,9 @@ class _Builder:
             if node.op == "placeholder":
                 self.values[node] = _Value(0, self.probe, self.pixels, front=())
             elif node.op == "get_attr":
-                self.values[node] = _Fact(operator.attrgetter(str(node.target))(self.root), fixed=True)
+                self.values[node] = _Fact(
+                    operator.attrgetter(str(node.target))(self.root), fixed=True
+                )
             elif (found := self._found(node)) is not None:
                 self.values[node] = found
             else:
@@ -114,7 +141,10 @@ class _Builder:
             return None
         inputs = [self.values[source] for source in sources]
         if not any(isinstance(value, _Value) for value in inputs):
-            return _Fact(self._evaluated(node), all(value.fixed for value in inputs if isinstance(value, _Fact)))
+            return _Fact(
+                self._evaluated(node),
+                all(value.fixed for value in inputs if isinstance(value, _Fact)),
+            )
         if asks_shape(node):
             return _Fact(self._evaluated(node), fixed=False)
         try:
@@ -123,7 +153,9 @@ class _Builder:
         except Unfit as reason:
             self.reasons.append(f"{place_of(node)} {reason}")
             return None
-        if self._writes(node):  # the old value is no more: what used it sees the new one from here on
+        if self._writes(
+            node
+        ):  # the old value is no more: what used it sees the new one from here on
             self.values |= dict.fromkeys(self._holders(sources[0]), value)
         return value
 
@@ -147,7 +179,11 @@ class _Builder:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), plain)
         if node.op == "call_module":
             return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        return node.target(*args, **kwargs) if callable(node.target) else getattr(args[0], node.target)(*args[1:], **kwargs)
+        return (
+            node.target(*args, **kwargs)
+            if callable(node.target)
+            else getattr(args[0], node.target)(*args[1:], **kwargs)
+        )
 
     def _writes(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -162,20 +198,29 @@ class _Builder:
         shapes = [value.shown.shape for value in among]
         if node.op == "call_module":
             module = self.root.get_submodule(str(node.target))
-            call = call_of_module(module, shapes) if len(among) == len(values) and not node.kwargs else None
+            call = (
+                call_of_module(module, shapes)
+                if len(among) == len(values) and not node.kwargs
+                else None
+            )
             if call is None:
                 reason = self.not_followed.get(str(node.target), "has no rule for windows")
-                raise Unfit("has hooks" if hooked(module) else f"({type(module).__name__}) {reason}")
+                raise Unfit(
+                    "has hooks" if hooked(module) else f"({type(module).__name__}) {reason}"
+                )
             return call, among
         call = None
         if len(values) == 2 and not node.kwargs and len({tuple(shape) for shape in shapes}) == 1:
             left, right = (
-                None if isinstance(value, _Value) else self._constant(arg) for arg, value in zip(args, values, strict=True)
+                None if isinstance(value, _Value) else self._constant(arg)
+                for arg, value in zip(args, values, strict=True)
             )
             call = call_of_arithmetic(node.target, left, right, shapes[0])
         if call is None and len(among) == 1 and values[0] is among[0]:
             resized = name_of(node.target) in ("view", "reshape")
-            rest, kwargs = fx.node.map_arg((tuple(args[1:]), node.kwargs), lambda source: self._constant(source, resized))
+            rest, kwargs = fx.node.map_arg(
+                (tuple(args[1:]), node.kwargs), lambda source: self._constant(source, resized)
+            )
             kwargs = {key: value for key, value in kwargs.items() if key != "input"}
             call = call_of_function(node.target, rest, kwargs, shapes[0])
         if call is None:
@@ -183,7 +228,9 @@ class _Builder:
         return call, among
 
     def _constant(self, arg: Any, resized: bool = False) -> Any:
-        """``arg`` where it depends on nothing; where something is ``resized``, it may depend on a shape."""
+        """``arg`` where it depends on nothing; where something is ``resized``, it may depend on a
+        shape.
+        """
         value = self.values[arg] if isinstance(arg, fx.Node) else _Fact(arg, fixed=True)
         if not isinstance(value, _Fact) or not (value.fixed or resized):
             raise Unfit("depends on the image in more than one way")
@@ -191,10 +238,15 @@ class _Builder:
 
     def _stepped(self, node: fx.Node, call: Call, among: list[_Value]) -> _Value:
         """The result of ``call``, with a step more if it takes one."""
-        operation, first = call.operation, among[0]
+        operation = call.operation
+        first = among[0]
         if isinstance(operation, Same):
             return first
-        if isinstance(operation, Elementwise | Affine) and first.front is not None and len(among) == 1:
+        if (
+            isinstance(operation, Elementwise | Affine)
+            and first.front is not None
+            and len(among) == 1
+        ):
             return replace(first, probe=call.whole(first.probe), front=(*first.front, call.whole))
         among = [self._entered(value) for value in among]
         first = among[0]
@@ -202,11 +254,17 @@ class _Builder:
             return replace(first, flat=True)
         if len({value.flat for value in among}) > 1:
             raise Unfit("joins maps and vectors")
-        if isinstance(operation, Affine) and operation.factor is not None and self._sole(node, first):
+        if (
+            isinstance(operation, Affine)
+            and operation.factor is not None
+            and self._sole(node, first)
+        ):
             rule = self.steps[first.number - 1].rule
             if isinstance(rule, WindowedConvolution | SlidConvolution):
                 return self._folded(rule, operation.factor, call.whole, first)
-        whole = _of_vectors(call.whole) if first.flat and isinstance(operation, Linear) else call.whole
+        whole = (
+            _of_vectors(call.whole) if first.flat and isinstance(operation, Linear) else call.whole
+        )
         probe = whole(*(value.probe for value in among))
         rule = rule_of(call, [value.axes for value in among], first.flat, first.probe, probe.shape)
         if needs_clear(operation):
@@ -214,10 +272,20 @@ class _Builder:
         value = self._add(rule, whole, among, probe, whole_cost(operation, probe.shape))
         return replace(value, flat=first.flat and value.axes is not None)
 
-    def _add(self, rule: Rule, whole: Callable[..., Tensor], among: Sequence[_Value], probe: Tensor, cost: int = 0) -> _Value:
-        area, features = (1 if rule.after is None else rule.after.area), probe.shape[1]
+    def _add(
+        self,
+        rule: Rule,
+        whole: Callable[..., Tensor],
+        among: Sequence[_Value],
+        probe: Tensor,
+        cost: int = 0,
+    ) -> _Value:
+        area = 1 if rule.after is None else rule.after.area
+        features = probe.shape[1]
         inputs = tuple(value.number for value in among)
-        self.steps.append(Step(rule, whole, inputs, cost, probe[0].numel(), max(area * features, rule.scratch)))
+        self.steps.append(
+            Step(rule, whole, inputs, cost, probe[0].numel(), max(area * features, rule.scratch))
+        )
         kept = not rule.reaches_out and all(value.clear for value in among)
         clear = rule.clears or kept or rule.after is None or rule.after.inside
         return _Value(len(self.steps), probe, rule.after, clear)
@@ -239,10 +307,19 @@ class _Builder:
     def _sole(self, node: fx.Node, value: _Value) -> bool:
         """Nothing but ``node`` asks for ``value``, the last that was made."""
         held = self._holders(node.all_input_nodes[0])
-        return value.number == len(self.steps) and len(held) == 1 and len(held[0].users) == 1 and not value.flat
+        return (
+            value.number == len(self.steps)
+            and len(held) == 1
+            and len(held[0].users) == 1
+            and not value.flat
+        )
 
     def _folded(
-        self, rule: WindowedConvolution | SlidConvolution, factor: Tensor, whole: Callable[..., Tensor], value: _Value
+        self,
+        rule: WindowedConvolution | SlidConvolution,
+        factor: Tensor,
+        whole: Callable[..., Tensor],
+        value: _Value,
     ) -> _Value:
         """The convolution that made ``value``, with its channels times ``factor``."""
         step = self.steps[-1]
@@ -251,12 +328,16 @@ class _Builder:
         return replace(value, probe=whole(value.probe))
 
     def _copy(self, node: fx.Node, measured: bool = False) -> fx.Node:
-        """What stands for ``node`` in the rest; ``measured``: nothing but its shape is asked for."""
+        """What stands for ``node`` in the rest; ``measured``: nothing but its shape is asked
+        for.
+        """
         if node in self.copies:
             return self.copies[node]
         value = self.values[node]
         if isinstance(value, _Fact):
-            self.copies[node] = self.rest.node_copy(node, lambda source: self._copy(source, measured=True))
+            self.copies[node] = self.rest.node_copy(
+                node, lambda source: self._copy(source, measured=True)
+            )
             return self.copies[node]
         if (value, measured) not in self.crossings:
             self.crossings[value, measured] = self.rest.placeholder(f"known_{len(self.crossings)}")
@@ -264,12 +345,22 @@ class _Builder:
 
 
 def _crossing(value: _Value, measured: bool) -> Crossing:
-    return Crossing(value.number, value.axes, None if value.front is None else _chained(value.front), value.flat, measured)
+    return Crossing(
+        value.number,
+        value.axes,
+        None if value.front is None else _chained(value.front),
+        value.flat,
+        measured,
+    )
 
 
 def _chained(functions: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
     """One after the other."""
-    return lambda *x: reduce(lambda y, function: function(y), functions[1:], functions[0](*x)) if functions else x[0]
+    return lambda *x: (
+        reduce(lambda y, function: function(y), functions[1:], functions[0](*x))
+        if functions
+        else x[0]
+    )
 
 
 def _of_vectors(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

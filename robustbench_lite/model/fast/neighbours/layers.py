@@ -78,13 +78,20 @@ class Call(NamedTuple):
 
 def hooked(module: nn.Module) -> bool:
     """Whether somebody listens to ``module``, or has given this instance another forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
     replaced = "forward" in module.__dict__
     return any(hooks) or replaced
 
 
 def call_of_module(module: nn.Module, shapes: Sequence[Sequence[int]]) -> Call | None:
-    """What ``module``, called with tensors of ``shapes`` alone, does; ``None`` where windows do not know it."""
+    """What ``module``, called with tensors of ``shapes`` alone, does; ``None`` where windows do not
+    know it.
+    """
     if hooked(module) or module.training:
         return None
     operation = _of_module(module, shapes[0])
@@ -97,20 +104,40 @@ def _of_module(module: nn.Module, shape: Sequence[int]) -> Operation | None:
     kind = type(module)
     if kind in _ELEMENTWISE or isinstance(module, Pointwise):
         return Elementwise(kind is nn.ReLU)
-    if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout):
+    if kind in (
+        nn.Identity,
+        nn.Dropout,
+        nn.Dropout1d,
+        nn.Dropout2d,
+        nn.AlphaDropout,
+        nn.FeatureAlphaDropout,
+    ):
         return Same()
     if isinstance(module, ConvexAggregation):
         return Sum(tuple(module.coefficients.tolist()))
     if kind is nn.Conv2d and getattr(module, "padding_mode", "zeros") == "zeros":
-        dilation, groups = getattr(module, "dilation", 1), getattr(module, "groups", 1)
+        dilation = getattr(module, "dilation", 1)
+        groups = getattr(module, "groups", 1)
         return convolution(module.weight, module.stride, module.padding, dilation, groups)  # type: ignore[arg-type]
     if kind is nn.BatchNorm2d or (kind is nn.BatchNorm1d and len(shape) == 2):
         return _batch_norm(module)  # type: ignore[arg-type]
     if isinstance(module, nn.MaxPool2d) and kind is nn.MaxPool2d and not module.return_indices:
         stride = pair(module.stride or module.kernel_size)
-        return Pool(pair(module.kernel_size), stride, pair(module.padding), pair(module.dilation), largest=True)
+        return Pool(
+            pair(module.kernel_size),
+            stride,
+            pair(module.padding),
+            pair(module.dilation),
+            largest=True,
+        )
     if kind is nn.AvgPool2d:
-        parts = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad)
+        parts = (
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.ceil_mode,
+            module.count_include_pad,
+        )
         return average(*parts, module.divisor_override)  # type: ignore[arg-type]
     if kind is nn.AdaptiveAvgPool2d:
         return adaptive_average(shape, module.output_size)
@@ -128,7 +155,9 @@ def _out_of_place(module: nn.Module) -> nn.Module:
     return twin
 
 
-def convolution(weight: Tensor, stride: Any, padding: Any, dilation: Any = 1, groups: int = 1) -> Convolution | None:
+def convolution(
+    weight: Tensor, stride: Any, padding: Any, dilation: Any = 1, groups: int = 1
+) -> Convolution | None:
     reach = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
     if padding == "same":
         if any(part % 2 for part in reach):
@@ -146,17 +175,25 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine | None:
 
 
 def average(
-    kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Pool | None:  # fmt: skip
+) -> Pool | None:
     if ceil_mode or (not count_include_pad and pair(padding) != (0, 0)):
         return None  # what a sum is divided by depends on the place
-    return Pool(pair(kernel_size), pair(stride or kernel_size), pair(padding), divisor=divisor_override)
+    return Pool(
+        pair(kernel_size), pair(stride or kernel_size), pair(padding), divisor=divisor_override
+    )
 
 
 def adaptive_average(shape: Sequence[int], output_size: Any) -> Operation | None:
     sides = shape[2:]
-    wanted = [side if size is None else size for side, size in zip(sides, pair(output_size), strict=True)]
+    wanted = [
+        side if size is None else size for side, size in zip(sides, pair(output_size), strict=True)
+    ]
     if wanted == list(sides):
         return Same()
     if wanted == [1, 1]:
@@ -177,6 +214,22 @@ def pair(value: Any) -> Pair:
 
 
 _ELEMENTWISE: set[type[nn.Module]] = {
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign,
-}  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Hardtanh,
+    nn.Sigmoid,
+    nn.LogSigmoid,
+    nn.Tanh,
+    nn.Softplus,
+    nn.Softsign,
+}

@@ -1,4 +1,6 @@
-"""A network made ready for neighbours: its first layers as maps of windows, and the rest, which is run whole."""
+"""A network made ready for neighbours: its first layers as maps of windows, and the rest, which is
+run whole.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,20 @@ from robustbench_lite.model.fast.windows.rules import Rule
 from robustbench_lite.rows.rows import SMALLEST_BATCH, at_least
 
 MOST_VALUES = 4_000_000
-"""Values that one tensor may hold on the way, 16 MB: points, and bases, are taken in parts so that none is larger."""
+"""Values that one tensor may hold on the way, 16 MB: points, and bases, are taken in parts so that
+none is larger.
+"""
 LARGEST_BATCH = 256
 """Rows that the rest of a network takes at once, at most."""
 WRITING = 20
-"""To write a value takes as long as so many multiplications. Costs are multiplications, with this."""
+"""To write a value takes as long as so many multiplications. Costs are multiplications, with this.
+"""
 
 
 class Step(NamedTuple):
-    """A layer whose windows are known. Its output is the value whose number is one more than its own place."""
+    """A layer whose windows are known. Its output is the value whose number is one more than its
+    own place.
+    """
 
     rule: Rule
     whole: Callable[..., Tensor]
@@ -54,7 +61,9 @@ class Crossing(NamedTuple):
 
 
 class Rest(fx.Interpreter):
-    """What follows, on whole activations: the network's own modules and functions, in its own order."""
+    """What follows, on whole activations: the network's own modules and functions, in its own
+    order.
+    """
 
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         super().__init__(root, graph=graph)
@@ -79,11 +88,14 @@ class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total, self.largest = 0, 0
+        self.total = 0
+        self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for part in () if func.is_view else result if isinstance(result, tuple | list) else (result,):
+        for part in (
+            () if func.is_view else result if isinstance(result, tuple | list) else (result,)
+        ):
             if isinstance(part, Tensor):
                 self.total += part.numel()
                 self.largest = max(self.largest, part.numel())
@@ -101,7 +113,9 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """Carries changes through ``steps``, then puts them onto what is known and runs the ``rest`` on that."""
+    """Carries changes through ``steps``, then puts them onto what is known and runs the ``rest`` on
+    that.
+    """
 
     steps: Sequence[Step]
     crossings: Sequence[Crossing]
@@ -115,7 +129,9 @@ class Program:
 
     @property
     def gain(self) -> float:
-        """What a whole pass costs for one of a neighbour; 1 where no layer with weights is followed."""
+        """What a whole pass costs for one of a neighbour; 1 where no layer with weights is
+        followed.
+        """
         if not any(step.whole_cost for step in self.steps):
             return 1.0
         whole = sum(step.whole_cost + WRITING * step.whole_values for step in self.steps)
@@ -126,7 +142,9 @@ class Program:
         """With the rest run by ``module``, in place of its twin that this was made of."""
         root = nn.Sequential(module)
         for name, value in vars(self.root).items():
-            if isinstance(value, Tensor):  # what tracing has found in the forward's code, and kept there
+            if isinstance(
+                value, Tensor
+            ):  # what tracing has found in the forward's code, and kept there
                 setattr(root, name, value)
         return replace(self, root=root)
 
@@ -139,23 +157,35 @@ class Program:
         if not len(owner):
             nothing = torch.zeros(1, dtype=torch.int64)
             return self.logits(base[:1], nothing, nothing, base[:1, :, 0, 0])[:0]
-        size = max(SMALLEST_BATCH, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps)))
+        size = max(
+            SMALLEST_BATCH, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps))
+        )
         if len(base) <= size:
             return self._among(base, owner, place, pixel)
-        parts, order = [], []
+        parts = []
+        order = []
         for start in range(0, len(base), size):
             mine = ((owner >= start) & (owner < start + size)).nonzero().squeeze(1)
             if len(mine):
                 order.append(mine)
-                parts.append(self._among(base[start : start + size], owner[mine] - start, place[mine], pixel[mine]))
+                parts.append(
+                    self._among(
+                        base[start : start + size], owner[mine] - start, place[mine], pixel[mine]
+                    )
+                )
         found = torch.cat(parts)
         return torch.empty_like(found).index_copy_(0, torch.cat(order), found)
 
     def _among(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
         """``logits`` of points around bases few enough."""
-        known, size = self.known(base), max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
+        known = self.known(base)
+        size = max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
         points = zip(*(torch.split(part, size) for part in (owner, place, pixel)), strict=True)
-        parts = [part for some in points for part in self._answers(base, known, _image_windows(base, *some))]
+        parts = [
+            part
+            for some in points
+            for part in self._answers(base, known, _image_windows(base, *some))
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def known(self, base: Tensor) -> Known:
@@ -166,7 +196,9 @@ class Program:
         for at, step in enumerate(self.steps):
             inputs = [values[number] for number in step.inputs]
             output = values[at + 1] = step.whole(*inputs)
-            prepared.append(step.rule.prepared([part[: len(base)] for part in inputs], output[: len(base)]))
+            prepared.append(
+                step.rule.prepared([part[: len(base)] for part in inputs], output[: len(base)])
+            )
             for number in step.inputs:
                 if self._last_use[number] == at and number not in crossing:
                     values.pop(number, None)
@@ -175,23 +207,39 @@ class Program:
     def _answers(self, base: Tensor, known: Known, image: Windows) -> Iterator[Tensor]:
         """The logits, in the order of the points of ``image``, a batch of the rest at a time."""
         windows = self._windows(known, image)
-        ordered = {part.number: windows[part.number].as_ordered_in(image) for part in self.crossings}
-        rest = None if self.rest is None else Rest(self.root, self.rest)  # one a call: it has a state
-        size = len(image.number) if rest is None else max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_VALUES // self.rest_values))
+        ordered = {
+            part.number: windows[part.number].as_ordered_in(image) for part in self.crossings
+        }
+        rest = (
+            None if self.rest is None else Rest(self.root, self.rest)
+        )  # one a call: it has a state
+        size = (
+            len(image.number)
+            if rest is None
+            else max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_VALUES // self.rest_values))
+        )
         for start in range(0, len(image.number), size):
             inputs = []
             for part, whole in zip(self.crossings, known.crossing, strict=True):
                 some = ordered[part.number].take(slice(start, start + size))
                 inputs.append(_composed(part, some, whole, base))
             count = len(inputs[0])
-            yield inputs[0] if rest is None else rest.run(*(at_least(part, SMALLEST_BATCH) for part in inputs))[:count]
+            yield (
+                inputs[0]
+                if rest is None
+                else rest.run(*(at_least(part, SMALLEST_BATCH) for part in inputs))[:count]
+            )
 
     def _windows(self, known: Known, image: Windows) -> dict[int, Windows]:
         """The change of what crosses."""
-        windows, crossing = {0: image}, {part.number for part in self.crossings}
+        windows = {0: image}
+        crossing = {part.number for part in self.crossings}
         for at, (step, prepared) in enumerate(zip(self.steps, known.prepared, strict=True)):
             own = all(
-                self._last_use[number] == at and number not in crossing and number and self.steps[number - 1].rule.makes_anew
+                self._last_use[number] == at
+                and number not in crossing
+                and number
+                and self.steps[number - 1].rule.makes_anew
                 for number in step.inputs
             )
             run = step.rule.overwriting if own else step.rule
@@ -203,7 +251,8 @@ class Program:
 
 
 def _image_windows(base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Windows:
-    before, width = base.flatten(2)[owner, :, place], base.shape[3]  # (N, C)
+    before = base.flatten(2)[owner, :, place]  # (N, C)
+    width = base.shape[3]
     number = torch.arange(len(owner), device=owner.device)
     return Windows(torch.stack([before, pixel], 1), place // width, place % width, owner, number)
 
@@ -221,6 +270,7 @@ def _composed(crossing: Crossing, windows: Windows, known: Tensor, base: Tensor)
         return whole + windows.change
     spread = Spread(crossing.axes, Axes.whole(whole.shape[2:], crossing.axes))
     change = spread(windows).permute(0, 3, 1, 2)
-    # In the layout of the known value, whatever that of the change is: the network may take views of it.
+    # In the layout of the known value, whatever that of the change is: the network may take views
+    # of it.
     whole = whole.add_(change)
     return whole.flatten(1) if crossing.flat else whole

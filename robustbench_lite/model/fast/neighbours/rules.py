@@ -30,10 +30,17 @@ from robustbench_lite.model.fast.windows.rules import (
     WindowedLinear,
 )
 from robustbench_lite.model.fast.windows.rules import Mean as MeanRule
-from robustbench_lite.model.fast.windows.slides import AveragePool, MaxPool, SlidConvolution, WindowedConvolution
+from robustbench_lite.model.fast.windows.slides import (
+    AveragePool,
+    MaxPool,
+    SlidConvolution,
+    WindowedConvolution,
+)
 
 SLIDING_COST = 1.5
-"""A multiplication of a kernel that slides over windows takes as long as so many of a matrix product or over a whole map."""
+"""A multiplication of a kernel that slides over windows takes as long as so many of a matrix
+product or over a whole map.
+"""
 
 Shape = Sequence[int]
 Slides = tuple[Slide, Slide]
@@ -43,17 +50,25 @@ class Unfit(Exception):
     """Why a layer's windows are not carried on."""
 
 
-def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, first: Tensor, after: Shape) -> Rule:
-    """``branches``: where windows lie in each input; ``flat``: those maps are vectors for the network. ``first``: the first
-    input at some images, (B, C, H, W) or (B, F); ``after``: the shape of the output there.
+def rule_of(
+    call: Call, branches: Sequence[Axes | None], flat: bool, first: Tensor, after: Shape
+) -> Rule:
+    """``branches``: where windows lie in each input; ``flat``: those maps are vectors for the
+    network. ``first``: the first input at some images, (B, C, H, W) or (B, F); ``after``: the shape
+    of the output there.
 
     Raises:
         Unfit: windows gain nothing here.
     """
-    operation, axes = call.operation, branches[0]
+    operation = call.operation
+    axes = branches[0]
     match operation:
         case Elementwise():
-            return Rectifier(axes) if operation.rectifier else Activation.of(axes, call.whole, first[:1])
+            return (
+                Rectifier(axes)
+                if operation.rectifier
+                else Activation.of(axes, call.whole, first[:1])
+            )
         case Sum():
             return Total.of(branches, operation.weights)
         case Linear() if axes is None:
@@ -71,7 +86,9 @@ def rule_of(call: Call, branches: Sequence[Axes | None], flat: bool, first: Tens
 
 def needs_clear(operation: Operation) -> bool:
     """Whether changes beyond the edges would come in again."""
-    return isinstance(operation, Convolution | Mean) or (isinstance(operation, Pool) and not operation.largest)
+    return isinstance(operation, Convolution | Mean) or (
+        isinstance(operation, Pool) and not operation.largest
+    )
 
 
 def whole_cost(operation: Operation, after: Shape) -> int:
@@ -86,33 +103,56 @@ def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, afte
         single = Axes(*(Axis((0,) * len(axis.starts), 1, 1) for axis in axes))
         return MeanRule(single if operation.keeps_places else None, math.prod(shape[2:]))
     kernel = operation.kernel if isinstance(operation, Pool) else tuple(operation.weight.shape[2:])
-    parts = zip(axes, kernel, operation.stride, operation.padding, operation.dilation, after[2:], strict=True)
+    parts = zip(
+        axes,
+        kernel,
+        operation.stride,
+        operation.padding,
+        operation.dilation,
+        after[2:],
+        strict=True,
+    )
     high, wide = (Slide.of(*part) for part in parts)
-    spread, lies = Spread(axes, Axes(high.field, wide.field)), Axes(high.after, wide.after)
+    spread = Spread(axes, Axes(high.field, wide.field))
+    lies = Axes(high.after, wide.after)
     if isinstance(operation, Convolution):
         return _convolution(operation, (high, wide), spread, lies, after)
     if operation.largest:
-        return MaxPool(lies, spread, shape[1], operation.stride, operation.kernel, operation.dilation)
-    return AveragePool(lies, spread, shape[1], operation.stride, operation.kernel, operation.divisor)
+        return MaxPool(
+            lies, spread, shape[1], operation.stride, operation.kernel, operation.dilation
+        )
+    return AveragePool(
+        lies, spread, shape[1], operation.stride, operation.kernel, operation.divisor
+    )
 
 
-def _convolution(operation: Convolution, slides: Slides, spread: Spread, lies: Axes, after: Shape) -> Rule:
-    weight, groups = operation.weight, operation.groups
+def _convolution(
+    operation: Convolution, slides: Slides, spread: Spread, lies: Axes, after: Shape
+) -> Rule:
+    weight = operation.weight
+    groups = operation.groups
     channels = weight.shape[1] * groups
     product = spread.before.area * channels * lies.area * len(weight)
-    sliding = SlidConvolution(lies, spread, channels, operation.stride, weight, operation.dilation, groups)
+    sliding = SlidConvolution(
+        lies, spread, channels, operation.stride, weight, operation.dilation, groups
+    )
     fits = product * math.prod(operation.stride) <= LARGEST_TABLE
     by_matrices = fits and product <= SLIDING_COST * sliding.cost
     if (product if by_matrices else SLIDING_COST * sliding.cost) > whole_cost(operation, after):
         raise Unfit("takes windows that are too large to gain anything")
-    return WindowedConvolution.of(_ungrouped(weight, groups), slides, operation.dilation) if by_matrices else sliding
+    return (
+        WindowedConvolution.of(_ungrouped(weight, groups), slides, operation.dilation)
+        if by_matrices
+        else sliding
+    )
 
 
 def _ungrouped(weight: Tensor, groups: int) -> Tensor:
     """``weight`` (O, C / groups, kh, kw) as that of a convolution of one group, (O, C, kh, kw)."""
     if groups == 1:
         return weight
-    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    outputs = weight.shape[0] // groups
+    inputs = weight.shape[1]
     whole = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:])
     for group in range(groups):
         rows = slice(group * outputs, (group + 1) * outputs)

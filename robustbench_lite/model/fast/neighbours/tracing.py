@@ -20,10 +20,21 @@ class Tracer(fx.Tracer):
         """Why, by the module's name."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return hooked(module) or isinstance(module, Pointwise | ConvexAggregation) or super().is_leaf_module(module, name)
+        return (
+            hooked(module)
+            or isinstance(module, Pointwise | ConvexAggregation)
+            or super().is_leaf_module(module, name)
+        )
 
-    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        made, stack = len(self.graph.nodes), self.module_stack.copy()
+    def call_module(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        made = len(self.graph.nodes)
+        stack = self.module_stack.copy()
         try:
             return super().call_module(module, forward, args, kwargs)
         except Exception as error:  # noqa: BLE001 -- whatever the network's own code raises when it meets a symbol
@@ -31,7 +42,9 @@ class Tracer(fx.Tracer):
                 self.graph.erase_node(node)
             self.module_stack = stack
             name = self.path_of_module(module)
-            self.not_followed[name] = f"cannot be followed ({(str(error) or type(error).__name__).splitlines()[0]})"
+            self.not_followed[name] = (
+                f"cannot be followed ({(str(error) or type(error).__name__).splitlines()[0]})"
+            )
             return self.create_proxy("call_module", name, args, kwargs)
 
 
@@ -43,7 +56,13 @@ def asks_shape(node: fx.Node) -> bool:
 
 
 def place_of(node: fx.Node) -> str:
-    """Where in the network ``node`` is, in words. The network is the only child of what was traced."""
+    """Where in the network ``node`` is, in words. The network is the only child of what was
+    traced.
+    """
     if node.op == "call_module" and node.target == "0":
         return "the network"
-    return f"layer {str(node.target).removeprefix('0.')!r}" if node.op == "call_module" else f"{node.name}()"
+    return (
+        f"layer {str(node.target).removeprefix('0.')!r}"
+        if node.op == "call_module"
+        else f"{node.name}()"
+    )

@@ -1,7 +1,7 @@
 """The change of one pixel inside a network: a small window of each layer, around the pixel.
 
-Where a window starts follows from where the pixel is, so an ``Axis`` lists it for every pixel once and for all. What windows
-start from, reach into and are added to are then tables.
+Where a window starts follows from where the pixel is, so an ``Axis`` lists it for every pixel once
+and for all. What windows start from, reach into and are added to are then tables.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from torch.nn import functional as F
 from robustbench_lite.rows.rows import at_least
 
 SMALLEST_GROUP = 8
-"""Smaller matrix products are padded: below it kernels change, and the last bits of a row with its company."""
+"""Smaller matrix products are padded: below it kernels change, and the last bits of a row with its
+company.
+"""
 
 
 class Axis(NamedTuple):
     """Where windows lie along one axis of a layer's output.
 
-    The layer has positions 0 to ``size`` - 1; a window may hang over its edges, where nothing changes.
+    The layer has positions 0 to ``size`` - 1; a window may hang over its edges, where nothing
+    changes.
     """
 
     starts: tuple[int, ...]
@@ -104,31 +107,43 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class Slide:
-    """A kernel that slides over a layer, along one axis: from the windows of its input to those of its output."""
+    """A kernel that slides over a layer, along one axis: from the windows of its input to those of
+    its output.
+    """
 
     before: Axis
     after: Axis
     field: Axis
-    """What the windows of ``after`` are made of: windows of the input, large enough to hold those of ``before``."""
+    """What the windows of ``after`` are made of: windows of the input, large enough to hold those
+    of ``before``.
+    """
     stride: int
     remainders: tuple[int, ...]
     """By how many positions the field starts late, for each pixel: below ``stride``."""
 
     @classmethod
-    def of(cls, before: Axis, kernel: int, stride: int, padding: int, dilation: int, size: int) -> Slide:
+    def of(
+        cls, before: Axis, kernel: int, stride: int, padding: int, dilation: int, size: int
+    ) -> Slide:
         """``size``: positions of the output."""
         reach = (kernel - 1) * dilation
         starts = tuple(-((reach - padding - at) // stride) for at in before.starts)  # rounded up
         lasts = ((at + before.length - 1 + padding) // stride for at in before.starts)
         length = max(1, *(last - start + 1 for last, start in zip(lasts, starts, strict=True)))
         fields = tuple(start * stride - padding for start in starts)
-        remainders = tuple(field + reach - at for field, at in zip(fields, before.starts, strict=True))
+        remainders = tuple(
+            field + reach - at for field, at in zip(fields, before.starts, strict=True)
+        )
         field = Axis(fields, (length - 1) * stride + reach + 1, before.size)
         return cls(before, Axis(starts, length, size), field, stride, remainders)
 
     def taps(self, kernel: int, dilation: int) -> Tensor:
-        """The tap that joins position i of a window with position a of its output, (stride, h, h'); ``kernel`` for none."""
-        into = torch.arange(self.before.length)[:, None] - self.stride * torch.arange(self.after.length)
+        """The tap that joins position i of a window with position a of its output, (stride, h, h');
+        ``kernel`` for none.
+        """
+        into = torch.arange(self.before.length)[:, None] - self.stride * torch.arange(
+            self.after.length
+        )
         reached = (kernel - 1) * dilation - torch.arange(self.stride)[:, None, None] + into
         tap = reached.div(dilation, rounding_mode="floor")
         return torch.where((reached % dilation == 0) & (tap >= 0) & (tap < kernel), tap, kernel)
@@ -158,7 +173,9 @@ class Spread:
         row = torch.arange(high.length) - tops[windows.row, None]  # (N, h')
         column = torch.arange(wide.length) - lefts[windows.column, None]  # (N, w')
         count, lower, right, channels = change.shape
-        known = ((row >= 0) & (row < lower))[:, :, None] & ((column >= 0) & (column < right))[:, None, :]
+        known = ((row >= 0) & (row < lower))[:, :, None] & ((column >= 0) & (column < right))[
+            :, None, :
+        ]
         first = torch.arange(count)[:, None] * lower
         at = (first + row)[:, :, None] * right + column[:, None, :]  # (N, h', w')
         at = torch.where(known, at, count * lower * right)  # the row of zeros behind them all
@@ -194,18 +211,31 @@ class Cut:
     def __call__(self, padded: Tensor, windows: Windows) -> Tensor:
         """(N, h, w, C), new."""
         high, wide = self.axes
-        row, column = table(high.starts)[windows.row], table(wide.starts)[windows.column]
-        first = (windows.owner * padded.shape[1] + row + high.before) * padded.shape[2] + column + wide.before
+        row = table(high.starts)[windows.row]
+        column = table(wide.starts)[windows.column]
+        first = (
+            (windows.owner * padded.shape[1] + row + high.before) * padded.shape[2]
+            + column
+            + wide.before
+        )
         offset = torch.arange(high.length)[:, None] * padded.shape[2]
         at = (first[:, None] + (offset + torch.arange(wide.length)).flatten()).flatten()
-        return padded.flatten(0, 2).index_select(0, at).reshape(len(first), high.length, wide.length, padded.shape[3])
+        return (
+            padded.flatten(0, 2)
+            .index_select(0, at)
+            .reshape(len(first), high.length, wide.length, padded.shape[3])
+        )
 
 
 def joined(axes: Sequence[Axis]) -> Axis:
     """The smallest windows that hold those of all ``axes``."""
     starts = tuple(map(min, zip(*(axis.starts for axis in axes), strict=True)))
-    ends = map(max, zip(*([start + axis.length for start in axis.starts] for axis in axes), strict=True))
-    return Axis(starts, max(end - start for start, end in zip(starts, ends, strict=True)), axes[0].size)
+    ends = map(
+        max, zip(*([start + axis.length for start in axis.starts] for axis in axes), strict=True)
+    )
+    return Axis(
+        starts, max(end - start for start, end in zip(starts, ends, strict=True)), axes[0].size
+    )
 
 
 def outside(windows: Windows, axes: Axes) -> Tensor:
@@ -217,13 +247,18 @@ def outside(windows: Windows, axes: Axes) -> Tensor:
 
 
 def by_group(windows: Windows, group: Tensor, matrices: Tensor) -> tuple[Windows, Tensor]:
-    """The windows sorted by ``group`` (N,), and the products of their changes with its ``matrices``, (N, E)."""
+    """The windows sorted by ``group`` (N,), and the products of their changes with its
+    ``matrices``, (N, E).
+    """
     counts = [len(group)]
     if len(matrices) > 1:
-        windows, counts = windows.take(group.argsort()), torch.bincount(group, minlength=len(matrices)).tolist()
+        windows = windows.take(group.argsort())
+        counts = torch.bincount(group, minlength=len(matrices)).tolist()
     rows = windows.change.flatten(1)
     products = rows.new_empty(len(rows), matrices.shape[2])
-    for part, out, matrix in zip(torch.split(rows, counts), torch.split(products, counts), matrices, strict=True):
+    for part, out, matrix in zip(
+        torch.split(rows, counts), torch.split(products, counts), matrices, strict=True
+    ):
         if len(part) >= SMALLEST_GROUP:
             torch.mm(part, matrix, out=out)
         elif len(part):

@@ -1,7 +1,9 @@
-"""What each kind of layer makes of the change of one pixel, window by window; ``window_slides`` has those with a kernel.
+"""What each kind of layer makes of the change of one pixel, window by window; ``window_slides`` has
+those with a kernel.
 
-Activations look at the base's own values around the pixel; the linear layer behind a flattened map takes the columns that
-belong to the window's place. Beyond the edges of a layer a change may be anything until ``Cleared``.
+Activations look at the base's own values around the pixel; the linear layer behind a flattened map
+takes the columns that belong to the window's place. Beyond the edges of a layer a change may be
+anything until ``Cleared``.
 """
 
 from __future__ import annotations
@@ -15,15 +17,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.model.fast.windows.pixels import Axes, Cut, Spread, Windows, by_group, joined, outside, table
+from robustbench_lite.model.fast.windows.pixels import (
+    Axes,
+    Cut,
+    Spread,
+    Windows,
+    by_group,
+    joined,
+    outside,
+    table,
+)
 
 LARGEST_TABLE = 16_000_000
-"""Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to gain anything."""
+"""Entries of a layer's matrices, 64 MB: where windows would need more, they have grown too large to
+gain anything.
+"""
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """One layer. ``after`` is where windows lie behind it, ``None`` where its output has no places."""
+    """One layer. ``after`` is where windows lie behind it, ``None`` where its output has no
+    places.
+    """
 
     after: Axes | None
     makes_anew: ClassVar[bool] = False
@@ -55,7 +70,9 @@ class Rule(ABC):
 
     @abstractmethod
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
-        """The change of the output from those of the inputs and from what was ``prepared``. Inputs are not written to."""
+        """The change of the output from those of the inputs and from what was ``prepared``. Inputs
+        are not written to.
+        """
 
     def overwriting(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         """The same where nobody needs the inputs any more, which may be written over."""
@@ -64,7 +81,9 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class Front(Rule):
-    """What happens to a pixel alone, wherever it is. Its input is no change but both values, (N, 2, C): before and after."""
+    """What happens to a pixel alone, wherever it is. Its input is no change but both values, (N, 2,
+    C): before and after.
+    """
 
     after: Axes
     function: Callable[[Tensor], Tensor]
@@ -74,7 +93,9 @@ class Front(Rule):
         return True
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
-        before, pixel = (self.function(part[:, :, None, None]) for part in inputs[0].change.unbind(1))
+        before, pixel = (
+            self.function(part[:, :, None, None]) for part in inputs[0].change.unbind(1)
+        )
         return inputs[0]._replace(change=(pixel - before).permute(0, 2, 3, 1))
 
 
@@ -84,10 +105,14 @@ class Activation(Rule):
 
     function: Callable[[Tensor], Tensor]
     beyond: float
-    """What the base has beyond the edges: minus infinity, where the function takes that, makes every change there 0."""
+    """What the base has beyond the edges: minus infinity, where the function takes that, makes
+    every change there 0.
+    """
 
     @classmethod
-    def of(cls, after: Axes | None, function: Callable[[Tensor], Tensor], like: Tensor) -> Activation:
+    def of(
+        cls, after: Axes | None, function: Callable[[Tensor], Tensor], like: Tensor
+    ) -> Activation:
         """``like``: an input, (1, C, H, W) or (1, F)."""
         finite = bool(function(torch.full_like(like, float("-inf"))).isfinite().all())
         return cls(after, function, float("-inf") if finite else 0.0)
@@ -97,16 +122,22 @@ class Activation(Rule):
         return self.beyond != 0
 
     def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
-        return (inputs[0] if self.after is None else Cut(self.after, self.beyond).prepared(inputs[0]),)
+        return (
+            inputs[0] if self.after is None else Cut(self.after, self.beyond).prepared(inputs[0]),
+        )
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         windows = inputs[0]
         if self.after is None:
             before = known[0][windows.owner]
-            return windows._replace(change=self.function(windows.change + before) - self.function(before))
+            return windows._replace(
+                change=self.function(windows.change + before) - self.function(before)
+            )
         before = Cut(self.after, self.beyond)(known[0], windows)
         after, before = (part.permute(0, 3, 1, 2) for part in (windows.change + before, before))
-        return windows._replace(change=self.function(after).sub_(self.function(before)).permute(0, 2, 3, 1))
+        return windows._replace(
+            change=self.function(after).sub_(self.function(before)).permute(0, 2, 3, 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +149,9 @@ class Rectifier(Rule):
         return True
 
     def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
-        return (inputs[0] if self.after is None else Cut(self.after, float("-inf")).prepared(inputs[0]),)
+        return (
+            inputs[0] if self.after is None else Cut(self.after, float("-inf")).prepared(inputs[0]),
+        )
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         return self._rectified(inputs[0], known[0], torch.add)
@@ -126,9 +159,17 @@ class Rectifier(Rule):
     def overwriting(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         return self._rectified(inputs[0], known[0], Tensor.add_)
 
-    def _rectified(self, windows: Windows, known: Tensor, add: Callable[[Tensor, Tensor], Tensor]) -> Windows:
-        cut = known[windows.owner] if self.after is None else Cut(self.after, float("-inf"))(known, windows)
-        return windows._replace(change=add(windows.change, cut).clamp_min_(0).sub_(cut.clamp_min_(0)))
+    def _rectified(
+        self, windows: Windows, known: Tensor, add: Callable[[Tensor, Tensor], Tensor]
+    ) -> Windows:
+        cut = (
+            known[windows.owner]
+            if self.after is None
+            else Cut(self.after, float("-inf"))(known, windows)
+        )
+        return windows._replace(
+            change=add(windows.change, cut).clamp_min_(0).sub_(cut.clamp_min_(0))
+        )
 
 
 @dataclass(frozen=True)
@@ -139,7 +180,11 @@ class Scaled(Rule):
     """(C,), or a single number (); ``None`` is 1."""
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
-        return inputs[0] if self.factor is None else inputs[0]._replace(change=inputs[0].change * self.factor)
+        return (
+            inputs[0]
+            if self.factor is None
+            else inputs[0]._replace(change=inputs[0].change * self.factor)
+        )
 
 
 @dataclass(frozen=True)
@@ -214,13 +259,19 @@ class WindowedLinear(Rule):
     def of(cls, weight: Tensor, before: Axes) -> WindowedLinear:
         """``weight`` (K, C H W)."""
         (high, wide), outputs = before, len(weight)
-        weight = weight.reshape(outputs, -1, high.size, wide.size).permute(2, 3, 1, 0)  # (H, W, C, K)
+        weight = weight.reshape(outputs, -1, high.size, wide.size).permute(
+            2, 3, 1, 0
+        )  # (H, W, C, K)
         padded = F.pad(weight, (0, 0, 0, 0, wide.before, wide.after, high.before, high.after))
         # Windows start at the same places in the padded layer, (rows, columns, C, K, h, w).
         unfolded = padded[high.first + high.before :, wide.first + wide.before :]
-        unfolded = unfolded.unfold(0, high.length, 1)[: high.places].unfold(1, wide.length, 1)[:, : wide.places]
+        unfolded = unfolded.unfold(0, high.length, 1)[: high.places].unfold(1, wide.length, 1)[
+            :, : wide.places
+        ]
         ordered = unfolded.permute(0, 1, 4, 5, 2, 3)
-        return cls(None, before, ordered.reshape(high.places * wide.places, -1, outputs).contiguous())
+        return cls(
+            None, before, ordered.reshape(high.places * wide.places, -1, outputs).contiguous()
+        )
 
     @property
     def cost(self) -> int:
@@ -228,8 +279,11 @@ class WindowedLinear(Rule):
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         (windows,), (high, wide) = inputs, self.before
-        row, column = table(high.starts)[windows.row], table(wide.starts)[windows.column]
-        windows, change = by_group(windows, (row - high.first) * wide.places + column - wide.first, self.matrices)
+        row = table(high.starts)[windows.row]
+        column = table(wide.starts)[windows.column]
+        windows, change = by_group(
+            windows, (row - high.first) * wide.places + column - wide.first, self.matrices
+        )
         return windows._replace(change=change)
 
 

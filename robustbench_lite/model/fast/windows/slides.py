@@ -1,7 +1,8 @@
 """Convolutions and pools as maps of windows.
 
-A convolution maps small windows by a matrix, one for each offset of the window from the stride's grid, and slides over larger
-ones. A pool of largest values looks at the base's own values around the pixel.
+A convolution maps small windows by a matrix, one for each offset of the window from the stride's
+grid, and slides over larger ones. A pool of largest values looks at the base's own values around
+the pixel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.model.fast.windows.pixels import Axes, Cut, Slide, Spread, Windows, by_group, table
+from robustbench_lite.model.fast.windows.pixels import (
+    Axes,
+    Cut,
+    Slide,
+    Spread,
+    Windows,
+    by_group,
+    table,
+)
 from robustbench_lite.model.fast.windows.rules import Rule, cleared
 from robustbench_lite.rows.rows import SMALLEST_BATCH, at_least
 
@@ -28,17 +37,26 @@ class WindowedConvolution(Rule):
     after: Axes
     slides: tuple[Slide, Slide]
     matrices: Tensor
-    """(sh sw, h w C, h' w' O): what a window becomes, for each offset of its first position from the stride's grid."""
+    """(sh sw, h w C, h' w' O): what a window becomes, for each offset of its first position from
+    the stride's grid.
+    """
 
     @classmethod
     def of(cls, weight: Tensor, slides: tuple[Slide, Slide], dilation: Pair) -> WindowedConvolution:
         """``weight`` (O, C, kh, kw)."""
-        rows, columns = (slide.taps(*part) for slide, *part in zip(slides, weight.shape[2:], dilation, strict=True))
-        padded = F.pad(weight, (0, 1, 0, 1))  # a last tap of 0, for pairs of positions that the kernel does not join
+        rows, columns = (
+            slide.taps(*part)
+            for slide, *part in zip(slides, weight.shape[2:], dilation, strict=True)
+        )
+        padded = F.pad(
+            weight, (0, 1, 0, 1)
+        )  # a last tap of 0, for pairs of positions that the kernel does not join
         # (sh, 1, h, 1, h', 1) and (1, sw, 1, w, 1, w') of taps -> (O, C, sh, sw, h, w, h', w')
         joint = padded[:, :, rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]]
         ordered = joint.permute(2, 3, 4, 5, 1, 6, 7, 0)
-        matrices = ordered.reshape(len(rows) * len(columns), rows.shape[1] * columns.shape[1] * weight.shape[1], -1)
+        matrices = ordered.reshape(
+            len(rows) * len(columns), rows.shape[1] * columns.shape[1] * weight.shape[1], -1
+        )
         return cls(Axes(*(slide.after for slide in slides)), slides, matrices.contiguous())
 
     @property
@@ -55,9 +73,12 @@ class WindowedConvolution(Rule):
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         (windows,), (high, wide) = inputs, self.slides
-        lower, right = table(high.remainders)[windows.row], table(wide.remainders)[windows.column]
+        lower = table(high.remainders)[windows.row]
+        right = table(wide.remainders)[windows.column]
         windows, change = by_group(windows, lower * wide.stride + right, self.matrices)
-        return windows._replace(change=change.reshape(len(change), high.after.length, wide.after.length, -1))
+        return windows._replace(
+            change=change.reshape(len(change), high.after.length, wide.after.length, -1)
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,9 @@ class SlidConvolution(_Sliding):
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
         field = at_least(self.spread(inputs[0]), SMALLEST_BATCH).permute(0, 3, 1, 2)
-        change = F.conv2d(field, self.weight, None, self.stride, 0, self.dilation, self.groups)[: len(inputs[0].owner)]
+        change = F.conv2d(field, self.weight, None, self.stride, 0, self.dilation, self.groups)[
+            : len(inputs[0].owner)
+        ]
         return inputs[0]._replace(change=change.permute(0, 2, 3, 1))
 
 

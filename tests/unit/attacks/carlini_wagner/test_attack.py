@@ -19,7 +19,12 @@ from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
 
-QUICK: dict[str, Any] = {"steps": 120, "search_steps": 6, "initial_const": 0.1, "learning_rate": 0.05}
+QUICK: dict[str, Any] = {
+    "steps": 120,
+    "search_steps": 6,
+    "initial_const": 0.1,
+    "learning_rate": 0.05,
+}
 
 
 def linear(classes: int = 4) -> Any:
@@ -41,12 +46,19 @@ def begin(attack: CarliniWagner, x: Tensor, y: Tensor, norm: str = "l2") -> Any:
     return attack.init(x, y, ThreatModel.parse(norm, None), SampleRng.create(0, "test", index))
 
 
-def answered(success: Tensor, labels: Tensor, gradient: Tensor, loss: Tensor, logits: Tensor | None = None) -> Answer:
+def answered(
+    success: Tensor, labels: Tensor, gradient: Tensor, loss: Tensor, logits: Tensor | None = None
+) -> Answer:
     return Answer(success, labels, logits, gradient, lambda: loss)
 
 
 def follow(
-    attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, norm: str = "l2", limit: int = 5000
+    attack: CarliniWagner,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str = "l2",
+    limit: int = 5000,
 ) -> Iterator[tuple[Any, Tensor]]:
     """Every state on the way, with the margins of the points that were asked."""
     state, none = begin(attack, x, y, norm), torch.full_like(y, -1)
@@ -61,7 +73,9 @@ def follow(
         yield state, gap
         if state.finished.all():
             return
-        state = attack.tell(state, answered(gap < 0, logits.argmax(1), gradient, loss.detach(), logits))
+        state = attack.tell(
+            state, answered(gap < 0, logits.argmax(1), gradient, loss.detach(), logits)
+        )
     raise AssertionError("The search has no end.")
 
 
@@ -77,7 +91,9 @@ def constants(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor) -> 
     raise AssertionError
 
 
-def found(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str = "l2") -> Outcome:
+def found(
+    attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str = "l2"
+) -> Outcome:
     engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None))
     return joined(engine.search(Task(x, y, target, torch.arange(len(y)))))
 
@@ -87,7 +103,9 @@ def test_pixels_at_exactly_0_and_1_can_move(norm: str) -> None:
     model = linear()
     x = (torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     y = model(x).argmax(1)
-    result = found(CarliniWagner(**{**QUICK, "steps": 200}), model, x, y, torch.full_like(y, -1), norm)
+    result = found(
+        CarliniWagner(**{**QUICK, "steps": 200}), model, x, y, torch.full_like(y, -1), norm
+    )
     assert result.found.all()
     assert ((result.x_adv - x).abs().flatten(1).amax(1) > 0.005).all()
 
@@ -118,7 +136,11 @@ def test_linf_runs_begin_at_the_last_success_and_l2_runs_at_the_image() -> None:
         for state, gap in follow(CarliniWagner(**QUICK), model, x, y, norm):
             begins = (state.step == 0) & ~state.finished
             at_image = (state.x_adv - x).abs().flatten(1).amax(1) < 1e-5
-            assert (at_image | ~begins).all() if norm == "l2" else (gap[begins & success] <= 1e-5).all()
+            assert (
+                (at_image | ~begins).all()
+                if norm == "l2"
+                else (gap[begins & success] <= 1e-5).all()
+            )
             success |= state.bracket.high.isfinite()
 
 
@@ -131,7 +153,9 @@ def test_the_search_starts_at_the_image() -> None:
 def test_c_grows_tenfold_until_the_first_success_and_is_then_bisected() -> None:
     model = linear()
     x, y = images(model, rows=4)
-    attack = CarliniWagner(steps=100, search_steps=7, initial_const=1e-4, learning_rate=0.05, abort_early=False)
+    attack = CarliniWagner(
+        steps=100, search_steps=7, initial_const=1e-4, learning_rate=0.05, abort_early=False
+    )
     for row in range(len(y)):
         tried = constants(attack, model, x[row : row + 1], y[row : row + 1])
         assert len(tried) == 7
@@ -160,7 +184,10 @@ def test_a_run_without_progress_ends_at_the_next_look_and_only_with_abort_early(
         state, ends = begin(attack, x, y), []
         # The loss stands still: it is looked at every ten steps, and the second look ends the run.
         for step in range(1, 300):
-            state = attack.tell(state, answered(torch.zeros(4, dtype=torch.bool), y, gradient, torch.full((4,), -1.0)))
+            state = attack.tell(
+                state,
+                answered(torch.zeros(4, dtype=torch.bool), y, gradient, torch.full((4,), -1.0)),
+            )
             if (state.step == 0).all():
                 ends.append(step)
             if state.finished.all():
@@ -217,14 +244,18 @@ def test_a_row_that_finds_nothing_returns_its_clean_image() -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_to_one(norm: str) -> None:
+def test_a_sample_never_costs_more_gradients_than_announced_and_progress_rises_to_one(
+    norm: str,
+) -> None:
     model = linear()
     x = images(model)[0].round()  # black and white: Linf runs of any length
     y = model(x).argmax(1)
     attack = CarliniWagner(**{**QUICK, "steps": 200})
     result = found(attack, model, x, y, torch.full_like(y, -1), norm)
     assert (result.backward <= attack.steps * attack.search_steps).all()
-    on_the_way = [(attack.progress(state), ~state.finished) for state, _ in follow(attack, model, x, y, norm)]
+    on_the_way = [
+        (attack.progress(state), ~state.finished) for state, _ in follow(attack, model, x, y, norm)
+    ]
     shares, live = (torch.stack(column) for column in zip(*on_the_way, strict=True))
     assert ((shares >= 0) & (shares <= 1)).all()
     assert (shares.diff(dim=0)[live[:-1]] >= 0).all()
@@ -255,7 +286,14 @@ def test_the_distance_terms_are_those_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"search_steps": 0}, {"initial_const": 0}, {"learning_rate": 0}, {"confidence": -1}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"search_steps": 0},
+        {"initial_const": 0},
+        {"learning_rate": 0},
+        {"confidence": -1},
+    ],
 )
 def test_senseless_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="carlini_wagner needs"):

@@ -1,4 +1,6 @@
-"""The patch: where it lies to the pixel, what a brute-force search says, and what fitting one for all images gives."""
+"""The patch: where it lies to the pixel, what a brute-force search says, and what fitting one for
+all images gives.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ ROWS = 200
 
 
 def placements(
-    shape: Shape, rotation: float, pixels: int = 30, size: tuple[int, int] = (17, 14), scale_min: float = 1.0
+    shape: Shape,
+    rotation: float,
+    pixels: int = 30,
+    size: tuple[int, int] = (17, 14),
+    scale_min: float = 1.0,
 ) -> tuple[Geometry, Placement, Tensor]:
     """Places of a black patch on white images, and where its middle lies."""
     geometry = Geometry(shape, pixels, *size, rotation, scale_min, 1.0)
@@ -60,27 +66,38 @@ class TestPlacement:
         assert count.min() < 12
         assert count.max() <= 30
 
-    def test_it_is_turned_to_both_sides_as_far_as_it_may(self, shape: Shape, rotation: float) -> None:
+    def test_it_is_turned_to_both_sides_as_far_as_it_may(
+        self, shape: Shape, rotation: float
+    ) -> None:
         _, placement, _ = placements(shape, rotation)
         turned = torch.atan2(-placement.affine[:, 1, 0], placement.affine[:, 0, 0]) * 180 / math.pi
         assert (turned.abs() <= rotation + 1e-3).all()
         assert turned.max() >= 0.95 * rotation
         assert turned.min() <= -0.95 * rotation
 
-    def test_every_pixel_of_it_lies_within_its_outline_and_the_image(self, shape: Shape, rotation: float) -> None:
+    def test_every_pixel_of_it_lies_within_its_outline_and_the_image(
+        self, shape: Shape, rotation: float
+    ) -> None:
         geometry, placement, covered = placements(shape, rotation)
         height, width = 17, 14
         down = (torch.arange(height) + 0.5) * 2 / height - 1
         across = (torch.arange(width) + 0.5) * 2 / width - 1
-        place = torch.stack(torch.broadcast_tensors(across, down.unsqueeze(1), torch.tensor(1.0)), 2)  # type: ignore[no-untyped-call]  # (H, W, 3)
-        where = torch.einsum("bij,hwj->bhwi", placement.affine, place) * 1.25  # in half widths of the patch
+        ones = torch.ones(height, width)
+        place = torch.stack([across * ones, down.unsqueeze(1) * ones, ones], 2)  # (H, W, 3)
+        where = (
+            torch.einsum("bij,hwj->bhwi", placement.affine, place) * 1.25
+        )  # in half widths of the patch
         reach = where.norm(dim=3) if shape == "circle" else where.abs().amax(3)
-        # As many as the area says: those of the raster within the outline, give or take what the raster cannot hit.
+        # As many as the area says: those of the raster within the outline, give or take what the
+        # raster cannot hit.
         assert reach[covered.squeeze(1)].max() < 1 + 1 / geometry.half
         assert reach[~covered.squeeze(1)].min() > 1 - 1 / geometry.half
         rows = covered.squeeze(1).any(2)
         columns = covered.squeeze(1).any(1)
-        for line in (rows, columns):  # one stretch without a gap: nothing sticks out of the image and comes back elsewhere
+        for line in (
+            rows,
+            columns,
+        ):  # one stretch without a gap: nothing sticks out of the image and comes back elsewhere
             assert (line.int().diff(dim=1).abs().sum(1) <= 2).all()
 
     def test_it_gets_everywhere(self, shape: Shape, rotation: float) -> None:
@@ -112,18 +129,30 @@ class Linear(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], classes: int = 3, seed: int = 0) -> None:
         super().__init__()
-        self.weight = torch.randn(classes, math.prod(shape), generator=torch.Generator().manual_seed(seed))
+        self.weight = torch.randn(
+            classes, math.prod(shape), generator=torch.Generator().manual_seed(seed)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - 0.5).flatten(1) @ self.weight.T
 
 
-def images(model: nn.Module, shape: tuple[int, int, int], rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def images(
+    model: nn.Module, shape: tuple[int, int, int], rows: int, seed: int = 1
+) -> tuple[Tensor, Tensor]:
     x = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(seed))
     return x, model(x).argmax(1)
 
 
-def search(attack: Patch, model: nn.Module, x: Tensor, y: Tensor, eps: float, target: int = -1, seed: int = 0) -> Tensor:
+def search(
+    attack: Patch,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    target: int = -1,
+    seed: int = 0,
+) -> Tensor:
     threat = ThreatModel.parse("l0", eps)
     engine = Engine(attack, Passes(DefendedModel(model), 128), threat, seed=seed)
     found = torch.zeros(len(y), dtype=torch.bool)
@@ -137,18 +166,24 @@ def search(attack: Patch, model: nn.Module, x: Tensor, y: Tensor, eps: float, ta
 def test_an_images_own_patch_of_one_pixel_finds_what_brute_force_finds(target: int) -> None:
     shape = (2, 3, 4)
     model = Linear(shape)
-    x = images(model, shape, 40)[0].round()  # far from grey, and so from each other: some are out of a pixel's reach
+    x = images(model, shape, 40)[
+        0
+    ].round()  # far from grey, and so from each other: some are out of a pixel's reach
     y = model(x).argmax(1)
     keep = y != target
     x, y = x[keep], y[keep]
     hit = torch.zeros(len(y), dtype=torch.bool)
-    for row, column, colour in product(range(3), range(4), product((0.0, 1.0), repeat=2)):  # on a linear model a corner is best
+    for row, column, colour in product(
+        range(3), range(4), product((0.0, 1.0), repeat=2)
+    ):  # on a linear model a corner is best
         changed = x.clone()
         changed[:, :, row, column] = torch.tensor(colour)
         label = model(changed).argmax(1)
         hit |= (label != y) if target < 0 else (label == target)
     assert 3 < hit.sum() < len(y) - 3
-    attack = Patch(universal=False, draws=300, steps=8, learning_rate=0.5)  # 300 places in 12 pixels: none stays untried
+    attack = Patch(
+        universal=False, draws=300, steps=8, learning_rate=0.5
+    )  # 300 places in 12 pixels: none stays untried
     assert torch.equal(search(attack, model, x, y, 1, target), hit)
 
 
@@ -158,7 +193,9 @@ SHAPE, PIXELS = (1, 9, 9), 12
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(54, 4))
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(54, 4)
+    )
     for parameter in model.parameters():
         parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
     with torch.no_grad():  # every class wins somewhere
@@ -191,7 +228,9 @@ def test_model_batches_of_any_size_fit_the_same_patch(net: nn.Module) -> None:
     assert torch.equal(fit(net, ATTACK)[-1].result, whole)
     assert not torch.equal(fit(net, ATTACK, seed=1)[-1].result, whole)
     for batch_size in (7, 16, 250):
-        torch.testing.assert_close(fit(net, ATTACK, batch_size)[-1].result, whole, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            fit(net, ATTACK, batch_size)[-1].result, whole, atol=1e-4, rtol=0
+        )
 
 
 def test_a_fit_goes_on_from_any_step_to_the_same_patch(net: nn.Module) -> None:
@@ -203,7 +242,9 @@ def test_a_fit_goes_on_from_any_step_to_the_same_patch(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("goal", [None, "class:1"])
-def test_a_fitted_patch_breaks_more_held_out_images_than_a_random_one(net: nn.Module, goal: str | None) -> None:
+def test_a_fitted_patch_breaks_more_held_out_images_than_a_random_one(
+    net: nn.Module, goal: str | None
+) -> None:
     x, y = images(net, SHAPE, 300, seed=3)
     target = -1 if goal is None else 1
     x, y = x[y != target], y[y != target]
@@ -228,7 +269,11 @@ def test_more_draws_break_more_images_and_cost_one_query_each(net: nn.Module) ->
 def evaluate(net: nn.Module, fit_rows: int = 100, **options: Any) -> rbl.Cell:
     x, y = images(net, SHAPE, 60, seed=3)
     train = images(net, SHAPE, fit_rows, seed=2)
-    return rbl.evaluate(net, (x, y), **{"attacks": ATTACK, "norm": "l0", "eps": PIXELS, "fit_data": train, **options}).cells[0]
+    return rbl.evaluate(
+        net,
+        (x, y),
+        **{"attacks": ATTACK, "norm": "l0", "eps": PIXELS, "fit_data": train, **options},
+    ).cells[0]
 
 
 def test_an_evaluation_fits_once_and_says_on_what(net: nn.Module, tmp_path: Path) -> None:
@@ -244,7 +289,9 @@ def test_an_evaluation_fits_once_and_says_on_what(net: nn.Module, tmp_path: Path
     assert evaluate(net, attacks="pgd steps=2", norm="l2", eps=1).identity.fit_data is None
 
 
-def test_a_killed_fit_goes_on_where_it_was(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_fit_goes_on_where_it_was(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = evaluate(net, output=tmp_path / "whole")
     steps, original = [], Patch.fit
 
@@ -273,11 +320,18 @@ def test_a_fit_that_was_changed_is_refused(net: nn.Module, tmp_path: Path) -> No
         path.write_bytes(damaged)
         with pytest.raises(RecordError, match="damaged or was changed"):
             evaluate(net, output=tmp_path, keep_adversarials=True)
-    assert present(evaluate(net, output=tmp_path, fresh=True).record).digest == present(cell.record).digest
+    assert (
+        present(evaluate(net, output=tmp_path, fresh=True).record).digest
+        == present(cell.record).digest
+    )
 
 
-@pytest.mark.parametrize("result", [torch.zeros(1, 1, 2, 2), torch.zeros(5), torch.full((1, 1, 3, 3), float("nan"))])
-def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(net: nn.Module, tmp_path: Path, result: Tensor) -> None:
+@pytest.mark.parametrize(
+    "result", [torch.zeros(1, 1, 2, 2), torch.zeros(5), torch.full((1, 1, 3, 3), float("nan"))]
+)
+def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(
+    net: nn.Module, tmp_path: Path, result: Tensor
+) -> None:
     cell = evaluate(net, output=tmp_path)
     path: Path = tmp_path / "fits" / f"{cell.key}.safetensors"
     stored = fitting._stored(path, cell.key)
@@ -286,7 +340,9 @@ def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(net: nn.Modul
         evaluate(net, output=tmp_path, keep_adversarials=True)
 
 
-def test_progress_tells_of_the_fit_before_the_search(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_tells_of_the_fit_before_the_search(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fitting, "_TELL_SECONDS", 0.0)
     heard: list[Any] = []
     evaluate(net, on_progress=heard.append)
@@ -307,12 +363,17 @@ def test_progress_tells_of_the_fit_before_the_search(net: nn.Module, monkeypatch
         ({"attacks": "patch shape=star"}, "shape"),
         ({"attacks": "patch scale_min=0.5 scale_max=0.2"}, "scale_min"),
         ({"attacks": "patch fitted=1"}, "No parameter"),
-        ({"fit_data": (torch.zeros(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64))}, "of the same kind"),
+        (
+            {"fit_data": (torch.zeros(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64))},
+            "of the same kind",
+        ),
         ({"eps": None}, "radius"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
-)  # fmt: skip
-def test_what_cannot_be_fitted_is_explained(net: nn.Module, options: dict[str, Any], text: str) -> None:
+)
+def test_what_cannot_be_fitted_is_explained(
+    net: nn.Module, options: dict[str, Any], text: str
+) -> None:
     with pytest.raises(UsageError, match=text):
         evaluate(net, **options)
 
@@ -325,12 +386,17 @@ def test_it_is_never_scored_on_what_it_was_fitted_on(net: nn.Module) -> None:
     other = dataclasses.replace(whole, x=x[40:], y=y[40:], ids=whole.ids[40:])
     with pytest.raises(UsageError, match="that it is scored on"):
         rbl.evaluate(net, whole.first(45), ATTACK, norm="l0", eps=PIXELS, fit_data=other)
-    assert rbl.evaluate(net, whole.first(40), ATTACK, norm="l0", eps=PIXELS, fit_data=other).cells[0].n == 40
+    assert (
+        rbl.evaluate(net, whole.first(40), ATTACK, norm="l0", eps=PIXELS, fit_data=other).cells[0].n
+        == 40
+    )
 
 
 def test_what_is_lost_for_good_hardly_pulls_and_what_holds_pulls_in_full() -> None:
     logits = torch.tensor([[0.0, 30.0], [30.0, 0.0]]).requires_grad_()
-    (gradient,) = torch.autograd.grad(log_chance(logits, torch.zeros(2).long(), torch.full((2,), -1)).sum(), logits)
+    (gradient,) = torch.autograd.grad(
+        log_chance(logits, torch.zeros(2).long(), torch.full((2,), -1)).sum(), logits
+    )
     torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0], [-1.0, 1.0]]))
 
 
@@ -338,7 +404,9 @@ def test_images_that_are_wrong_already_teach_nothing(net: nn.Module) -> None:
     x, y = images(net, SHAPE, 80, seed=2)
     wrong = torch.cat([x, images(net, SHAPE, 30, seed=5)[0]])
     labels = torch.cat([y, (net(wrong[80:]).argmax(1) + 1) % 4])
-    first, second = (evaluate(net, fit_data=fit_data).fitted for fit_data in ((wrong, labels), (x, y)))
+    first, second = (
+        evaluate(net, fit_data=fit_data).fitted for fit_data in ((wrong, labels), (x, y))
+    )
     assert torch.equal(present(first), present(second))
     with pytest.raises(UsageError, match="classifies none correctly"):
         evaluate(net, fit_data=(x, (y + 1) % 4))

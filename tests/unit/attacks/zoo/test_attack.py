@@ -21,9 +21,14 @@ from tests.conftest import joined, present, untargeted
 SHAPE = (1, 6, 6)
 L2 = ThreatModel.parse("l2", None)
 VARIANTS = [
-    {}, {"tanh": True}, {"update": "newton", "learning_rate": 0.5}, {"importance": True}, {"attack_size": 3},
-    {"attack_size": 3, "grow_every": 4, "importance": True}, {"attack_size": 4, "tanh": True},
-]  # fmt: skip
+    {},
+    {"tanh": True},
+    {"update": "newton", "learning_rate": 0.5},
+    {"importance": True},
+    {"attack_size": 3},
+    {"attack_size": 3, "grow_every": 4, "importance": True},
+    {"attack_size": 4, "tanh": True},
+]
 
 
 def linear(classes: int = 3) -> Any:
@@ -59,7 +64,14 @@ def answer_of(query: Query, model: nn.Module, y: Tensor) -> Answer:
 def test_every_row_of_a_batch_moves_both_ways_and_is_found(variant: dict[str, Any]) -> None:
     model = linear()
     x, y = images(model, on_bounds="tanh" not in variant)  # with tanh those values hardly move
-    options = {"steps": 60, "coordinates": 12, "search_steps": 3, "initial_const": 1.0, "learning_rate": 0.03, **variant}
+    options = {
+        "steps": 60,
+        "coordinates": 12,
+        "search_steps": 3,
+        "initial_const": 1.0,
+        "learning_rate": 0.03,
+        **variant,
+    }
     result = search(ZOO(**options), model, x, y)
     assert result.found.all()
     change = (result.x_adv - x).flatten(1)
@@ -71,7 +83,9 @@ def test_every_row_of_a_batch_moves_both_ways_and_is_found(variant: dict[str, An
 def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates: int, a_step: int) -> None:
     model = linear()
     x, y = images(model, rows=3)
-    attack = ZOO(steps=7, coordinates=coordinates, search_steps=1, initial_const=1.0, learning_rate=1e-3)
+    attack = ZOO(
+        steps=7, coordinates=coordinates, search_steps=1, initial_const=1.0, learning_rate=1e-3
+    )
     result = search(attack, model, x, y)
     assert attack.points(SHAPE) == a_step
     # Seven steps, and a look at where they led.
@@ -82,7 +96,12 @@ def test_a_step_costs_two_forwards_a_coordinate_and_one(coordinates: int, a_step
 def test_every_constant_costs_as_much_as_the_first_where_none_succeeds() -> None:
     model = linear()
     x, y = images(model, rows=3)
-    options: dict[str, Any] = {"steps": 7, "coordinates": 36, "initial_const": 1.0, "learning_rate": 1e-5}
+    options: dict[str, Any] = {
+        "steps": 7,
+        "coordinates": 36,
+        "initial_const": 1.0,
+        "learning_rate": 1e-5,
+    }
     one, five = (search(ZOO(search_steps=count, **options), model, x, y) for count in (1, 5))
     assert not five.found.any()
     assert torch.equal(five.forward, 5 * one.forward)
@@ -117,7 +136,10 @@ def test_the_slope_is_the_gradient() -> None:
 
 
 def test_between_two_shuffles_no_coordinate_moves_twice() -> None:
-    attack, model = ZOO(coordinates=7, initial_const=1.0, learning_rate=1e-3, confidence=100.0), linear()
+    attack, model = (
+        ZOO(coordinates=7, initial_const=1.0, learning_rate=1e-3, confidence=100.0),
+        linear(),
+    )
     x, y = images(model)
     state = attack.init(x, y, L2, SampleRng.create(0, "test", torch.arange(len(y))))
     orders = []
@@ -135,7 +157,10 @@ def test_between_two_shuffles_no_coordinate_moves_twice() -> None:
 def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes_straight_back(
     update: Literal["adam", "newton"],
 ) -> None:
-    attack, model = ZOO(coordinates=36, initial_const=1.0, learning_rate=0.01, update=update), linear()
+    attack, model = (
+        ZOO(coordinates=36, initial_const=1.0, learning_rate=0.01, update=update),
+        linear(),
+    )
     x, y = images(model, on_bounds=False)
     other = (y + 1) % 3
     state = attack.init(x, y, L2, SampleRng.create(0, "test", torch.arange(len(y))))
@@ -150,7 +175,8 @@ def test_where_the_other_class_leads_by_enough_a_move_costs_one_forward_and_goes
     after = attack.tell(across, Answer(answer.success, answer.labels, loss_of=lambda: unknown))
     assert (after.noise.abs() < across.noise.abs()).flatten().float().mean() > 0.99
     assert (after.step == 2).all()
-    # A probe that comes out on the near side moves nothing: the next query asks for the slopes there.
+    # A probe that comes out on the near side moves nothing: the next query asks for the slopes
+    # there.
     back = Answer(answer.success, answer.labels, loss_of=lambda: -torch.ones_like(unknown))
     near = attack.tell(state.replace(noise=state.noise * 0, probing=~state.probing), back)
     assert not near.noise.any()
@@ -169,9 +195,19 @@ def test_an_order_names_every_coordinate_once(importance: bool) -> None:
 
 def test_importance_prefers_what_has_changed() -> None:
     space = NoiseSpace.create((1, 8, 8), None, False, False)
-    rng, x, noise = SampleRng.create(0, "test", torch.arange(50)), torch.full((50, 1, 8, 8), 0.5), torch.zeros(50, 64)
+    rng, x, noise = (
+        SampleRng.create(0, "test", torch.arange(50)),
+        torch.full((50, 1, 8, 8), 0.5),
+        torch.zeros(50, 64),
+    )
     noise[:, 9] = -0.4
-    order = shuffle(space, rng, torch.zeros(50, dtype=torch.int64), torch.zeros(50, dtype=torch.int64), weigh(space, x, noise))
+    order = shuffle(
+        space,
+        rng,
+        torch.zeros(50, dtype=torch.int64),
+        torch.zeros(50, dtype=torch.int64),
+        weigh(space, x, noise),
+    )
     assert (order[:, :3] == 9).any(1).float().mean() > 0.8  # evenly it would be 3 in 64
 
 
@@ -189,11 +225,15 @@ def test_a_grown_noise_goes_on_where_the_coarse_one_ended() -> None:
     rng, rows = SampleRng.create(0, "test", torch.arange(3)), torch.tensor([0, 1, 7])
     drawn = shuffle(space, rng, rows, rows, None)[:, :4]
     assert [
-        (int(row.min()) >= low, int(row.max()) < high) for row, low, high in zip(drawn, (0, 4, 20), (4, 20, 84), strict=True)
+        (int(row.min()) >= low, int(row.max()) < high)
+        for row, low, high in zip(drawn, (0, 4, 20), (4, 20, 84), strict=True)
     ] == [(True, True)] * 3
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"learning_rate": 0}, {"update": "sgd"}, {"grow_every": 5}, {"confidence": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": 0}, {"learning_rate": 0}, {"update": "sgd"}, {"grow_every": 5}, {"confidence": -1}],
+)
 def test_what_cannot_be_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ZOO(**bad)
@@ -208,6 +248,8 @@ def test_coordinates_of_equal_draws_come_in_their_order() -> None:
             return self
 
     space = NoiseSpace.create((1, 30, 30), None, grows=False, tanh=False)
-    order = shuffle(space, cast(SampleRng, Even()), torch.zeros(2).long(), torch.zeros(2).long(), None)
+    order = shuffle(
+        space, cast(SampleRng, Even()), torch.zeros(2).long(), torch.zeros(2).long(), None
+    )
     expected = [i for third in (2, 1, 0) for i in range(900) if i % 3 == third]
     assert order.tolist() == [expected] * 2

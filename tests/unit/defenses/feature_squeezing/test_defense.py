@@ -1,4 +1,6 @@
-"""Feature squeezing: the squeezers do what the paper's do, the detector keeps its promise, and attacks see through both."""
+"""Feature squeezing: the squeezers do what the paper's do, the detector keeps its promise, and
+attacks see through both.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from torch import nn
 import robustbench_lite as rbl
 from rbl_defenses.feature_squeezing.defense import FeatureSqueezing
 from rbl_defenses.feature_squeezing.detector import Detector, detection_scores, roc_area
-from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median, NonLocalMeans, SoftBitDepth, StraightThrough, mirrored
+from rbl_defenses.feature_squeezing.squeezers import (
+    BitDepth,
+    Median,
+    NonLocalMeans,
+    SoftBitDepth,
+    StraightThrough,
+    mirrored,
+)
 from robustbench_lite.defense.composition import defense_from
 from robustbench_lite.errors import UsageError
 from robustbench_lite.sources.models import reference_model
@@ -42,7 +51,9 @@ def test_a_border_may_be_wider_than_the_image() -> None:
 def slow_non_local_means(image: np.ndarray, search: int, patch: int, strength: float) -> np.ndarray:
     """(C, H, W), literally by the formula."""
     half, reach = search // 2, patch // 2
-    wide = np.pad(image, ((0, 0), *[(half + reach, half + reach)] * 2), mode="symmetric").astype(np.float64)
+    wide = np.pad(image, ((0, 0), *[(half + reach, half + reach)] * 2), mode="symmetric").astype(
+        np.float64
+    )
     _, height, width = image.shape
     out = np.zeros(image.shape)
 
@@ -67,7 +78,9 @@ def test_non_local_means_is_its_formula(channels: int) -> None:
     x = images(2, (channels, 6, 5))
     found = NonLocalMeans(5, 3, 0.3)(x)
     for image, expected in zip(found, x, strict=True):
-        np.testing.assert_allclose(image.numpy(), slow_non_local_means(expected.numpy(), 5, 3, 0.3), atol=1e-5)
+        np.testing.assert_allclose(
+            image.numpy(), slow_non_local_means(expected.numpy(), 5, 3, 0.3), atol=1e-5
+        )
 
 
 def test_non_local_means_has_its_exact_gradient() -> None:
@@ -94,9 +107,15 @@ def test_the_gradient_of_the_rounding_is_steepest_where_the_rounded_value_change
 
 
 @pytest.mark.parametrize(("bits", "eps"), [(3, 0.1), (1, 0.1)])
-def test_rounding_looks_robust_to_plain_pgd_and_not_to_the_adaptive_one(bits: int, eps: float) -> None:
+def test_rounding_looks_robust_to_plain_pgd_and_not_to_the_adaptive_one(
+    bits: int, eps: float
+) -> None:
     adaptive, plain = rbl.evaluate(
-        data=small_data(), attacks="pgd steps=20", defenses=f"feature_squeezing bits={bits}", eps=eps, plain=True
+        data=small_data(),
+        attacks="pgd steps=20",
+        defenses=f"feature_squeezing bits={bits}",
+        eps=eps,
+        plain=True,
     ).cells
     assert plain.robust_accuracy > 0.85 * plain.clean_accuracy
     assert adaptive.robust_accuracy < 0.6 * plain.robust_accuracy
@@ -115,13 +134,17 @@ class TestDetector:
 
     def test_the_threshold_lets_the_wanted_share_of_training_images_pass(self) -> None:
         model, x = small_network(), images(400)
-        defense = FeatureSqueezing(bits=1, median=2, detect=True, false_positives=0.1).calibrated(model, x)
+        defense = FeatureSqueezing(bits=1, median=2, detect=True, false_positives=0.1).calibrated(
+            model, x
+        )
         assert defense.threshold is not None
         flagged = detection_scores(model, defense.squeezers(), x) > defense.threshold
         assert 0.08 < flagged.float().mean() <= 0.1025
         assert not defense.calibrates
 
-    def test_the_score_is_the_largest_l1_distance_to_the_probabilities_of_a_squeezed_version(self) -> None:
+    def test_the_score_is_the_largest_l1_distance_to_the_probabilities_of_a_squeezed_version(
+        self,
+    ) -> None:
         model, x = small_network(), images(300)  # more than a batch
         rounded = (x * 1).round()
         median = torch.from_numpy(ndimage.median_filter(x.numpy(), (1, 1, 2, 2)))
@@ -129,11 +152,15 @@ class TestDetector:
         expected = torch.maximum((own - one).abs().sum(1), (own - other).abs().sum(1))
         found = detection_scores(model, [BitDepth(1), Median(2)], x)
         torch.testing.assert_close(found, expected.detach())
-        assert ((own - one).abs().sum(1) > (own - other).abs().sum(1)).float().mean().item() not in (0, 1)
+        assert (
+            (own - one).abs().sum(1) > (own - other).abs().sum(1)
+        ).float().mean().item() not in (0, 1)
 
     def test_it_abstains_where_that_distance_is_above_the_threshold(self) -> None:
         model, x = small_network(), images(200)
-        distance = (model(x).softmax(1) - model((x * 3).round() / 3).softmax(1)).abs().sum(1).detach()
+        distance = (
+            (model(x).softmax(1) - model((x * 3).round() / 3).softmax(1)).abs().sum(1).detach()
+        )
         threshold = float(distance.median()) + 1e-4
         defended = FeatureSqueezing(bits=2, detect=True, threshold=threshold).wrap(model)
         declined = defended.module(x).argmax(1) == 3
@@ -159,18 +186,25 @@ class TestDetector:
 
     def test_a_declined_clean_image_counts_as_wrong(self) -> None:
         always = FeatureSqueezing(bits=1, detect=True, threshold=0.0)
-        assert rbl.evaluate(small_network(), (images(40), torch.zeros(40).long()), "fgsm", defenses=always, eps=0.01).cells[
-            0
-        ].clean_accuracy == pytest.approx(0, abs=0.05)
+        assert rbl.evaluate(
+            small_network(), (images(40), torch.zeros(40).long()), "fgsm", defenses=always, eps=0.01
+        ).cells[0].clean_accuracy == pytest.approx(0, abs=0.05)
 
     def test_an_attack_succeeds_only_with_a_wrong_class_that_is_not_declined(self) -> None:
         cell = rbl.evaluate(
-            data=small_data(), attacks="pgd steps=20", defenses=self.spec, eps=0.05, keep_adversarials=True, fit_data=training()
+            data=small_data(),
+            attacks="pgd steps=20",
+            defenses=self.spec,
+            eps=0.05,
+            keep_adversarials=True,
+            fit_data=training(),
         ).cells[0]
         y = small_data().y
         broken = torch.from_numpy(cell.clean_correct & ~cell.robust)
         parameters = cell.identity.defense.parameters
-        defended = FeatureSqueezing(**parameters).wrap(reference_model("fashion_mnist", "none").module)
+        defended = FeatureSqueezing(**parameters).wrap(
+            reference_model("fashion_mnist", "none").module
+        )
         answers = defended.module(cell.x_adv[broken]).argmax(1)  # type: ignore[index]
         assert len(answers) > 10
         assert (answers != y[broken]).all()
@@ -178,20 +212,29 @@ class TestDetector:
 
     def test_it_stops_plain_pgd_more_often_than_the_joint_attack(self) -> None:
         adaptive, plain = rbl.evaluate(
-            data=small_data(), attacks="pgd steps=40 loss=margin", norm="l2", eps=0.7, plain=True, fit_data=training(),
+            data=small_data(),
+            attacks="pgd steps=40 loss=margin",
+            norm="l2",
+            eps=0.7,
+            plain=True,
+            fit_data=training(),
             defenses="feature_squeezing bits=3 median=3 detect=true false_positives=0.15",
-        ).cells  # fmt: skip
+        ).cells
         assert adaptive.robust_accuracy < plain.robust_accuracy - 0.2
 
     def test_without_training_images_the_message_says_what_to_give(self) -> None:
         with pytest.raises(UsageError, match="training images"):
-            rbl.evaluate(small_network(), (images(20), torch.zeros(20).long()), defenses=self.spec, eps=0.1)
+            rbl.evaluate(
+                small_network(), (images(20), torch.zeros(20).long()), defenses=self.spec, eps=0.1
+            )
 
     def test_training_images_of_the_user_set_the_threshold(self) -> None:
         model, x = small_network(), images(40)
         data = (x, model(x).argmax(1))
         fit = (images(100, seed=5), torch.zeros(100).long())
-        cell = rbl.evaluate(model, data, "pgd steps=3", defenses=self.spec, eps=0.02, fit_data=fit).cells[0]
+        cell = rbl.evaluate(
+            model, data, "pgd steps=3", defenses=self.spec, eps=0.02, fit_data=fit
+        ).cells[0]
         assert "threshold=" in cell.defense
         assert isinstance(cell.identity.defense.parameters["threshold"], float)
 
@@ -205,9 +248,18 @@ def test_the_roc_area_counts_pairs() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["bits=0", "bits=9", "median=1", "bits=none", "nlm=true nlm_search=4", "nlm=true nlm_strength=0", "threshold=1",
-     "detect=true threshold=3", "detect=true false_positives=0"],
-)  # fmt: skip
+    [
+        "bits=0",
+        "bits=9",
+        "median=1",
+        "bits=none",
+        "nlm=true nlm_search=4",
+        "nlm=true nlm_strength=0",
+        "threshold=1",
+        "detect=true threshold=3",
+        "detect=true false_positives=0",
+    ],
+)
 def test_values_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="feature_squeezing"):
         defense_from(f"feature_squeezing {text}")
@@ -216,7 +268,13 @@ def test_values_out_of_range_are_refused(text: str) -> None:
 def test_any_network_may_stand_behind_it() -> None:
     model: nn.Module = small_network((3, 7, 5))
     x = images(30, (3, 7, 5))
-    cell = rbl.evaluate(model, (x, model(x).argmax(1)), "pgd steps=3", defenses="feature_squeezing bits=5 median=2", eps=0.02)
+    cell = rbl.evaluate(
+        model,
+        (x, model(x).argmax(1)),
+        "pgd steps=3",
+        defenses="feature_squeezing bits=5 median=2",
+        eps=0.02,
+    )
     assert cell.cells[0].clean_accuracy > 0.3
 
 
@@ -232,7 +290,10 @@ def test_a_score_that_is_the_threshold_but_for_rounding_declines_nothing(
     monkeypatch: pytest.MonkeyPatch, threshold: float, last: float
 ) -> None:
     monkeypatch.setattr(
-        "rbl_defenses.feature_squeezing.detector.score", lambda versions: torch.tensor([last, threshold + 1e-4])
+        "rbl_defenses.feature_squeezing.detector.score",
+        lambda versions: torch.tensor([last, threshold + 1e-4]),
     )
-    out = Detector(nn.Flatten(), [nn.Identity()], threshold)(torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]]))
+    out = Detector(nn.Flatten(), [nn.Identity()], threshold)(
+        torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
+    )
     assert out.argmax(1).tolist() == [0, 2]

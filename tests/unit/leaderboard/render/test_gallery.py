@@ -28,7 +28,9 @@ FOUND = cell("d", "pgd", "1111", "1010")
 def test_a_png_reads_back_as_the_image(shape: tuple[int, int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / np.float32(255)
     read = np.asarray(Image.open(io.BytesIO(png(image))), dtype=np.float32) / 255
-    np.testing.assert_array_equal(read if shape[0] == 3 else read[:, :, None], image.transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        read if shape[0] == 3 else read[:, :, None], image.transpose(1, 2, 0)
+    )
 
 
 def test_an_example_keeps_image_and_perturbation(tmp_path: Path) -> None:
@@ -49,7 +51,8 @@ def test_an_example_of_a_sample_that_held_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"Bag"', '"Cat"'), ('"format_version": 2', '"format_version": 3'), ('"id": 1', '"id": 3')]
+    ("old", "new"),
+    [('"Bag"', '"Cat"'), ('"format_version": 2', '"format_version": 3'), ('"id": 1', '"id": 3')],
 )
 def test_examples_that_were_changed_are_refused(tmp_path: Path, old: str, new: str) -> None:
     x, path = np.zeros((1, 4, 4), dtype=np.float32), tmp_path / "a.json"

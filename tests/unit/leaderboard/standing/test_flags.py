@@ -1,4 +1,6 @@
-"""Signs of masked gradients and contradictions are flagged with their reason, and nothing else is."""
+"""Signs of masked gradients and contradictions are flagged with their reason, and nothing
+else is.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,27 @@ def test_one_step_that_breaks_more_than_many_is_flagged(sheet: Make) -> None:
 
 
 def test_a_stronger_gradient_attack_is_no_sign_of_anything(sheet: Make) -> None:
-    cells = [cell("d", "pgd", ALL, NONE), cell("d", "boundary", ALL, HALF), cell("d", "fgsm", ALL, ALL)]
+    cells = [
+        cell("d", "pgd", ALL, NONE),
+        cell("d", "boundary", ALL, HALF),
+        cell("d", "fgsm", ALL, ALL),
+    ]
     assert flags(sheet(*cells)) == []
 
 
 def test_a_difference_of_a_few_samples_is_not_flagged(sheet: Make) -> None:
-    assert flags(sheet(cell("d", "pgd", ALL, "1" * 38 + "00"), cell("d", "fgsm", ALL, "1" * 36 + "0000"))) == []
+    assert (
+        flags(
+            sheet(cell("d", "pgd", ALL, "1" * 38 + "00"), cell("d", "fgsm", ALL, "1" * 36 + "0000"))
+        )
+        == []
+    )
 
 
 def test_robust_accuracy_that_rises_with_eps_is_flagged(sheet: Make) -> None:
-    (flag,) = flags(sheet(cell("d", "pgd", ALL, HALF, eps=0.1), cell("d", "pgd", ALL, ALL, eps=0.2)))
+    (flag,) = flags(
+        sheet(cell("d", "pgd", ALL, HALF, eps=0.1), cell("d", "pgd", ALL, ALL, eps=0.2))
+    )
     assert "leaves more at eps 0.2 than at 0.1" in flag
 
 
@@ -47,10 +60,15 @@ def test_anything_left_at_half_the_range_is_flagged(sheet: Make) -> None:
     assert "too weak" in flag
 
 
-def test_a_worst_case_that_rests_on_samples_which_a_stronger_attack_never_saw_is_flagged(sheet: Make) -> None:
+def test_a_worst_case_that_rests_on_samples_which_a_stronger_attack_never_saw_is_flagged(
+    sheet: Make,
+) -> None:
     few = cell("d", "pgd", "1" * 20, "0" * 20, parameters={"steps": 7})
     (flag,) = flags(sheet(cell("d", "pgd", ALL, ALL), few))
-    assert flag == "Linf 0.1: the worst case is 0.0% on the 20 samples that every attack saw, 50.0% on all"
+    assert (
+        flag
+        == "Linf 0.1: the worst case is 0.0% on the 20 samples that every attack saw, 50.0% on all"
+    )
 
 
 def test_fewer_samples_that_say_the_same_are_not_flagged(sheet: Make) -> None:
@@ -64,7 +82,10 @@ def test_notes_of_a_record_are_handed_on(sheet: Make) -> None:
 
 
 def test_a_note_that_all_records_of_a_row_have_stands_once(sheet: Make) -> None:
-    cells = [cell("d", "pgd", ALL, HALF, flags=["random model"]), cell("d", "fgsm", ALL, ALL, flags=["random model", "odd"])]
+    cells = [
+        cell("d", "pgd", ALL, HALF, flags=["random model"]),
+        cell("d", "fgsm", ALL, ALL, flags=["random model", "odd"]),
+    ]
     assert flags(sheet(*cells)) == ["Linf 0.1, fgsm: odd", "random model"]
 
 

@@ -13,7 +13,9 @@ from robustbench_lite.leaderboard.standing.ranking import holm, mcnemar, rank_ra
 
 
 def counted(only_first: int, only_second: int) -> float:
-    """The two-sided p-value by going through every way that the differing samples could have fallen."""
+    """The two-sided p-value by going through every way that the differing samples could have
+    fallen.
+    """
     n = only_first + only_second
     outcomes = [sum(falls) for falls in product((0, 1), repeat=n)]
     chance = [outcomes.count(k) for k in range(n + 1)]
@@ -23,8 +25,12 @@ def counted(only_first: int, only_second: int) -> float:
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (3, 0), (6, 1), (4, 4), (2, 9)])
 def test_mcnemar_is_the_exact_count(only_first: int, only_second: int) -> None:
     both = np.ones(5, dtype=bool)
-    first = np.concatenate([both, np.ones(only_first, dtype=bool), np.zeros(only_second, dtype=bool)])
-    second = np.concatenate([both, np.zeros(only_first, dtype=bool), np.ones(only_second, dtype=bool)])
+    first = np.concatenate(
+        [both, np.ones(only_first, dtype=bool), np.zeros(only_second, dtype=bool)]
+    )
+    second = np.concatenate(
+        [both, np.zeros(only_first, dtype=bool), np.ones(only_second, dtype=bool)]
+    )
     assert mcnemar(first, second) == pytest.approx(counted(only_first, only_second))
 
 
@@ -40,7 +46,9 @@ def test_holm_lowers_the_bar_step_by_step_and_stops_at_the_first_that_stands() -
 
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.sampled_from([0.01, 0.05, 0.1]))
-def test_holm_rejects_at_least_what_bonferroni_rejects_and_at_most_what_is_below_alpha(p: list[float], alpha: float) -> None:
+def test_holm_rejects_at_least_what_bonferroni_rejects_and_at_most_what_is_below_alpha(
+    p: list[float], alpha: float
+) -> None:
     for value, rejected in zip(p, holm(p, alpha), strict=True):
         assert rejected or value > alpha / len(p)
         assert not rejected or value <= alpha

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from robustbench_lite.leaderboard.render import tables
-from robustbench_lite.leaderboard.standing.document import Document, Missing, OpenRange, RankedRow, Standing
+from robustbench_lite.leaderboard.standing.document import (
+    Document,
+    Missing,
+    OpenRange,
+    RankedRow,
+    Standing,
+)
 from robustbench_lite.leaderboard.standing.sheet import Sheet
 from robustbench_lite.leaderboard.standing.summary import document
 from tests.unit.leaderboard.conftest import cell
@@ -43,13 +49,19 @@ def test_an_attack_on_fewer_samples_says_nothing_of_the_others(sheet: Make) -> N
 
 
 def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) -> None:
-    doc = document(sheet(cell("d", "one", "11", "10"), cell("e", "one", "11", "11"), cell("e", "two", "11", "00")))
+    doc = document(
+        sheet(
+            cell("d", "one", "11", "10"), cell("e", "one", "11", "11"), cell("e", "two", "11", "00")
+        )
+    )
     row = row_of(doc, "d")
     assert row.rank is None
     assert row.threats[LINF].worst == Missing(missing="two: not measured")
     table = doc.threats[0]
     line = dict(zip(tables.headings(table), tables.values(row, table), strict=True))
-    assert {line[name] for name in ("rank", "two", "worst case", "certified", "open", "queries")} == {"-"}
+    assert {
+        line[name] for name in ("rank", "two", "worst case", "certified", "open", "queries")
+    } == {"-"}
     assert any("two: not measured" in reason for reason in tables.missing(doc))
     assert "| - |" in tables.markdown(doc)
     assert "not measured" in tables.as_csv(doc)
@@ -58,20 +70,33 @@ def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) ->
 
 
 def test_rows_on_other_samples_are_not_ranked_against_each_other(sheet: Make) -> None:
-    same = document(sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12)))
+    same = document(
+        sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12))
+    )
     assert [row.rank for row in same.rows] == [(1, 1), (2, 2)]
-    other = document(sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12, first=1)))
+    other = document(
+        sheet(cell("d", "one", "1" * 12, "1" * 12), cell("e", "one", "1" * 12, "0" * 12, first=1))
+    )
     assert [row.rank for row in other.rows] == [None, None]
 
 
 def test_clean_accuracy_is_that_of_the_most_samples_that_were_measured(sheet: Make) -> None:
-    doc = document(sheet(cell("d", "one", "1100", "1000"), cell("d", "two", "11", "10"), cell("d", "three", "110", "100")))
+    doc = document(
+        sheet(
+            cell("d", "one", "1100", "1000"),
+            cell("d", "two", "11", "10"),
+            cell("d", "three", "110", "100"),
+        )
+    )
     assert (known(doc.rows[0].clean).right, known(doc.rows[0].clean).n) == (2, 4)
 
 
 def test_certified_and_worst_case_enclose_the_truth(sheet: Make) -> None:
     doc = document(
-        sheet(cell("d", "one", "11110", "11100", certified="10000"), cell("d", "two", "11110", "11010", certified="01000"))
+        sheet(
+            cell("d", "one", "11110", "11100", certified="10000"),
+            cell("d", "two", "11110", "11010", certified="01000"),
+        )
     )
     part = standing_of(doc, "d")
     assert known(part.certified).right == 2
@@ -91,8 +116,14 @@ def test_the_open_interval_is_of_the_samples_that_were_to_be_certified(sheet: Ma
     assert part.open == OpenRange(n=2, samples=0, low=0.5, high=0.5)
 
 
-def test_rows_stand_in_the_order_of_their_worst_case_whatever_the_order_of_files(sheet: Make) -> None:
-    cells = [cell("weak", "one", "1111", "0001"), cell("best", "one", "1111", "1111"), cell("mid", "one", "1111", "0111")]
+def test_rows_stand_in_the_order_of_their_worst_case_whatever_the_order_of_files(
+    sheet: Make,
+) -> None:
+    cells = [
+        cell("weak", "one", "1111", "0001"),
+        cell("best", "one", "1111", "1111"),
+        cell("mid", "one", "1111", "0111"),
+    ]
     one, other = document(sheet(*cells)), document(sheet(*reversed(cells)))
     assert [row.defense for row in one.rows] == ["best", "mid", "weak"]
     assert one == other

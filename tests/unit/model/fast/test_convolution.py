@@ -80,10 +80,19 @@ def test_only_what_gains_and_is_torchs_own_is_made_faster() -> None:
         pass
 
     model = nn.Sequential(
-        frozen(1, 2, 4, stride=2), frozen(2, 2, 3), frozen(2, 2, 4, stride=2, groups=2), frozen(2, 2, 4, stride=2, dilation=2),
-        frozen(2, 2, 4, stride=2, padding_mode="reflect", padding=1), frozen(2, 2, 3, stride=2), nn.Conv2d(2, 2, 4, stride=2),
-        nn.Sequential(frozen(2, 2, (2, 4), stride=2)), Own(2, 2, 4, stride=2).requires_grad_(False),
+        frozen(1, 2, 4, stride=2),
+        frozen(2, 2, 3),
+        frozen(2, 2, 4, stride=2, groups=2),
+        frozen(2, 2, 4, stride=2, dilation=2),
+        frozen(2, 2, 4, stride=2, padding_mode="reflect", padding=1),
+        frozen(2, 2, 3, stride=2),
+        nn.Conv2d(2, 2, 4, stride=2),
+        nn.Sequential(frozen(2, 2, (2, 4), stride=2)),
+        Own(2, 2, 4, stride=2).requires_grad_(False),
         prune.identity(frozen(2, 2, 4, stride=2), "weight"),  # type: ignore[no-untyped-call]
-    )  # fmt: skip
+    )
     assert speed_up_input_gradients(model) == 2
-    assert [name for name, layer in model.named_modules() if "forward" in vars(layer)] == ["0", "7.0"]
+    assert [name for name, layer in model.named_modules() if "forward" in vars(layer)] == [
+        "0",
+        "7.0",
+    ]

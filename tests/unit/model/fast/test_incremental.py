@@ -31,7 +31,9 @@ def chain(
     classes: int = 4,
     front: Sequence[nn.Module] = (),
 ) -> nn.Sequential:
-    """Convolutions of ``layers`` (channels, kernel, stride, padding), each with a ReLU, then linear layers."""
+    """Convolutions of ``layers`` (channels, kernel, stride, padding), each with a ReLU, then linear
+    layers.
+    """
     torch.manual_seed(len(layers))
     made, x = [*front], torch.zeros(1, *shape)
     for channels, kernel, stride, padding in layers:
@@ -58,11 +60,15 @@ def neighbours(
     return base, owner, place, pixel, whole.reshape(count, *shape)
 
 
-def assert_same_logits(model: nn.Module, shape: tuple[int, int, int], rows: int = 3, count: int = 200) -> None:
+def assert_same_logits(
+    model: nn.Module, shape: tuple[int, int, int], rows: int = 3, count: int = 200
+) -> None:
     incremental, reason = attempt(model, shape)
     assert incremental is not None, reason
     base, owner, place, pixel, whole = neighbours(shape, rows, count)
-    torch.testing.assert_close(incremental.logits(base, owner, place, pixel), model(whole), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        incremental.logits(base, owner, place, pixel), model(whole), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +81,9 @@ def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
 
 
 @given(
-    layers=st.lists(st.tuples(st.integers(1, 3), pairs(1, 4), pairs(1, 3), pairs(0, 2)), min_size=1, max_size=3),
+    layers=st.lists(
+        st.tuples(st.integers(1, 3), pairs(1, 4), pairs(1, 3), pairs(0, 2)), min_size=1, max_size=3
+    ),
     shape=st.tuples(st.integers(1, 3), st.integers(9, 14), st.integers(9, 14)),
     hidden=st.lists(st.integers(1, 5), max_size=2),
 )
@@ -98,13 +106,18 @@ def test_the_networks_of_the_package_as_they_are_and_prepared(shape: tuple[int, 
 
 
 def test_normalisation_comes_first() -> None:
-    assert_same_logits(chain((3, 12, 12), [(4, 3, 1, 1)], front=[Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])]), (3, 12, 12))
+    assert_same_logits(
+        chain((3, 12, 12), [(4, 3, 1, 1)], front=[Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])]),
+        (3, 12, 12),
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 4])
 def test_a_squeezer_that_rounds_comes_first(bits: int) -> None:
     defense = load("defense", "feature_squeezing")(bits=bits)
-    assert_same_logits(prepare(convolutional().eval(), defense, torch.device("cpu")).module, (1, 28, 28))
+    assert_same_logits(
+        prepare(convolutional().eval(), defense, torch.device("cpu")).module, (1, 28, 28)
+    )
 
 
 def test_a_squeezer_that_looks_around_does_not() -> None:
@@ -161,14 +174,32 @@ class Branching(nn.Module):
         (hooked(0), "gain too little.*layer '0' has hooks"),
         (replaced(), "gain too little.*layer '0' has hooks"),
         (Branching().eval(), "gain too little.*the network .Branching. cannot be followed"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)), "layer '0'"),
-        (nn.Sequential(nn.GroupNorm(1, 1), *convolutional().children()), "layer '0' .GroupNorm. has no rule"),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 4, 3, 3, 1, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)
+            ),
+            "layer '0'",
+        ),
+        (
+            nn.Sequential(nn.GroupNorm(1, 1), *convolutional().children()),
+            "layer '0' .GroupNorm. has no rule",
+        ),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(7, 10)), "cannot be followed"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "other logits"),
     ],
-    ids=["hooked", "forward replaced", "branching", "circular", "group norm", "wrong size", "no logits"],
-)  # fmt: skip
-def test_other_networks_are_left_to_whole_passes_and_it_is_known_why(model: nn.Module, reason: str) -> None:
+    ids=[
+        "hooked",
+        "forward replaced",
+        "branching",
+        "circular",
+        "group norm",
+        "wrong size",
+        "no logits",
+    ],
+)
+def test_other_networks_are_left_to_whole_passes_and_it_is_known_why(
+    model: nn.Module, reason: str
+) -> None:
     model = model.eval()
     assert Incremental.of(model, (1, 28, 28)) is None
     assert re.search(reason, present(why_not(model, (1, 28, 28))))
@@ -186,7 +217,9 @@ def test_windows_that_grow_too_large_are_never_built() -> None:
     assert Incremental.of(model, (3, 32, 32)) is None
 
 
-def test_a_network_that_gains_nothing_is_left_to_whole_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_gains_nothing_is_left_to_whole_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = chain((1, 9, 9), [(2, 3, 1, 1)] * 3)
     assert Incremental.of(model, (1, 9, 9)) is not None
     monkeypatch.setattr("robustbench_lite.model.fast.incremental.LEAST_GAIN", 3.0)
@@ -194,7 +227,9 @@ def test_a_network_that_gains_nothing_is_left_to_whole_passes(monkeypatch: pytes
 
 
 def shaken(model: N) -> N:
-    """Batch norms with statistics, scales and shifts as training leaves them; every parameter frozen."""
+    """Batch norms with statistics, scales and shifts as training leaves them; every parameter
+    frozen.
+    """
     generator = torch.Generator().manual_seed(7)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -216,7 +251,12 @@ def vgg(
     made, before = [], channels
     for width in widths:
         made += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace)]
-        made += [nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace), pool(2)]
+        made += [
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace),
+            pool(2),
+        ]
         before, size = width, size // 2
     return shaken(nn.Sequential(*made, nn.Flatten(), nn.Linear(before * size**2, 10)))
 
@@ -258,11 +298,15 @@ def test_networks_of_torchvision(name: str) -> None:
     expected = model(whole)
     for module in (model, prepare(model, load("defense", "none")(), torch.device("cpu")).module):
         found = present(Incremental.of(module, (3, 32, 32))).logits(base, owner, place, pixel)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
-def test_the_residual_network_of_the_package_gains(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_residual_network_of_the_package_gains(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     model = residual(*shape[:2]).eval().requires_grad_(False)
     assert present(Incremental.of(model, shape)).gain > 2
@@ -276,8 +320,16 @@ class Functional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third = nn.Conv2d(3, 6, 3, 1, 1), nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 5, 1, 2)
-        self.norm, self.join, self.head = nn.BatchNorm2d(6), ConvexAggregation(2), nn.Linear(5 * 4 * 4, 7)
+        self.first, self.second, self.third = (
+            nn.Conv2d(3, 6, 3, 1, 1),
+            nn.Conv2d(6, 6, 3, 1, 1),
+            nn.Conv2d(6, 5, 1, 2),
+        )
+        self.norm, self.join, self.head = (
+            nn.BatchNorm2d(6),
+            ConvexAggregation(2),
+            nn.Linear(5 * 4 * 4, 7),
+        )
         self.register_buffer("mean", torch.rand(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,7 +354,11 @@ class Reused(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Linear(4, 3)
+        self.first, self.second, self.head = (
+            nn.Conv2d(1, 4, 3, 1, 1),
+            nn.Conv2d(4, 4, 3, 1, 1),
+            nn.Linear(4, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -332,7 +388,9 @@ class WrittenConstant(Reused):
 
 
 @pytest.mark.parametrize("kind", [Reused, WrittenByTheRest, WrittenConstant])
-def test_a_value_written_over_is_the_new_one_wherever_it_is_used_later(kind: type[nn.Module]) -> None:
+def test_a_value_written_over_is_the_new_one_wherever_it_is_used_later(
+    kind: type[nn.Module],
+) -> None:
     torch.manual_seed(2)
     assert_same_logits(kind().eval(), (1, 12, 12))
 
@@ -342,7 +400,10 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches, self.norm = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 8, 3, 2, 1)), nn.LayerNorm(8)
+        self.patches, self.norm = (
+            nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 8, 3, 2, 1)),
+            nn.LayerNorm(8),
+        )
         self.mix, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
         self.places = nn.Parameter(torch.randn(1, 16, 8) * 0.1)
 
@@ -395,31 +456,85 @@ def test_a_module_that_cannot_be_followed_is_run_as_it_is() -> None:
 
 
 ACTIVATIONS = [
-    nn.LeakyReLU(0.2), nn.ELU(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(),
-    nn.PReLU(4, 0.3), nn.ReLU6(), nn.Mish(), nn.Identity(), nn.Dropout(),
-]  # fmt: skip
+    nn.LeakyReLU(0.2),
+    nn.ELU(),
+    nn.GELU(),
+    nn.SiLU(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.Softplus(),
+    nn.PReLU(4, 0.3),
+    nn.ReLU6(),
+    nn.Mish(),
+    nn.Identity(),
+    nn.Dropout(),
+]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda layer: type(layer).__name__)
 def test_any_activation(activation: nn.Module) -> None:
     torch.manual_seed(6)
-    layers = [nn.Conv2d(2, 4, 3, 1, 2), activation, nn.Conv2d(4, 4, 3, 2, 1), activation, nn.Flatten(), nn.Linear(4 * 49, 3)]
+    layers = [
+        nn.Conv2d(2, 4, 3, 1, 2),
+        activation,
+        nn.Conv2d(4, 4, 3, 2, 1),
+        activation,
+        nn.Flatten(),
+        nn.Linear(4 * 49, 3),
+    ]
     assert_same_logits(nn.Sequential(*layers).eval(), (2, 12, 12))
 
 
 BODIES = {
-    "padded average": [nn.Conv2d(2, 4, 3, 1, 1), nn.AvgPool2d(3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()],
-    "uncounted padding": [nn.Conv2d(2, 4, 3, 1, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.ReLU()],
-    "overlapping maxima": [nn.Conv2d(2, 4, 3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.MaxPool2d(2, 1, ceil_mode=True)],
+    "padded average": [
+        nn.Conv2d(2, 4, 3, 1, 1),
+        nn.AvgPool2d(3, 2, 1),
+        nn.Conv2d(4, 4, 3, 1, 1),
+        nn.ReLU(),
+    ],
+    "uncounted padding": [
+        nn.Conv2d(2, 4, 3, 1, 1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.ReLU(),
+    ],
+    "overlapping maxima": [
+        nn.Conv2d(2, 4, 3, 1, 1),
+        nn.MaxPool2d(3, 2, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2, 1, ceil_mode=True),
+    ],
     "rounded up": [nn.Conv2d(2, 4, 3), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()],
-    "dilated": [nn.Conv2d(2, 4, 3, 1, 2, dilation=2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 2, 3), nn.MaxPool2d(2, dilation=2)],
-    "grouped": [nn.Conv2d(2, 4, 3, 1, 1, groups=2), nn.SiLU(), nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.ReLU()],
-    "depthwise": [nn.Conv2d(2, 12, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.ReLU6(), nn.Conv2d(12, 4, 1)],
+    "dilated": [
+        nn.Conv2d(2, 4, 3, 1, 2, dilation=2),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, 2, 2, 3),
+        nn.MaxPool2d(2, dilation=2),
+    ],
+    "grouped": [
+        nn.Conv2d(2, 4, 3, 1, 1, groups=2),
+        nn.SiLU(),
+        nn.Conv2d(4, 8, 3, 2, 1, groups=4),
+        nn.ReLU(),
+    ],
+    "depthwise": [
+        nn.Conv2d(2, 12, 1),
+        nn.ReLU6(),
+        nn.Conv2d(12, 12, 3, 1, 1, groups=12),
+        nn.ReLU6(),
+        nn.Conv2d(12, 4, 1),
+    ],
     "skipping": [nn.Conv2d(2, 4, 2, 3), nn.ReLU(), nn.MaxPool2d(1, 2)],
-    "same": [nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 4, 5, padding="valid"), nn.ReLU()],
+    "same": [
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 5, padding="valid"),
+        nn.ReLU(),
+    ],
     "pooled to a grid": [nn.Conv2d(2, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4)],
     "pooled to one": [nn.Conv2d(2, 4, 3, 1, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layers", BODIES.values(), ids=BODIES)
@@ -439,7 +554,11 @@ POOLS = ["max", "mean", ""]
 @given(
     blocks=st.lists(
         st.tuples(
-            st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.sampled_from(["max", "mean", ""])
+            st.integers(1, 3),
+            st.integers(1, 3),
+            st.integers(1, 2),
+            st.integers(0, 2),
+            st.sampled_from(["max", "mean", ""]),
         ),
         min_size=1,
         max_size=3,
@@ -453,8 +572,18 @@ def test_any_chain_with_batch_norms_and_pools(
     torch.manual_seed(len(blocks))
     made, channels = [], shape[0]
     for width, kernel, stride, padding, pool in blocks:
-        made += [nn.Conv2d(channels, width, kernel, stride, padding), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        made += [nn.MaxPool2d(2)] if pool == "max" else [nn.AvgPool2d(3, 2, 1)] if pool == "mean" else []
+        made += [
+            nn.Conv2d(channels, width, kernel, stride, padding),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        made += (
+            [nn.MaxPool2d(2)]
+            if pool == "max"
+            else [nn.AvgPool2d(3, 2, 1)]
+            if pool == "mean"
+            else []
+        )
         channels = width
     body = shaken(nn.Sequential(*made, nn.Flatten()))
     try:
@@ -473,16 +602,23 @@ def test_any_chain_with_batch_norms_and_pools(
 def test_no_neighbours_have_no_logits(model: nn.Module) -> None:
     base, owner, place, pixel, _ = neighbours((3, 16, 16), 2, 0)
     classes = model(base).shape[1]
-    assert present(Incremental.of(model, (3, 16, 16))).logits(base, owner, place, pixel).shape == (0, classes)
+    assert present(Incremental.of(model, (3, 16, 16))).logits(base, owner, place, pixel).shape == (
+        0,
+        classes,
+    )
 
 
 @pytest.mark.parametrize("model", [vgg(widths=(6,)), Attention().eval()], ids=["windows", "rest"])
-def test_parts_that_memory_is_for_give_the_same_logits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_memory_is_for_give_the_same_logits(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, owner, place, pixel, _ = neighbours((3, 16, 16), 40, 300)
     incremental = present(Incremental.of(model, (3, 16, 16)))
     at_once = incremental.logits(base, owner, place, pixel)
     monkeypatch.setattr(program, "MOST_VALUES", 50_000)
-    torch.testing.assert_close(incremental.logits(base, owner, place, pixel), at_once, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        incremental.logits(base, owner, place, pixel), at_once, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_a_points_logits_do_not_depend_on_its_company_where_windows_slide() -> None:
@@ -531,7 +667,10 @@ class Counting(nn.Module):
 
 def test_the_trial_leaves_the_network_and_the_global_generator_as_they_were() -> None:
     model = Counting().eval()
-    state, generator = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    state, generator = (
+        {key: value.clone() for key, value in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     handle = model.inside[6].register_forward_hook(lambda *_: None)
     assert attempt(model, (3, 16, 16)).incremental is not None
     assert (model.calls, model.last, model.shown) == (0, None, [])

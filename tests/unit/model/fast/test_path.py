@@ -35,16 +35,27 @@ def filled(network: nn.Module, seed: int = 0) -> nn.Module:
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
             spread = torch.randn(tensor.shape, generator=draw) * 0.2
-            tensor.copy_(1 + spread.abs() if name.endswith(("running_var", "weight")) and tensor.dim() == 1 else spread)
+            tensor.copy_(
+                1 + spread.abs()
+                if name.endswith(("running_var", "weight")) and tensor.dim() == 1
+                else spread
+            )
     return network.eval()
 
 
 def chain() -> nn.Sequential:
     """Three convolutions with what a small VGG has between them."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 4, stride=2, padding=1),
-        nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten(), nn.Linear(128, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(128, 5),
+    )
 
 
 class Loop(nn.Module):
@@ -79,12 +90,16 @@ class Standardised(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = self.weight.view(len(self.weight), -1)
-        weight = ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)).view_as(self.weight)
+        weight = ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)).view_as(
+            self.weight
+        )
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class Descending(nn.Module):
-    """A test-time defense: classifies the image after a step along the gradient of its own confidence."""
+    """A test-time defense: classifies the image after a step along the gradient of its own
+    confidence.
+    """
 
     def __init__(self, enable: bool = True) -> None:
         super().__init__()
@@ -123,7 +138,12 @@ class FiveDimensional(nn.Module):
 class Standing(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
-            Standardised(3, 8, 3), nn.ReLU(), Standardised(8, 8, 4, 2), nn.ReLU(), Standardised(8, 5, 6), nn.Flatten()
+            Standardised(3, 8, 3),
+            nn.ReLU(),
+            Standardised(8, 8, 4, 2),
+            nn.ReLU(),
+            Standardised(8, 5, 6),
+            nn.Flatten(),
         )
 
 
@@ -136,14 +156,22 @@ class Bent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.model(x)
-        return {"logits": z * 1.001, "offset": z + 0.001, "gradient": z.detach() + 0.98 * (z - z.detach())}[self.what]  # type: ignore[no-any-return]
+        return {  # type: ignore[no-any-return]
+            "logits": z * 1.001,
+            "offset": z + 0.001,
+            "gradient": z.detach() + 0.98 * (z - z.detach()),
+        }[self.what]
 
 
 NETWORKS = [chain, Loop, Viewing, Descending, Scribbling, FiveDimensional, Standing]
 
 
 def prepared(network: nn.Module) -> DefendedModel:
-    model = diagnose(prepare(network, NoDefense(), torch.device("cpu")), X, torch.zeros(len(X), dtype=torch.int64))
+    model = diagnose(
+        prepare(network, NoDefense(), torch.device("cpu")),
+        X,
+        torch.zeros(len(X), dtype=torch.int64),
+    )
     return with_fast_path(model, X)
 
 
@@ -167,7 +195,9 @@ def test_logits_gradients_and_verdicts_are_the_networks_own(kind: type[nn.Module
     cell = rbl.evaluate(network, (x, y), "pgd steps=5", eps=0.03).cells[0]
     assert cell.clean_accuracy == 1
     assert not network.training
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), given.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), given.parameters(), strict=True)
+    )
 
 
 def test_the_judge_and_the_clean_accuracy_ask_the_network_as_it_was_given() -> None:
@@ -182,7 +212,9 @@ def test_the_judge_and_the_clean_accuracy_ask_the_network_as_it_was_given() -> N
             asked.append(self.name)
             return x.flatten(1)[:, :3]
 
-    model = DefendedModel(Named("given"), Traits(), FastPath(Named("fast"), Named("followed"), None, ()))
+    model = DefendedModel(
+        Named("given"), Traits(), FastPath(Named("fast"), Named("followed"), None, ())
+    )
     Passes(model, 16, fast=True).logits(points(X))
     assert asked == ["fast"]
     judge = Judge(Passes(model, 16, fast=True), ThreatModel.parse("linf", 0.1), "test", "cpu")
@@ -199,7 +231,9 @@ def test_the_given_network_keeps_its_layout_layers_and_what_gathers_gradients() 
     assert model.fast.what[0] == CHANNELS_LAST
     assert not model.fast.writes
     assert model.module[0].weight.is_contiguous()  # type: ignore[index]
-    assert [p.requires_grad for p in model.module.parameters()] == [p.requires_grad for p in network.parameters()]
+    assert [p.requires_grad for p in model.module.parameters()] == [
+        p.requires_grad for p in network.parameters()
+    ]
     assert not any(p.requires_grad for p in model.fast.module.parameters())
     assert "forward" not in vars(model.module[3])  # type: ignore[index]
 
@@ -218,7 +252,13 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
             self.a, self.b, self.c = chain()[0], chain()[3], chain()[6]
 
         def forward(self, x: Tensor) -> Tensor:
-            x = torch.stack([self.a(x), self.a(x)]).flatten(1).mean(0).reshape(len(x), 8, 16, 16).contiguous()
+            x = (
+                torch.stack([self.a(x), self.a(x)])
+                .flatten(1)
+                .mean(0)
+                .reshape(len(x), 8, 16, 16)
+                .contiguous()
+            )
             return self.c(self.b(x)).mean((2, 3))  # type: ignore[no-any-return]
 
     model = prepared(filled(Mixed()))
@@ -227,7 +267,9 @@ def test_a_layout_that_the_network_turns_back_between_convolutions_is_not_taken(
 
 
 @pytest.mark.parametrize("wrong", ["logits", "gradient", "offset"])
-def test_a_path_that_computes_something_else_is_not_taken(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_computes_something_else_is_not_taken(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = path._frozen
 
     def bent(modules: path.Modules, device: torch.device) -> FastPath:
@@ -260,13 +302,17 @@ def test_no_image_of_the_caller_is_written_over() -> None:
     before = x.clone()
     network = filled(Scribbling())
     y = network(x.clone()).argmax(1)
-    for attack, norm, eps in (("boundary steps=5", "l2", None), ("pgd steps=2", "linf", 0.1), ("zoo steps=2", "l2", None)):
+    for attack, norm, eps in (
+        ("boundary steps=5", "l2", None),
+        ("pgd steps=2", "linf", 0.1),
+        ("zoo steps=2", "l2", None),
+    ):
         cell = rbl.evaluate(network, (x, y), attack, norm=norm, eps=eps).cells[0]
         assert cell.clean_accuracy == 1
         assert torch.equal(x, before)
 
 
-def test_a_network_that_writes_over_its_input_is_certified_detected_and_trained_as_its_twin_that_does_not() -> None:
+def test_a_network_that_writes_over_its_input_is_certified_and_trained_as_its_twin() -> None:
     class Careful(Scribbling):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.clone())
@@ -278,16 +324,26 @@ def test_a_network_that_writes_over_its_input_is_certified_detected_and_trained_
         network.net = nn.Sequential(first, nn.ReLU(), nn.Flatten(), second)
         networks.append(filled(network))
     x, y = images(20, SHAPE), networks[0](images(20, SHAPE)).argmax(1)
-    mine, theirs = (rbl.certify(network, (x, y), norm="linf", eps=0.001, method="crown") for network in networks)
+    mine, theirs = (
+        rbl.certify(network, (x, y), norm="linf", eps=0.001, method="crown") for network in networks
+    )
     assert torch.equal(mine.margins, theirs.margins)
     found = [
-        rbl.evaluate(network, (x, y), "pgd steps=3", defenses="feature_squeezing detect=true threshold=0.3", eps=0.02).cells[0]
+        rbl.evaluate(
+            network,
+            (x, y),
+            "pgd steps=3",
+            defenses="feature_squeezing detect=true threshold=0.3",
+            eps=0.02,
+        ).cells[0]
         for network in networks
     ]
     assert (found[0].clean_correct == found[1].clean_correct).all()
     assert (found[0].robust == found[1].robust).all()
     threat, index = ThreatModel.parse("linf", 0.02), torch.arange(20)
-    ours, others = (craft(network, PGD(steps=2), x, y, threat, index=index, seed=0) for network in networks)
+    ours, others = (
+        craft(network, PGD(steps=2), x, y, threat, index=index, seed=0) for network in networks
+    )
     assert torch.equal(ours, others)
 
 
@@ -317,13 +373,24 @@ def test_a_random_network_draws_alike_on_both_paths() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.net(x + 0.1 * torch.randn_like(x))  # type: ignore[no-any-return]
 
-    model = with_fast_path(replace(prepare(filled(Noisy()), NoDefense(), torch.device("cpu")), traits=Traits(random=True)), X)
+    model = with_fast_path(
+        replace(
+            prepare(filled(Noisy()), NoDefense(), torch.device("cpu")), traits=Traits(random=True)
+        ),
+        X,
+    )
     assert model.fast is not None
 
 
 @pytest.mark.parametrize(("kernel", "taken"), [(3, True), (1, False)])
 def test_a_layout_in_which_torch_corrupts_memory_is_avoided(kernel: int, taken: bool) -> None:
-    layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, kernel, stride=2), nn.Conv2d(5, 5, 3), nn.Flatten(), nn.LazyLinear(3)]
+    layers = [
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(4, 5, kernel, stride=2),
+        nn.Conv2d(5, 5, 3),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    ]
     network = nn.Sequential(*layers)
     network(X)
     model = prepared(filled(network))
@@ -347,7 +414,10 @@ def test_behind_a_defense_that_declares_a_stand_in_both_gradients_are_compared(
         )
 
     network = filled(chain())
-    model = replace(prepare(network, NoDefense(), torch.device("cpu")), traits=Traits(surrogate=filled(chain(), seed=1)))
+    model = replace(
+        prepare(network, NoDefense(), torch.device("cpu")),
+        traits=Traits(surrogate=filled(chain(), seed=1)),
+    )
     assert with_fast_path(model, X).fast is not None
     monkeypatch.setattr(path, "_frozen", one_bent)
     assert with_fast_path(model, X).fast is None
