@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from robustbench_lite.evaluation.report import Report as Report
     from robustbench_lite.evaluation.settings import Settings as Settings
     from robustbench_lite.search.attack import Attack as Attack
-    from robustbench_lite.sources.datasets import Dataset as Dataset
-    from robustbench_lite.sources.datasets import load_dataset as load_dataset
+    from robustbench_lite.sources.dataset import Dataset as Dataset
+    from robustbench_lite.sources.load_data import load_dataset as load_dataset
     from robustbench_lite.sources.models import reference_model as reference_model
     from robustbench_lite.threat import ThreatModel as ThreatModel
     from robustbench_lite.training.trainer import Recipe as Recipe
@@ -35,7 +35,7 @@ _HOMES = {
     "Attack": "search.attack",
     "Cell": "evaluation.report",
     "Certificate": "bounds.certify",
-    "Dataset": "sources.datasets",
+    "Dataset": "sources.dataset",
     "Defense": "defense.protocol",
     "Recipe": "training.trainer",
     "Report": "evaluation.report",
@@ -43,7 +43,7 @@ _HOMES = {
     "ThreatModel": "threat",
     "certify": "evaluation.proving",
     "evaluate": "evaluation.api",
-    "load_dataset": "sources.datasets",
+    "load_dataset": "sources.load_data",
     "reference_model": "sources.models",
     "Verification": "verification.verify",
     "train": "training.trainer",

@@ -20,7 +20,8 @@ from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
 from robustbench_lite.threat import ThreatModel, norm_by_name

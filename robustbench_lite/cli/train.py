@@ -17,7 +17,7 @@ from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import CellError, DataError, RobustBenchError, UsageError, told
 
 if TYPE_CHECKING:
-    from robustbench_lite.sources.weights import Card
+    from robustbench_lite.sources.card import Card
     from robustbench_lite.training.trainer import Progress, Recipe
 
 #: Options that change no weight: they stay out of the command that the card records.
@@ -55,7 +55,7 @@ def train(
     from robustbench_lite.evaluation.inputs import check_fit, pick_device
     from robustbench_lite.evaluation.modes import require_separate_rows
     from robustbench_lite.sources import model_zoo, models
-    from robustbench_lite.sources.datasets import data_root, load_dataset
+    from robustbench_lite.sources.load_data import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
     from robustbench_lite.training import trainer
     from robustbench_lite.training.card import examine

@@ -17,7 +17,8 @@ from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.threat import Norm, ThreatModel
 
 

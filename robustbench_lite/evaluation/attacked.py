@@ -17,8 +17,9 @@ from torch import Tensor
 from robustbench_lite.errors import ContradictionError
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
+from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.outcomes import CellArrays, Margins
+from robustbench_lite.records.samples import Outcome, image_bytes, image_from_bytes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.engine import Outcome as Found

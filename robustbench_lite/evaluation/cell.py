@@ -26,7 +26,6 @@ from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import ANEW, anew, objection
 from robustbench_lite.records.cell import (
-    Identity,
     Record,
     derived_flags,
     make_record,
@@ -34,12 +33,13 @@ from robustbench_lite.records.cell import (
     write_record,
 )
 from robustbench_lite.records.files import set_aside
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.search.attack import FittedAttack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 
 NO_GRADIENT = "the gradient is 0 at"
 """How the flag begins that masked gradients are told by."""
@@ -162,7 +162,7 @@ def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
 
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
     told = [*flags, *_flags(job), *derived_flags(identity, measured.arrays.unconfirmed)]
-    made = provenance(
+    made = make_provenance(
         seconds=measured.seconds,
         device=name_of(job.terms.device),
         batch_size=job.terms.batch_size,

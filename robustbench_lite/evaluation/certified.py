@@ -39,9 +39,10 @@ from robustbench_lite.records.certificate import (
     write_certificate,
 )
 from robustbench_lite.records.files import require_writable, set_aside
-from robustbench_lite.records.journal import Journal, Proof, open_journal
-from robustbench_lite.records.provenance import provenance
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.records.journal import Journal, open_journal
+from robustbench_lite.records.provenance import make_provenance
+from robustbench_lite.records.samples import Proof
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def prove(
         return Proved(arrays, len(known), of, spent, note=note)
     where = name_of(claim.device)
     numerics = settings_of(claim.device)
-    origin = provenance(
+    origin = make_provenance(
         seconds=spent, device=where, batch_size=0, partial=claim.data.partial, numerics=numerics
     )
     record = make_certificate(claim.identity, arrays, origin, claim.behaviour)

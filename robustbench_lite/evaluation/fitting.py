@@ -32,7 +32,7 @@ from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.files import write_bytes
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 _FIT = Form(

@@ -26,10 +26,11 @@ from robustbench_lite.defense.composition import (
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, UnknownNameError, UsageError
 from robustbench_lite.evaluation.diagnosis import Outputs
-from robustbench_lite.records.cell import DataId, ModelId, PluginId, ThreatId, ranges
+from robustbench_lite.records.identity import DataId, ModelId, PluginId, ThreatId, ranges
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset, check_data, load_dataset, tensor_from
+from robustbench_lite.sources.dataset import Dataset, check_data, tensor_from
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel, Untargeted

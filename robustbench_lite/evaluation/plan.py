@@ -22,10 +22,11 @@ from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.behaviour import Behaviour, objection
-from robustbench_lite.records.cell import Identity, read_record
+from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal, open_journal
 from robustbench_lite.search.attack import Access, Attack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 

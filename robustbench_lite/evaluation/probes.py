@@ -16,7 +16,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 

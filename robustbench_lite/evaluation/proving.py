@@ -17,7 +17,7 @@ from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.certified import certify_all
 from robustbench_lite.evaluation.diagnosis import copied
 from robustbench_lite.files.numerals import parse_number
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import Norm, ThreatModel
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.records.cell import Identity, Record
+from robustbench_lite.records.cell import Record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.statistics import Interval
 

@@ -27,7 +27,7 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 _ROOM = 20_000_000

@@ -12,12 +12,12 @@ from robustbench_lite.leaderboard.examples import migrate_examples
 from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.certificate import (
     CertificateIdentity,
     read_certificate,
     write_certificate,
 )
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
 from robustbench_lite.threat import ThreatModel

@@ -13,7 +13,7 @@ from robustbench_lite.evaluation import inputs
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Data
 from robustbench_lite.leaderboard.entrants import Named, identify
-from robustbench_lite.records.cell import DataId, Identity, ranges
+from robustbench_lite.records.identity import DataId, Identity, ranges
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.threat import ThreatModel

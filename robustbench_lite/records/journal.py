@@ -6,33 +6,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.files.reading import MAX_SAMPLES, Form, explained, require_file
+from robustbench_lite.files.reading import MAX_SAMPLES, explained, require_file
 from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.samples import JOURNAL, Outcome, Proof
 
-JOURNAL = Form(
-    noun="journal",
-    what="a journal that is damaged",
-    most=2**40,
-    error=RecordError,
-    fix="Delete it and run the same command again, or run with --fresh.",
-)
 _ROW_BYTES = 2**29
 """Of one row: an image of 2**25 pixels in three channels of float32, the largest that is read, has
 0.4 GB.
 """
-Count = Annotated[int, Field(ge=0, lt=2**31)]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -54,36 +44,6 @@ CREATE TABLE IF NOT EXISTS behaviours (
 );
 """
 _TABLES = ("outcomes", "proofs", "cells", "behaviours", "margins")
-
-
-class Outcome(NamedTuple):
-    """What is known of one sample of a cell."""
-
-    position: Count
-    broken: bool
-    unconfirmed: bool
-    distance: float | None
-    forward: Count
-    backward: Count
-    x_adv: bytes | None = None
-    """The adversarial as little-endian float32, when it was asked for."""
-
-    def seal(self, key: str) -> str:
-        """A checksum that ties the row to its cell."""
-        content = repr((key, *self[:6])).encode() + (self.x_adv or b"")
-        return hashlib.sha256(content).hexdigest()[:16]
-
-
-class Proof(NamedTuple):
-    """What is known of one sample of a certificate."""
-
-    position: Count
-    margin: float
-    stage: str
-
-    def seal(self, key: str) -> str:
-        """A checksum that ties the row to its certificate."""
-        return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
 
 
 _OUTCOME = TypeAdapter(Outcome)
@@ -292,18 +252,3 @@ def open_journal(path: Path | None) -> Iterator[Journal]:
 
 def _seal(key: str, text: str) -> str:
     return hashlib.sha256(f"{key}/{text}".encode()).hexdigest()[:16]
-
-
-def image_bytes(x: NDArray[np.float32]) -> bytes:
-    """One image as little-endian float32."""
-    return x.astype("<f4").tobytes()
-
-
-def image_from_bytes(raw: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The inverse of :func:`image_bytes`."""
-    if len(raw) != 4 * math.prod(shape):
-        raise RecordError(
-            f"An image of the journal has {len(raw):,} bytes; those of the data are {shape}. "
-            f"{JOURNAL.fix}"
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from robustbench_lite.errors import RecordError, RobustBenchError, UsageError
 from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import RECORD, Identity, Record, parse_record, write_record
+from robustbench_lite.records.cell import RECORD, Record, parse_record, write_record
 from robustbench_lite.records.certificate import (
     CertificateIdentity,
     CertificateRecord,
@@ -20,6 +20,7 @@ from robustbench_lite.records.certificate import (
     write_certificate,
 )
 from robustbench_lite.records.files import REPLACED
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.records.seal import SCHEMA_VERSION, check_versions
 

@@ -16,14 +16,13 @@ from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, We
 from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_file
 from robustbench_lite.files.writing import write_text
 from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.card import Card, load_card
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.networks import NETWORKS
 from robustbench_lite.sources.weights import (
     WEIGHTS,
-    Card,
     fitting_weights,
-    load_card,
     load_weights,
     save_weights,
     weights_hash,

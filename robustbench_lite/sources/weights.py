@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustbench_lite.errors import WeightsError
 from robustbench_lite.files.npz import require_members
-from robustbench_lite.files.reading import CARD_BYTES, WEIGHTS_BYTES, Form, reading, require_memory
-from robustbench_lite.files.text import read_model
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading, require_memory
 from robustbench_lite.files.writing import write_bytes
 
 _MAX_TENSORS = 100_000
@@ -31,77 +29,6 @@ WEIGHTS = Form(
     error=WeightsError,
     fix="Save model.state_dict() with torch.save, or as safetensors.",
 )
-_CARD = Form(
-    noun="card",
-    what="a card that is damaged",
-    most=CARD_BYTES,
-    error=WeightsError,
-    fix="`rbl train` writes one beside the weights: restore both from one training.",
-)
-
-
-class Certified(BaseModel):
-    """What was proved of a network on the first ``n`` test images, with the command that proves it
-    again.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    certified_accuracy: float
-    """A fraction in [0, 1]: classified right wherever the ball lets the image go. The certified
-    error is the rest.
-    """
-    method: str
-    box: bool
-    """Whether the ball was cut by [0, 1], the values that an image can have; published figures are
-    of the plain ball.
-    """
-    norm: str
-    eps: float
-    n: int
-    command: str
-
-
-class Card(BaseModel):
-    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the
-    test split.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: str
-    network: str
-    """A name of ``networks.NETWORKS`` or ``package.module:factory``."""
-    network_params: dict[str, int | float | str]
-    dataset: str
-    split: str
-    data_fingerprint: str
-    defense: str
-    """Name and hyper-parameters, as ``rbl train --defense`` takes them."""
-    defense_version: int
-    weights_sha256: str
-    command: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-    clean_accuracy: float
-    robust_accuracy: float
-    attack: str
-    """The attack behind ``robust_accuracy``."""
-    norm: str
-    eps: float
-    n_test: int
-    test_fingerprint: str
-    curve: list[dict[str, float]]
-    """One entry an epoch: ``epoch``, ``loss``, ``learning_rate``."""
-    torch_version: str
-    created: str
-    """UTC, ISO 8601."""
-    note: str = ""
-    """What must stand beside its accuracies."""
-    certified: list[Certified] | None = None
-    """Written by ``scripts/certify_reference_networks.py``."""
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -212,11 +139,6 @@ def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]
     if problems:
         raise WeightsError(f"The weights in {path} do not fit the network: {'; '.join(problems)}.")
     return found
-
-
-def load_card(path: Path) -> Card:
-    """Read the card of a trained network."""
-    return read_model(path, _CARD, Card)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -21,8 +21,10 @@ from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import NOTES, Dataset
-from robustbench_lite.sources.weights import Card, weights_hash
+from robustbench_lite.sources.card import Card
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import NOTES
+from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.trainer import Recipe, describe
 

@@ -27,7 +27,7 @@ from robustbench_lite.files.numerals import require_seed
 from robustbench_lite.machine.memory import keep_freed_memory
 from robustbench_lite.machine.numerics import exactly, own_generators
 from robustbench_lite.registry import parameters
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.training.checkpoint import Checkpoint, Position
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.search.judge import Finding
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.model import HIGH, LOW
 from robustbench_lite.verification.examples import Adversarials

@@ -21,7 +21,7 @@ from robustbench_lite.errors import DataError, RecordError
 from robustbench_lite.records.cell import Record, parse_record, read_record
 from robustbench_lite.records.npz import read_images, read_npz, write_npz
 from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.sources.datasets import check_data
+from robustbench_lite.sources.dataset import check_data
 
 #: Array of the file -> its type and its number of dimensions; the first is the sample. ``record``
 #: is JSON text.

@@ -17,9 +17,10 @@ from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, UsageError, WeightsError
 from robustbench_lite.evaluation.diagnosis import Outputs
 from robustbench_lite.evaluation.inputs import Subject, model_id
-from robustbench_lite.records.cell import Identity, PluginId
+from robustbench_lite.records.identity import Identity, PluginId
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset, given_root, load_dataset, load_named
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import given_root, load_dataset, load_named
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import LoadedModel, named_network
 from robustbench_lite.threat import ThreatModel

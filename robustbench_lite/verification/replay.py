@@ -21,7 +21,7 @@ from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.judge import Finding, Judge
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.verification import examples
 from robustbench_lite.verification.examples import Adversarials, Context

@@ -20,10 +20,11 @@ from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import TOLERANCE
-from robustbench_lite.records.cell import Identity, Record
+from robustbench_lite.records.cell import Record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.provenance import other_torch
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.verification import examples, rebuild

@@ -19,7 +19,7 @@ from robustbench_lite.evaluation.inputs import pick_device
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.training.trainer import Recipe, initialised, train
 from tests.accelerator.pretend import DEVICE, NAME, Pretend
 from tests.conftest import images, present, small_network, toy

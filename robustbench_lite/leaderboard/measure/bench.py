@@ -30,9 +30,10 @@ from robustbench_lite.leaderboard.results import Found, results_folder
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import DataId, ModelId, PluginId
+from robustbench_lite.records.identity import DataId, ModelId, PluginId
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset, given_root, load_named
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import given_root, load_named
 from robustbench_lite.verification.replay import set_up
 
 

@@ -29,7 +29,7 @@ from robustbench_lite.leaderboard.results import FITS, GALLERY, Found
 from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import CellArrays, Margins
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.verification.replay import Setup, replay, set_up
 
 

@@ -16,7 +16,7 @@ from robustbench_lite.leaderboard.standing.sheet import (
     describe,
     join_proofs,
 )
-from robustbench_lite.records.cell import Identity
+from robustbench_lite.records.identity import Identity
 
 _ALPHA = 0.05
 

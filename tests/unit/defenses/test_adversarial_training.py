@@ -14,7 +14,7 @@ from rbl_defenses.none import NoDefense
 from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.training.trainer import Recipe, initialised, train
 from tests.conftest import toy
 

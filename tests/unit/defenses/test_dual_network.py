@@ -20,7 +20,7 @@ from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.networks import convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel

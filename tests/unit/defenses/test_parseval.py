@@ -13,7 +13,7 @@ from rbl_defenses.parseval import Parseval, parseval_layers, retract
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import named_network
 from robustbench_lite.sources.networks import residual

@@ -24,7 +24,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.cell import read_record, write_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.npz import read_images, write_images
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 

@@ -31,7 +31,8 @@ from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.records.certificate import read_certificate
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import present
 

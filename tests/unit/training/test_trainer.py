@@ -19,7 +19,7 @@ from rbl_defenses.none import NoDefense
 from robustbench_lite.errors import ModelError, UsageError, WeightsError
 from robustbench_lite.registry import create
 from robustbench_lite.search.lock_step import check_lock_step
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.card import examine

@@ -30,7 +30,7 @@ from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.registry import Trust
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.verification import examples, pictures, rebuild, replay, verify

@@ -26,7 +26,7 @@ from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Fit, UniversalAttack
 from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import present
 
