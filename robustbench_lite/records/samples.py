@@ -1,4 +1,4 @@
-"""What is known of one sample, of a cell or of a certificate, as the journal keeps it."""
+"""What is known of one sample, of a cell or of a certificate: the rows of the journal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     """The adversarial as little-endian float32, when it was asked for."""
 
     def seal(self, key: str) -> str:
-        """A checksum that ties the row to its cell."""
+        """Hash the row together with the key of its cell, which ties one to the other."""
         content = repr((key, *self[:6])).encode() + (self.x_adv or b"")
         return hashlib.sha256(content).hexdigest()[:16]
 
@@ -49,17 +49,17 @@ class Proof(NamedTuple):
     stage: str
 
     def seal(self, key: str) -> str:
-        """A checksum that ties the row to its certificate."""
+        """Hash the row together with the key of its certificate, which ties one to the other."""
         return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
 
 
 def image_bytes(x: NDArray[np.float32]) -> bytes:
-    """One image as little-endian float32."""
+    """Write one image as little-endian float32."""
     return x.astype("<f4").tobytes()
 
 
 def image_from_bytes(raw: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The inverse of :func:`image_bytes`."""
+    """Read what :func:`image_bytes` has written of an image of ``shape`` (C, H, W)."""
     if len(raw) != 4 * math.prod(shape):
         raise RecordError(
             f"An image of the journal has {len(raw):,} bytes; those of the data are {shape}. "
