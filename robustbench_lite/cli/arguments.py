@@ -13,11 +13,11 @@ from robustbench_lite import registry
 from robustbench_lite.defense.composition import defense_from, trained_part
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.diagnosis import Outputs
 from robustbench_lite.evaluation.fitting import calibrate_defense, check_fit_data, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject, subject_from
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.dataset import Dataset
@@ -152,7 +152,7 @@ def subjects(
     module, name = (None, None) if network is None else (network.module, network.name)
     if network is not None:
         _compare(network, chosen, data, note, trust)
-    return [inputs.subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
+    return [subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
 
 
 def _compare(

@@ -52,7 +52,8 @@ def train(
     """Train a network. Killed at any moment, the same command continues where it was."""
     from robustbench_lite import registry
     from robustbench_lite.cli.arguments import radius
-    from robustbench_lite.evaluation.inputs import check_fit, pick_device
+    from robustbench_lite.evaluation.devices import pick_device
+    from robustbench_lite.evaluation.inputs import check_fit
     from robustbench_lite.evaluation.modes import require_separate_rows
     from robustbench_lite.sources import model_zoo, models
     from robustbench_lite.sources.load_data import data_root, load_dataset

@@ -15,6 +15,7 @@ from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.report import Report
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.dataset import Dataset
@@ -70,10 +71,10 @@ def evaluate(
     options = Settings.of(settings, "evaluate")
     threat = ThreatModel.parse(norm, eps, targeted)
     dataset = inputs.dataset_from(data, ids)
-    chosen = [inputs.attack_from(item, Trust.INSTALLED) for item in inputs.listed(attacks)]
+    chosen = [inputs.attack_from(item, Trust.INSTALLED) for item in inputs.as_list(attacks)]
     subjects = [
-        inputs.subject_from(item, model, name, dataset, Trust.INSTALLED)
-        for item in inputs.listed(defenses)
+        subject_from(item, model, name, dataset, Trust.INSTALLED)
+        for item in inputs.as_list(defenses)
     ]
     images = None if fit_data is None else inputs.dataset_from(fit_data)
     if images is not None and not isinstance(fit_data, Dataset):

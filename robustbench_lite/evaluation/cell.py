@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import CellError, ContradictionError, ModelError, RecordError
-from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.attacked import Measured, measure
 from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.job import Job
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import name_of, settings_of
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
@@ -83,7 +83,7 @@ def cell_of(
         [file for file in (images, fit) if file is not None] if job.terms.keep_adversarials else []
     )
     status = "partial" if job.scene.data.partial else "complete"
-    attack_label = inputs.short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
+    attack_label = short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
     cell = Cell(
         identity=identity,
         model=subject.name,

@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
-from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.clean import clean_logits
-from robustbench_lite.evaluation.diagnosis import Outputs, copied, diagnose, prepare
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
+from robustbench_lite.evaluation.diagnosis import copied, diagnose, prepare
+from robustbench_lite.evaluation.identity import (
+    certifier_id,
+    data_id,
+    model_id,
+    plugin_id,
+    threat_id,
+)
+from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.probes import ask
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import (
     device_of,
     exactly,
@@ -127,11 +135,11 @@ class Claim:
         outputs: Outputs = "logits",
     ) -> Claim:
         identity = CertificateIdentity(
-            model=inputs.model_id(subject, outputs),
-            defense=inputs.plugin_id("defense", subject.defense),
-            certifier=inputs.certifier_id(certifier),
-            threat=inputs.threat_id(threat),
-            data=inputs.data_id(data),
+            model=model_id(subject, outputs),
+            defense=plugin_id("defense", subject.defense),
+            certifier=certifier_id(certifier),
+            threat=threat_id(threat),
+            data=data_id(data),
         )
         device = proving_device(device)
         return cls(
@@ -275,10 +283,10 @@ def certify_all(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Proved]:
     """The certificate of every subject, from its record where there is one."""
-    where = inputs.pick_device(device)
+    where = pick_device(device)
     if output is not None:
         require_writable(output, 5_000_000)
-    batch_size = inputs.pick_batch_size("auto", data, where)
+    batch_size = pick_batch_size("auto", data, where)
     for subject in subjects:
         certifier.check(deployed(subject), tuple(data.x.shape[1:]))
     models = [

@@ -20,11 +20,13 @@ from torch import Tensor
 from robustbench_lite.defense.composition import parts_of
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
-from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.clean import clean_logits
-from robustbench_lite.evaluation.diagnosis import Outputs, prepare
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.devices import pick_device
+from robustbench_lite.evaluation.diagnosis import prepare
 from robustbench_lite.evaluation.job import Job
+from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
 from robustbench_lite.machine.numerics import exactly
@@ -100,16 +102,14 @@ def calibrate_defense(
     check_fit_data(next(part for part in parts_of(defense) if part.calibrates), images, data)
     if images is None:
         raise TypeError("check_fit_data lets no None through.")
-    where = inputs.pick_device(device)
+    where = pick_device(device)
     model = prepare(subject.module, Defense(), where, outputs).module
     few = images.x[:CALIBRATION_IMAGES].to(where)
     with as_model_error(
         f"The model fails while {defense.name} is calibrated on {len(few):,} training images"
     ):
         defense = defense.calibrated(model, few)
-    return dataclasses.replace(
-        subject, defense=defense, label=inputs.short_label("defense", defense)
-    )
+    return dataclasses.replace(subject, defense=defense, label=short_label("defense", defense))
 
 
 @exactly

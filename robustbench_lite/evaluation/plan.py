@@ -15,11 +15,20 @@ import torch
 from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.certified import certifier_for
+from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.diagnosis import diagnose, prepare
 from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.identity import (
+    certifier_id,
+    data_id,
+    model_id,
+    plugin_id,
+    threat_id,
+)
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import read_record
@@ -43,7 +52,7 @@ class PlannedCell(NamedTuple):
     @property
     def label(self) -> str:
         """The attack as tables call it."""
-        return inputs.short_label("attack", self.attack) + ("" if self.adaptive else " (plain)")
+        return short_label("attack", self.attack) + ("" if self.adaptive else " (plain)")
 
     @property
     def by_gradients(self) -> bool:
@@ -84,7 +93,7 @@ class Plan:
             inputs.check_fit(attack, self.threat)
             if needs_fit(attack):
                 check_fit_data(attack, self.fit_data, self.data)
-        return replace(self, data=inputs.applicable(self.data, self.threat))
+        return replace(self, data=inputs.keep_applicable(self.data, self.threat))
 
     def ready(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
         """Every subject with its model on ``device``, once all of them have been found fit to be
@@ -134,17 +143,17 @@ class Plan:
         adaptive: bool,
     ) -> Identity:
         return Identity(
-            model=inputs.model_id(subject, settings.outputs),
-            defense=inputs.plugin_id("defense", subject.defense),
-            attack=inputs.plugin_id("attack", attack),
-            threat=inputs.threat_id(self.threat),
-            data=inputs.data_id(self.data),
+            model=model_id(subject, settings.outputs),
+            defense=plugin_id("defense", subject.defense),
+            attack=plugin_id("attack", attack),
+            threat=threat_id(self.threat),
+            data=data_id(self.data),
             seed=settings.seed,
             query_budget=settings.query_budget,
-            fit_data=inputs.data_id(self.fit_data)
+            fit_data=data_id(self.fit_data)
             if self.fit_data is not None and needs_fit(attack)
             else None,
-            certifier=None if certifier is None else inputs.certifier_id(certifier),
+            certifier=None if certifier is None else certifier_id(certifier),
             adaptive=None if adaptive else False,
         )
 
@@ -164,7 +173,7 @@ def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
     ``run`` would raise.
     """
     plan = plan.checked()
-    device = inputs.pick_device(settings.device)
+    device = pick_device(settings.device)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     found = []

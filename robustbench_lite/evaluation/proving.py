@@ -15,7 +15,9 @@ from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.certified import certify_all
+from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.files.numerals import parse_number
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import Norm, ThreatModel
@@ -66,7 +68,7 @@ def certify(
         UnsupportedLayerError: names the layer that no bound is known for.
     """
     dataset = inputs.dataset_from(data)
-    where = inputs.pick_device(device)
+    where = pick_device(device)
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
     if isinstance(eps, Tensor) and eps.shape not in ((), (len(dataset),)):
@@ -118,7 +120,7 @@ def _recorded(
         raise UsageError("A record is of one eps: give a number, or leave out output.")
     written = str(float(eps)) if isinstance(eps, Tensor) else str(eps)
     threat = ThreatModel.parse(norm, written)
-    subject = inputs.subject_from("none", model, name, data)
+    subject = subject_from("none", model, name, data)
     if threat.eps is None:
         raise UsageError(
             "A certificate is for a ball and needs its radius: give eps, for example eps=0.1."

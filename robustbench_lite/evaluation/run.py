@@ -10,12 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
 from robustbench_lite.evaluation.certified import Claim, Proved, prove
 from robustbench_lite.evaluation.clean import Clean, clean_logits
+from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
 from robustbench_lite.evaluation.diagnosis import dead_gradients
 from robustbench_lite.evaluation.job import Job, Scene, Terms
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.report import Cell, Report
@@ -42,7 +43,7 @@ def run(plan: Plan, settings: Settings) -> Report:
     Raises: as ``evaluate`` (``evaluation.api``).
     """
     plan = plan.checked()
-    device = inputs.pick_device(settings.device)
+    device = pick_device(settings.device)
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
         kept = (
@@ -59,7 +60,7 @@ def run(plan: Plan, settings: Settings) -> Report:
     dead = [_dead_gradients(planned, plan.data) for planned in subjects]
     terms = Terms(
         seed=settings.seed,
-        batch_size=inputs.pick_batch_size(settings.batch_size, plan.data, device),
+        batch_size=pick_batch_size(settings.batch_size, plan.data, device),
         device=device,
         query_budget=settings.query_budget,
         keep_adversarials=settings.keep_adversarials,
@@ -101,7 +102,7 @@ class _Line:
         certified = None if certificate is None else certificate.certified
         scene = Scene(model, self.plan.threat, data, clean, target, behaviour, certified)
         for number, cell in enumerate(self.planned.cells, tell.cell):
-            label = f"{cell.subject.label} x {inputs.short_label('attack', cell.attack)}"
+            label = f"{cell.subject.label} x {short_label('attack', cell.attack)}"
             job = Job(cell.identity.key(), scene, cell.attack, self.terms, cell.adaptive)
             heard = tell._replace(cell=number, label=label)
             flags = self._flags(cell, certificate)

@@ -11,13 +11,9 @@ from typing import NamedTuple
 from robustbench_lite.defense.composition import defense_from, trained_part, with_trained_part
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.inputs import (
-    Subject,
-    model_id,
-    plugin_id,
-    registered_name,
-    short_label,
-)
+from robustbench_lite.evaluation.identity import model_id, plugin_id
+from robustbench_lite.evaluation.names import registered_name, short_label
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.files.reading import below
 from robustbench_lite.leaderboard.board import Board, Entrant
 from robustbench_lite.records.identity import ModelId, PluginId

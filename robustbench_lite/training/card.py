@@ -14,10 +14,11 @@ from torch import nn
 
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.evaluation.certified import OFF
-from robustbench_lite.evaluation.inputs import Subject, short_label
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack

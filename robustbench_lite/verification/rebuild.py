@@ -15,8 +15,9 @@ from robustbench_lite import registry
 from robustbench_lite.defense.composition import Composition
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, UsageError, WeightsError
-from robustbench_lite.evaluation.diagnosis import Outputs
-from robustbench_lite.evaluation.inputs import Subject, model_id
+from robustbench_lite.evaluation.identity import model_id
+from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.records.identity import Identity, PluginId
 from robustbench_lite.registry import Trust
 from robustbench_lite.sources.dataset import Dataset

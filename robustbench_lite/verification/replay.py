@@ -12,11 +12,12 @@ from torch import Tensor
 
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.clean import clean_logits
+from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
 from robustbench_lite.evaluation.diagnosis import diagnose, prepare
-from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.evaluation.run import targets
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
@@ -59,7 +60,7 @@ def gather(
     """
     if cell.record is None or cell.arrays is None or cell.x_adv is None:
         raise ValueError("The cell was measured without a record, or without keep_adversarials.")
-    data = inputs.applicable(data, threat)
+    data = inputs.keep_applicable(data, threat)
     broken = torch.from_numpy(cell.arrays.broken)
     x = data.x[broken]
     y = data.y[broken]
@@ -75,16 +76,14 @@ def gather(
 
 
 def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
-    device = inputs.pick_device(settings.device)
+    device = pick_device(settings.device)
     model = diagnose(
         prepare(subject.module, subject.defense, device, settings.outputs),
         data.x,
         data.y,
         data.classes,
     )
-    return Setup(
-        model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device
-    )
+    return Setup(model, settings.seed, pick_batch_size(settings.batch_size, data, device), device)
 
 
 @exactly

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import DataError, RobustBenchError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import TOLERANCE

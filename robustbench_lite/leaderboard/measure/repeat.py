@@ -128,7 +128,7 @@ class Repeat:
         return list(map(Example.of, shown.ids.tolist(), before, after, images))
 
     def _part(self, ids: NDArray[np.int64]) -> Dataset:
-        return inputs.applicable(self.bench.part(ids), self.slot.threat)
+        return inputs.keep_applicable(self.bench.part(ids), self.slot.threat)
 
     def _set_up(self, data: Dataset) -> Setup:
         row = self.slot.row

@@ -25,11 +25,11 @@ from robustbench_lite.errors import (
 )
 from robustbench_lite.evaluation import attacked as measure
 from robustbench_lite.evaluation.certified import certify_all
-from robustbench_lite.evaluation.inputs import Subject, subject_from
 from robustbench_lite.evaluation.job import AUDIT
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject, subject_from
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.load_data import load_dataset

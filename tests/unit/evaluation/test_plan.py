@@ -10,10 +10,11 @@ import torch
 
 from robustbench_lite.attacks import FGSM, PGD
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.inputs import dataset_from, subject_from
+from robustbench_lite.evaluation.inputs import dataset_from
 from robustbench_lite.evaluation.plan import Plan, foresee
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 

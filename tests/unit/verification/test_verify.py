@@ -22,10 +22,11 @@ from robustbench_lite.errors import (
     WeightsError,
 )
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.inputs import Subject, attack_from
+from robustbench_lite.evaluation.inputs import attack_from
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.registry import Trust
@@ -96,7 +97,7 @@ def crafted(
         replay.gather(cell, subject, data, threat, settings),
         subject,
         threat,
-        inputs.applicable(data, threat),
+        inputs.keep_applicable(data, threat),
     )
 
 
