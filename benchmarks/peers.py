@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite import registry
-from robustbench_lite.evaluation.diagnosis import prepare
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.fast.path import PROBES, with_fast_path
 from robustbench_lite.rows.losses import margin

@@ -18,7 +18,7 @@ from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
-from robustbench_lite.evaluation.diagnosis import copied, diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.identity import (
     certifier_id,
     data_id,
@@ -27,6 +27,7 @@ from robustbench_lite.evaluation.identity import (
     threat_id,
 )
 from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.prepare import copy_in_eval_mode, prepare
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import (
@@ -97,7 +98,7 @@ def deployed(subject: Subject) -> nn.Module:
     Raises:
         UnsupportedLayerError: the defense draws at random; a bound is of one function of the image.
     """
-    defended = subject.defense.wrap(copied(subject.module))
+    defended = subject.defense.wrap(copy_in_eval_mode(subject.module))
     if defended.traits.random:
         raise UnsupportedLayerError(
             f"{subject.label} draws at random, and these bounds are of one function of the image."

@@ -22,10 +22,10 @@ from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
 from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.devices import pick_device
-from robustbench_lite.evaluation.diagnosis import prepare
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading

@@ -16,7 +16,7 @@ from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.certified import certifier_for
 from robustbench_lite.evaluation.devices import pick_device
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit
 from robustbench_lite.evaluation.identity import (
     certifier_id,
@@ -26,6 +26,7 @@ from robustbench_lite.evaluation.identity import (
     threat_id,
 )
 from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.evaluation.subject import Subject

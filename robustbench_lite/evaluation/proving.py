@@ -16,7 +16,7 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.certified import certify_all
 from robustbench_lite.evaluation.devices import pick_device
-from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.files.numerals import parse_number
 from robustbench_lite.sources.dataset import Dataset
@@ -42,7 +42,7 @@ def certify(
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in eval mode, of layers that have
             bounds: linear, convolution, average pooling, ReLU, leaky ReLU, batch norm, sums of
-            branches. It is copied, never changed.
+            branches. It is copy_in_eval_mode, never changed.
         data: images (N, C, H, W) and labels (N,); ``None`` takes the bundled Fashion-MNIST images.
         norm: ``linf`` or ``l2``.
         eps: radius in input units, a number, text such as ``"8/255"``, or one number a sample (N,).
@@ -89,7 +89,7 @@ def certify(
             fresh,
         )
     radius = eps if isinstance(eps, Tensor) else parse_number(eps)
-    network = copied(model).to(where)
+    network = copy_in_eval_mode(model).to(where)
     return bounds.certify(
         network,
         dataset.x,

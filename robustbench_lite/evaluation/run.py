@@ -14,7 +14,7 @@ from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
 from robustbench_lite.evaluation.certified import Claim, Proved, prove
 from robustbench_lite.evaluation.clean import Clean, clean_logits
 from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
-from robustbench_lite.evaluation.diagnosis import dead_gradients
+from robustbench_lite.evaluation.diagnosis import count_dead_gradients
 from robustbench_lite.evaluation.job import Job, Scene, Terms
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
@@ -160,7 +160,7 @@ def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
     """What a reader must know of a model that attacks by gradients learn nothing from."""
     if not any(cell.by_gradients for cell in planned.cells):
         return []
-    dead, probed = dead_gradients(planned.model, data.x, data.y)
+    dead, probed = count_dead_gradients(planned.model, data.x, data.y)
     if dead * 2 <= probed:
         return []
     return [

@@ -13,7 +13,8 @@ from torch import Tensor
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.evaluation.run import targets
 from robustbench_lite.evaluation.settings import Settings

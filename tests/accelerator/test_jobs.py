@@ -15,7 +15,7 @@ import robustbench_lite as rbl
 from robustbench_lite import registry
 from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation.devices import pick_device
-from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
@@ -131,7 +131,7 @@ class TestCertificates:
     def test_a_certificate_that_stands_beside_an_attack_says_where_it_was_made(
         self, tmp_path: Path
     ) -> None:
-        on_device = copied(small_network()).to(DEVICE)
+        on_device = copy_in_eval_mode(small_network()).to(DEVICE)
         asked: dict[str, Any] = {
             "data": data(12),
             "attacks": "fgsm",

@@ -19,7 +19,8 @@ from robustbench_lite.bounds import certify as bounds
 from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.machine import numerics
 from robustbench_lite.machine.numerics import device_of, exact, exactly, in_float64, own_generators
 from robustbench_lite.model.defended import DefendedModel
