@@ -18,6 +18,7 @@ from robustbench_lite.errors import CellError, ContradictionError, ModelError, R
 from robustbench_lite.evaluation.attacked import Measured, measure
 from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs_fit
 from robustbench_lite.evaluation.job import Job
+from robustbench_lite.evaluation.masking import NO_GRADIENT
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.evaluation.subject import Subject
@@ -41,8 +42,6 @@ from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.search.attack import FittedAttack
 from robustbench_lite.sources.dataset import Dataset
 
-NO_GRADIENT = "the gradient is 0 at"
-"""How the flag begins that masked gradients are told by."""
 _SAME_DISTANCE = 1e-6
 """Relative difference that float32 rounding of a stated distance explains."""
 

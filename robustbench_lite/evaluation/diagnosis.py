@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError, RobustBenchError, told
-from robustbench_lite.evaluation.outputs import Outputs as Outputs
 from robustbench_lite.evaluation.outputs import check_outputs, check_probabilities, doubt
 from robustbench_lite.evaluation.prepare import LogProbabilities, WithGradients
 from robustbench_lite.machine.numerics import device_of, exactly
 from robustbench_lite.model.defended import DefendedModel, takes_rng
-from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
 
 logger = logging.getLogger(__name__)
@@ -130,39 +127,6 @@ def _explain_gap(probe: _Probe, logits: Tensor, gap: float) -> str:
         "rows (batch statistics, say). Robustness of single images is undefined for such a "
         "model; use running statistics (model.eval())."
     )
-
-
-class DeadGradients(NamedTuple):
-    """At how many of the images that were looked at the gradient is exactly 0."""
-
-    dead: int
-    probed: int
-
-
-def count_dead_gradients(model: DefendedModel, x: Tensor, y: Tensor) -> DeadGradients:
-    """Count images at which the gradient that an adaptive attacker follows is exactly 0.
-
-    It is that of the margin, at a few of the images ``x`` (N, C, H, W) with labels ``y`` (N,).
-
-    Raises:
-        ModelError: the model has no gradient by its input.
-    """
-    device = device_of(model.module)
-    x = x[:_PROBE].to(device)
-    y = y[:_PROBE].to(device)
-    zeros = torch.zeros_like(y)
-    points = Points(x, y, zeros - 1, torch.arange(len(y), device=device), zeros)
-    try:
-        _, gradient = Passes(model, len(y)).gradient(points, margin)
-    except ModelError as error:
-        reason = told(error.__cause__ or error).rstrip(".")
-        raise ModelError(
-            f"The model has no gradient by its input: {reason}. Let it compute in torch without "
-            "no_grad or detach, give its defense a surrogate, or attack with what needs no "
-            "gradient: boundary, zoo, one_pixel."
-        ) from error
-    dead = (gradient == 0).flatten(1).all(1)  # (N,)
-    return DeadGradients(int(dead.sum()), len(y))
 
 
 def _enough(module: nn.Module, x: Tensor) -> Tensor:

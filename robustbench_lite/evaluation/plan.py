@@ -14,7 +14,7 @@ import torch
 
 from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.certified import certifier_for
+from robustbench_lite.evaluation.claim import certifier_for
 from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit

@@ -14,7 +14,7 @@ from robustbench_lite.evaluation.modes import (
     require_eval_mode,
     require_separate_rows,
 )
-from robustbench_lite.evaluation.outputs import Outputs as Outputs
+from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.machine.memory import keep_freed_memory
 from robustbench_lite.model.copies import own_copy
 from robustbench_lite.model.defended import DefendedModel, Wrapper

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
-from robustbench_lite.evaluation.certified import Claim, Proved, prove
+from robustbench_lite.evaluation.cell import Workplace, cell_of
+from robustbench_lite.evaluation.certified import Proved, prove
+from robustbench_lite.evaluation.claim import Claim
 from robustbench_lite.evaluation.clean import Clean, clean_logits
 from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
-from robustbench_lite.evaluation.diagnosis import count_dead_gradients
 from robustbench_lite.evaluation.job import Job, Scene, Terms
+from robustbench_lite.evaluation.masking import describe_masking
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
 from robustbench_lite.evaluation.probes import ask
@@ -57,7 +58,7 @@ def run(plan: Plan, settings: Settings) -> Report:
         replace(planned, model=with_fast_path(planned.model, few))
         for planned in plan.ready(settings, device)
     ]
-    dead = [_dead_gradients(planned, plan.data) for planned in subjects]
+    masked = [_describe_masking(planned, plan.data) for planned in subjects]
     terms = Terms(
         seed=settings.seed,
         batch_size=pick_batch_size(settings.batch_size, plan.data, device),
@@ -69,7 +70,7 @@ def run(plan: Plan, settings: Settings) -> Report:
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, settings.fresh, settings.on_error)
-        for planned, signs in zip(subjects, dead, strict=True):
+        for planned, signs in zip(subjects, masked, strict=True):
             tell = Teller(
                 settings.on_progress, len(cells), total, len(plan.data), planned.subject.label
             )
@@ -156,17 +157,10 @@ def _noted(cell: Cell, certificate: Proved | None) -> Cell:
     return dataclasses.replace(cell, note="; ".join(notes) or None)
 
 
-def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
-    """What a reader must know of a model that attacks by gradients learn nothing from."""
-    if not any(cell.by_gradients for cell in planned.cells):
-        return []
-    dead, probed = count_dead_gradients(planned.model, data.x, data.y)
-    if dead * 2 <= probed:
-        return []
-    return [
-        f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by "
-        "labels too"
-    ]
+def _describe_masking(planned: PlannedSubject, data: Dataset) -> list[str]:
+    """Look for masked gradients, where an attack needs some."""
+    needed = any(cell.by_gradients for cell in planned.cells)
+    return describe_masking(planned.model, data) if needed else []
 
 
 def _unfinished(certificate: Proved) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.evaluation.certified import OWN
+from robustbench_lite.evaluation.claim import OWN
 from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.files.numerals import require_seed
 from robustbench_lite.progress import Progress

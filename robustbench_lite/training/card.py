@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.defense.protocol import Defense
-from robustbench_lite.evaluation.certified import OFF
+from robustbench_lite.evaluation.claim import OFF
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
