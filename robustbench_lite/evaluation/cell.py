@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_lite.errors import CellError, ContradictionError, ModelError, RecordError
 from robustbench_lite.evaluation.attacked import Measured, measure
-from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs_fit
+from robustbench_lite.evaluation.fitting import fit_attack, needs_fit
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.masking import NO_GRADIENT
 from robustbench_lite.evaluation.names import short_label
@@ -34,6 +34,7 @@ from robustbench_lite.records.cell import (
     write_record,
 )
 from robustbench_lite.records.files import set_aside
+from robustbench_lite.records.fit import is_of_another
 from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import read_images, write_images
@@ -182,7 +183,7 @@ def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
         if fit is not None:
             fit.unlink(missing_ok=True)
     stale = at.journal.begin(job.key, job.scene.behaviour)
-    if fit is not None and is_of_another(fit, job):
+    if fit is not None and is_of_another(fit, job.key, job.scene.behaviour):
         fit.unlink(missing_ok=True)  # another run may have been faster
         stale = True
     return ANEW if stale else None
