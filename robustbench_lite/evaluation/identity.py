@@ -8,9 +8,7 @@ from typing import Any
 
 from robustbench_lite import registry
 from robustbench_lite.bounds.certifier import Certifier
-from robustbench_lite.defense.composition import (
-    Composition,
-)
+from robustbench_lite.defense.composition import Composition
 from robustbench_lite.evaluation.names import registered_name
 from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.subject import Subject

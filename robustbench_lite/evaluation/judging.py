@@ -108,19 +108,19 @@ def _judge(job: Job, judge: Judge, waiting: list[Found]) -> Judged:
     columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
     nearest = float(verdict.closeness.min()) if len(rows) else math.inf
     samples = zip(*(column.tolist() for column in columns), strict=True)
-    return Judged([_outcome(*sample, images=images) for sample in samples], nearest)
+    return Judged([_outcome(images, *sample) for sample in samples], nearest)
 
 
 def _outcome(
+    images: Mapping[int, NDArray[np.float32]],
     position: int,
     broken: bool,
     refuted: bool,
     size: float,
     forward: int,
     backward: int,
-    images: Mapping[int, NDArray[np.float32]],
 ) -> Outcome:
-    """One sample; its distance as float32 has it, and its image if that is kept."""
+    """One sample; its distance as float32 has it, and its image where it is among ``images``."""
     distance = float(np.float32(size)) if broken else None
     x_adv = image_bytes(images[position]) if broken and position in images else None
     return Outcome(position, broken, refuted, distance, forward, backward, x_adv)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustbench_lite import registry
-from robustbench_lite.defense.composition import (
-    Composition,
-)
+from robustbench_lite.defense.composition import Composition
 
 
 def registered_name(kind: registry.Kind, plugin: Any) -> str:

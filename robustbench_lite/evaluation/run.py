@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustbench_lite.evaluation.cell import Workplace, cell_of
+from robustbench_lite.evaluation.cell import Workplace, produce_cell
 from robustbench_lite.evaluation.certified import Proved, prove
 from robustbench_lite.evaluation.claim import Claim
 from robustbench_lite.evaluation.clean import Clean, clean_logits
@@ -107,7 +107,7 @@ class _Line:
             job = Job(cell.identity.key(), scene, cell.attack, self.terms, cell.adaptive)
             heard = tell._replace(cell=number, label=label)
             flags = self._flags(cell, certificate)
-            found = cell_of(
+            found = produce_cell(
                 cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags
             )
             yield _noted(found, certificate)

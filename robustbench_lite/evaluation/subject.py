@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.defense.composition import (
-    defense_from,
-    trained_part,
-    with_trained_part,
-)
+from robustbench_lite.defense.composition import defense_from, trained_part, with_trained_part
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation.names import registered_name, short_label

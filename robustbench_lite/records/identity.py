@@ -12,10 +12,7 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.files.numerals import parse_number
 from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES
 from robustbench_lite.records.schema import Sparse, Strict
-from robustbench_lite.records.seal import (
-    PROTOCOL_VERSION,
-    sha256_of,
-)
+from robustbench_lite.records.seal import PROTOCOL_VERSION, sha256_of
 
 
 class ModelId(Strict):

@@ -15,12 +15,7 @@ from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, We
 from robustbench_lite.registry import Spec, Trust
 from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.model_zoo import bundled_networks
-from robustbench_lite.sources.models import (
-    load_model,
-    network_spec,
-    reference_model,
-    trained_model,
-)
+from robustbench_lite.sources.models import load_model, network_spec, reference_model, trained_model
 from robustbench_lite.sources.networks import convolutional
 from robustbench_lite.sources.weights import save_weights, weights_hash
 
