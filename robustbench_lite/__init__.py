@@ -14,8 +14,8 @@ from robustbench_lite._facade import face
 if TYPE_CHECKING:
     from robustbench_lite.bounds.certify import Certificate as Certificate
     from robustbench_lite.defense.protocol import Defense as Defense
+    from robustbench_lite.evaluation.api import certify as certify
     from robustbench_lite.evaluation.api import evaluate as evaluate
-    from robustbench_lite.evaluation.proving import certify as certify
     from robustbench_lite.evaluation.report import Cell as Cell
     from robustbench_lite.evaluation.report import Report as Report
     from robustbench_lite.evaluation.settings import Settings as Settings
@@ -41,7 +41,7 @@ _HOMES = {
     "Report": "evaluation.report",
     "Settings": "evaluation.settings",
     "ThreatModel": "threat",
-    "certify": "evaluation.proving",
+    "certify": "evaluation.api",
     "evaluate": "evaluation.api",
     "load_dataset": "sources.load_data",
     "reference_model": "sources.models",
