@@ -18,6 +18,7 @@ from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.evaluation.subject import Subject, subject_from
+from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.dataset import Dataset
@@ -45,7 +46,7 @@ def batch_size(text: str) -> int | Literal["auto"]:
     """``--batch-size``: a number or ``auto``."""
     if text == "auto":
         return "auto"
-    number = registry.parse_whole(text)
+    number = parse_whole(text)
     if number is None:
         raise UsageError(
             f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto."

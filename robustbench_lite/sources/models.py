@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
+from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_file
 from robustbench_lite.files.writing import write_text
-from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
+from robustbench_lite.registry import Spec, Trust, call_with_text, import_object
 from robustbench_lite.sources.card import Card, load_card
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
