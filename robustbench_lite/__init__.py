@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robustbench_lite.threat import ThreatModel as ThreatModel
     from robustbench_lite.training.trainer import Recipe as Recipe
     from robustbench_lite.training.trainer import train as train
-    from robustbench_lite.verification.verify import Verification as Verification
+    from robustbench_lite.verification.examine import Verification as Verification
     from robustbench_lite.verification.verify import verify as verify
 
 __version__ = "0.1.0"
@@ -45,7 +45,7 @@ _HOMES = {
     "evaluate": "evaluation.api",
     "load_dataset": "sources.load_data",
     "reference_model": "sources.models",
-    "Verification": "verification.verify",
+    "Verification": "verification.examine",
     "train": "training.trainer",
     "verify": "verification.verify",
 }

@@ -20,7 +20,7 @@ from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.dataset import Dataset
-from robustbench_lite.training.trainer import Recipe, initialised, train
+from robustbench_lite.training.trainer import Recipe, initialise, train
 from tests.accelerator.pretend import DEVICE, NAME, Pretend
 from tests.conftest import images, present, small_network, toy
 
@@ -153,7 +153,7 @@ class TestTraining:
     def test_a_step_ends_with_the_weights_of_a_cpu(self, defense: str, tmp_path: Path) -> None:
         chosen, weights = registry.create("defense", defense), {}
         for where in ("cpu", NAME):
-            model = initialised(deeper_network, 0, where)
+            model = initialise(deeper_network, 0, where)
             before, recipe = flat(model), Recipe(epochs=1, batch_size=16)
             train(
                 model, chosen, data(16), recipe, checkpoint=tmp_path / f"{where}.pt", device=where

@@ -34,9 +34,9 @@ from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.verification import examples, pictures, rebuild, replay, verify
+from robustbench_lite.verification import examples, pictures, rebuild, replay
+from robustbench_lite.verification.examine import Verification, examine_each
 from robustbench_lite.verification.examples import Adversarials
-from robustbench_lite.verification.verify import Verification
 from tests.conftest import images, present, small_network
 
 EPS = 0.2
@@ -104,7 +104,7 @@ def crafted(
 def check(
     saved: Adversarials, subject: Subject, threat: ThreatModel, data: Dataset | None
 ) -> Verification:
-    return verify.examine_each(saved, subject, threat, data, Settings(batch_size=7))
+    return examine_each(saved, subject, threat, data, Settings(batch_size=7))
 
 
 def failed_checks(found: Verification) -> set[str]:
@@ -271,9 +271,7 @@ def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_setti
     saved, subject, threat, data = crafted(defense=NoiseDecides(), seed=seed)
     assert len(saved) > 5
     for other in (0, 3):
-        found = verify.examine_each(
-            saved, subject, threat, data, Settings(batch_size=7, seed=other)
-        )
+        found = examine_each(saved, subject, threat, data, Settings(batch_size=7, seed=other))
         assert not found.failures
 
 
