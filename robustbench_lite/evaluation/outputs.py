@@ -1,5 +1,6 @@
-"""What a network's answers are: logits, as attacks and margins need them, or something that makes
-it look robust.
+"""What a network's answers are: logits, or something that makes it look robust.
+
+Attacks and margins need logits.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def check_probabilities(found: object) -> None:
 
 
 def doubt(logits: Tensor) -> str | None:
-    """What a reader must know where the answers (N, K), for different images, are hardly logits;
-    None for ordinary ones.
+    """Say what a reader must know of answers (N, K) that are hardly logits.
+
+    They are those to different images; None for ordinary ones.
 
     Softmax and sigmoid saturate: gradients vanish, and a network looks robust that is not. Where
     that cannot be told for sure, it is no reason to refuse the network.
@@ -109,8 +111,9 @@ def _are_probabilities(found: Tensor, tolerance: float = _EXACT) -> bool:
 
 
 def _resolution(values: Tensor) -> float:
-    """The relative distance of neighbours on the coarsest grid that all ``values`` lie on: they may
-    have been rounded to it.
+    """The relative distance of neighbours on the coarsest grid that all ``values`` lie on.
+
+    They may have been rounded to it.
     """
     kept = values.cpu().float()
     for dtype in _COARSE:
@@ -127,8 +130,9 @@ def _look_at_images(values: Tensor) -> bool:
 
 
 def _common_sum(logits: Tensor) -> float | None:
-    """What every row of (N, K) sums to, as well as its numbers can tell; None where sums differ or
-    tell nothing.
+    """What every row of (N, K) sums to, as well as its numbers can tell.
+
+    None where sums differ or tell nothing.
     """
     values = logits.cpu().double()
     sums = values.sum(1)
@@ -146,8 +150,9 @@ def _common_sum(logits: Tensor) -> float | None:
 
 
 def _is_centred(values: Tensor, total: float) -> bool:
-    """The rows (N, K) sum to 0 and reach further down than probabilities less their mean can:
-    logits around their mean.
+    """Whether the rows (N, K) are logits around their mean.
+
+    They sum to 0, and reach further down than probabilities less their mean can.
     """
     classes = values.shape[1]
     low = float(values.min())

@@ -1,5 +1,6 @@
-"""What an evaluation measures: every subject under every attack, listed once for a run and for a
-dry run.
+"""What an evaluation measures: every subject under every attack.
+
+It is listed once, for a run and for a dry run.
 """
 
 from __future__ import annotations
@@ -72,9 +73,7 @@ class PlannedSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is crossed: every one of ``subjects`` under every one of ``attacks``, on the samples of
-    ``data``.
-    """
+    """What is crossed: every subject under every attack, on the same samples."""
 
     subjects: Sequence[Subject]
     attacks: Sequence[Attack]
@@ -170,8 +169,9 @@ class Prospect(NamedTuple):
 
 
 def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
-    """Say of each cell of ``plan`` what ``run`` would do. Measures and writes nothing; raises what
-    ``run`` would raise.
+    """Say of each cell of ``plan`` what ``run`` would do.
+
+    Measures and writes nothing; raises what ``run`` would raise.
     """
     plan = plan.checked()
     device = pick_device(settings.device)

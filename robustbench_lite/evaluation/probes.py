@@ -1,5 +1,6 @@
-"""Ask a network about probe images. Its answers belong to its records: another network answers
-otherwise.
+"""Ask a network about probe images.
+
+Its answers belong to its records: another network answers otherwise.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def fixed_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 def ask(model: DefendedModel, data: Dataset, device: torch.device) -> Behaviour:
-    """What ``model``, as it is judged, answers to the fixed images and to the first images of
-    ``data``; takes one forward.
+    """Ask ``model``, as it is judged, about the fixed images and the first ones of ``data``.
+
+    Takes one forward.
 
     A network that fails on an image that is none of its kind is asked about those of the data
     alone.

@@ -38,8 +38,9 @@ _ROOM = 20_000_000
 
 @exactly
 def run(plan: Plan, settings: Settings) -> Report:
-    """Measure every cell of ``plan``. All input and every network is checked before the first cell
-    starts.
+    """Measure every cell of ``plan``.
+
+    All input and every network is checked before the first cell starts.
 
     Raises: as ``evaluate`` (``evaluation.api``).
     """
@@ -175,8 +176,9 @@ def _unfinished(certificate: Proved) -> list[str]:
 
 
 def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
-    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K);
-    -1 for any wrong one.
+    """Choose the class that each sample of ``data`` is driven to, (N,).
+
+    It follows from the clean ``logits`` (N, K); -1 for any wrong one.
     """
     uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
     return threat.goal.targets(logits, data.y, uniform)

@@ -21,8 +21,9 @@ OnError = Literal["raise", "record"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a
-    cell's key.
+    """How cells are run.
+
+    None of it but ``seed``, ``query_budget`` and ``certify`` goes into a cell's key.
     """
 
     seed: int = 0

@@ -1,5 +1,6 @@
-"""A cell: one model under one attack and one threat model on fixed samples, with a verdict for each
-sample.
+"""A cell: one model under one attack, with a verdict for each sample.
+
+It is of one threat model and of fixed samples.
 
 The key of a cell is the hash of everything that decides its outcome; the digest also covers the
 outcome. Both leave out provenance (when, where, how long), so the same measurement has the same
@@ -86,8 +87,9 @@ def make_record(
 
 
 def derived_flags(identity: Identity, unconfirmed: int) -> list[str]:
-    """What a reader must know of a cell and can tell from its identity and outcomes alone: no
-    record goes without these.
+    """Say what a reader must know of a cell and can tell from identity and outcomes alone.
+
+    No record goes without these.
     """
     flags = []
     if identity.adaptive is False:

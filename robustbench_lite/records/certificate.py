@@ -1,5 +1,6 @@
-"""A certificate on file: which samples are proved robust, by which method, under which threat.
-Sealed as a cell is.
+"""A certificate on file: which samples are proved robust, and by which method.
+
+It is of one threat, and sealed as a cell is.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ REPLACED = "replaced"
 
 
 def set_aside(path: Path, digest: str) -> None:
-    """Move the record ``FOLDER/<kind>/<key>.json``, and its images, to ``FOLDER/replaced/<key>-<8
-    digits of digest>.json``.
+    """Move a record, and its images, to where replaced ones are kept.
+
+    ``FOLDER/<kind>/<key>.json`` becomes ``FOLDER/replaced/<key>-<8 digits of digest>.json``.
     """
     folder = path.parent.parent / REPLACED
     try:
@@ -34,8 +35,9 @@ def set_aside(path: Path, digest: str) -> None:
 
 
 def require_writable(directory: Path, need_bytes: int, option: str = "--output") -> None:
-    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there;
-    ``option`` names another.
+    """Create ``directory``, and prove that ``need_bytes`` can be written there before any work.
+
+    ``option`` names another one in the message.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

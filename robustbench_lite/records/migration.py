@@ -1,5 +1,6 @@
-"""Records of schema version 1 made records of version 2, in place: what they say stays, and so do
-their keys and digests.
+"""Migrate records of schema version 1 to version 2, in place.
+
+What they say stays, and so do their keys and digests.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Migrated(NamedTuple):
 
 
 def nobody(identity: Identity | CertificateIdentity) -> Behaviour | None:
-    """The answer where the network is not at hand: such a record is read, and never taken for a
-    measurement of a network.
+    """Answer for a network that is not at hand.
+
+    Such a record is read, and never taken for a measurement of a network.
     """
     return None
 
@@ -73,8 +75,9 @@ def files_of(paths: list[Path]) -> list[Path]:
 
 
 def migrate(paths: list[Path], ask: Ask = nobody) -> Iterator[Migrated]:
-    """Migrate files one by one, each whole or not at all; one that cannot be believed is left as it
-    is.
+    """Migrate files one by one, each whole or not at all.
+
+    One that cannot be believed is left as it is.
     """
     for path in paths:
         try:
@@ -110,8 +113,9 @@ def _adversarials(path: Path) -> bool:
 def upgraded(
     content: bytes | str, where: str, ask: Ask = nobody
 ) -> Record | CertificateRecord | None:
-    """The record as it is to be written; None where it stands as it should. ``where`` names it in
-    errors.
+    """Bring a record into the form of this version; None where it has that form.
+
+    ``where`` names it in errors.
 
     Raises:
         RecordError: it does not agree with itself, or is of a version that nobody knows.
@@ -137,8 +141,9 @@ def upgraded(
 
 
 def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str) -> str:
-    """The text of a record of version 1 as one of version 2: checked when it is parsed, as any
-    record is.
+    """Seal the text of a record of version 1 as one of version 2.
+
+    It is checked when it is parsed, as any record is.
     """
     for name in ("seal", "behaviour"):
         if name in value:

@@ -66,8 +66,9 @@ def make_provenance(
 
 
 def _command() -> str:
-    """The command line; the program, and whatever lies at an absolute path, by its name alone:
-    records are passed on.
+    """The command line, without absolute paths: records are passed on.
+
+    The program, and whatever lies at such a path, stand by their names alone.
     """
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join([Path(sys.argv[0]).name or "python", *words])

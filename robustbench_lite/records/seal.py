@@ -1,5 +1,6 @@
-"""What cells and certificates on file have in common: the versions that can be read, and the seal
-over everything in a file.
+"""The versions that can be read, and the seal over everything in a file.
+
+Cells and certificates have both in common.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def seal_of(content: Mapping[str, Any]) -> str:
 
 
 def check_versions(content: bytes | str, what: str) -> None:
-    """Refuse a record of a schema or a protocol that this version does not know; ``what`` names the
-    record in the message.
+    """Refuse a record of a schema or a protocol that this version does not know.
+
+    ``what`` names the record in the message.
 
     What is no record at all passes: its reader says so.
 

@@ -20,8 +20,9 @@ _CARD = Form(
 
 
 class Certified(BaseModel):
-    """What was proved of a network on the first ``n`` test images, with the command that proves it
-    again.
+    """What was proved of a network on the first ``n`` test images.
+
+    With the command that proves it again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -42,8 +43,9 @@ class Certified(BaseModel):
 
 
 class Card(BaseModel):
-    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the
-    test split.
+    """What goes with a weights file, as JSON beside it.
+
+    Accuracies are fractions in [0, 1] on the test split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,5 +1,6 @@
-"""Images and labels from files, as arrays: npz, folders, parquet, and the files of torchvision's
-sets.
+"""Read images and labels from files, as arrays.
+
+They come as npz, folders, parquet, and the files of torchvision's sets.
 
 The files may come from anyone: each is looked at before it is opened, and bounded before it is
 unpacked.
@@ -105,8 +106,9 @@ def from_folder(path: Path, split: str) -> Labelled:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The files with the suffix of an image, at any depth, in a fixed order; a folder inside of
-    itself is refused.
+    """List the files with the suffix of an image, at any depth, in a fixed order.
+
+    A folder inside of itself is refused.
     """
     found: list[tuple[str, list[str]]] = []
     waiting = [(str(folder), [_identity(folder)])]

@@ -51,8 +51,9 @@ class LoadedModel:
 def reference_model(
     dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED
 ) -> LoadedModel:
-    """The network that was trained on ``dataset`` with ``defense`` (names alone); see
-    ``sources.model_zoo``.
+    """Load the network that was trained on ``dataset`` with ``defense`` (names alone).
+
+    See ``sources.model_zoo``.
 
     Raises:
         UsageError: there is none; says how to train one.
@@ -79,8 +80,7 @@ def named_network(name: str, trust: Trust = Trust.REGISTERED) -> LoadedModel:
 
 
 def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedModel:
-    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against
-    it.
+    """Load a network that ``rbl train`` wrote, and check it against the card beside ``path``.
 
     A card is a file: what it names as its network, and has not come with this package, is code that
     needs ``Trust.ANY``, whoever named the card.
@@ -136,8 +136,9 @@ def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
 
 
 def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
-    """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where
-    it was.
+    """Call the factory that ``spec`` names, and put the module into eval mode.
+
+    torch's global generator is left where it was.
     """
     with torch.random.fork_rng(devices=[]):
         found = _factory(spec.name, trust)
@@ -160,9 +161,7 @@ def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
 
 
 def network_spec(spec: Spec, data: Dataset) -> Spec:
-    """``spec`` with the ``channels``, ``size`` and ``classes`` that a built-in network was not
-    given, from the data.
-    """
+    """Fill in what a built-in network was not given: channels, size and classes of the data."""
     if spec.name not in NETWORKS:
         return spec
     channels, height, width = data.x.shape[1:]
@@ -176,8 +175,9 @@ def network_spec(spec: Spec, data: Dataset) -> Spec:
 
 
 def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the
-    weights.
+    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``.
+
+    Returns the path of the weights.
     """
     path = save_uncarded(module, card.name, folder)
     write_text(path.with_suffix(".json"), card.model_dump_json(indent=2, exclude_none=True) + "\n")
@@ -185,8 +185,9 @@ def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
 
 
 def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` to ``folder``, for which there is no card yet; that of other
-    weights is deleted first.
+    """Write ``<name>.safetensors``, for which there is no card yet, to ``folder``.
+
+    A card of other weights is deleted first.
     """
     path = folder / f"{name}.safetensors"
     try:
@@ -202,8 +203,9 @@ def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
 
 
 def _card_hash(path: Path) -> str | None:
-    """The hash of the weights that the card at ``path`` is of; None without a card that can be
-    read.
+    """The hash of the weights that the card at ``path`` is of.
+
+    None without a card that can be read.
     """
     try:
         return load_card(path).weights_sha256

@@ -1,5 +1,6 @@
-"""Weights on disk, their hash, and the card that says how they came about. Nothing here ever
-unpickles objects.
+"""Weights on disk, and their hash.
+
+Nothing here ever unpickles objects.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ WEIGHTS = Form(
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by
-    name.
+    """Hash (SHA-256) all parameters and buffers.
+
+    Over names, dtypes, shapes and bytes, sorted by name.
     """
     return _tensors_hash(module.state_dict())
 
@@ -106,8 +108,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Fill ``module`` from a ``.safetensors`` file, or from a state dict of ``torch.save``
-    (``weights_only=True``).
+    """Fill ``module`` from a file of weights.
+
+    It is a ``.safetensors`` file, or a state dict of ``torch.save`` (``weights_only=True``).
 
     Raises:
         WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do

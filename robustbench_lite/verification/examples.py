@@ -1,5 +1,6 @@
-"""Adversarial examples on disk: the broken samples of one cell, together with the record that says
-how they came about.
+"""Adversarial examples on disk: the broken samples of one cell, with its record.
+
+The record says how they came about.
 
 Two files hold some: the ``.npz`` that ``rbl attack`` writes, which stands on its own, and the
 ``<key>.npz`` beside the record of ``rbl evaluate --keep-adversarials``, whose clean images are
@@ -87,8 +88,9 @@ def of_cell(
 
 
 def write(saved: Adversarials, path: Path) -> None:
-    """Write a file that stands on its own: clean and adversarial images, classes, distances, and
-    the record as JSON.
+    """Write a file that stands on its own.
+
+    Clean and adversarial images, classes, distances, and the record as JSON.
     """
     if saved.context is None:
         raise ValueError("Without the clean images the file would not stand on its own.")
@@ -107,6 +109,7 @@ def write(saved: Adversarials, path: Path) -> None:
 
 def read(path: Path) -> Adversarials:
     """Read what :func:`write` wrote, or a cell's record (``.json``) with its images beside it.
+
     Judges nothing.
 
     Raises:

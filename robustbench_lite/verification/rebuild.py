@@ -35,8 +35,9 @@ def threat_of(identity: Identity) -> ThreatModel:
 def subject_of(
     identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED
 ) -> Subject:
-    """The network that was attacked, with its defense: ``network``, else the one at hand of that
-    name.
+    """Find the network that was attacked, and build its defense.
+
+    It is ``network``, else the one at hand of that name.
 
     Raises:
         WeightsError: its weights are not those that were attacked; names both hashes.
@@ -67,8 +68,9 @@ def subject_of(
 
 
 def same_structure(identity: Identity, subject: Subject, outputs: Outputs) -> bool:
-    """The network prints as the one that was attacked; other code, or another torch, may print
-    otherwise.
+    """Whether the network prints as the one that was attacked.
+
+    Other code, or another torch, may print otherwise.
     """
     return model_id(subject, outputs).architecture_sha256 == identity.model.architecture_sha256
 

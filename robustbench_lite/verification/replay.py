@@ -1,5 +1,6 @@
-"""Ask a model about clean images and their adversarials, side by side: what is saved of them, and
-what is checked.
+"""Ask a model about clean images and their adversarials, side by side.
+
+What is saved of them, and what is checked, comes from here.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Setup(NamedTuple):
 def gather(
     cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, settings: Settings
 ) -> Adversarials:
-    """The adversarials of a cell that was measured with ``keep_adversarials``, with what the model
-    says of each.
+    """Gather the adversarials of a cell, with what the model says of each.
+
+    It was measured with ``keep_adversarials``.
     """
     if cell.record is None or cell.arrays is None or cell.x_adv is None:
         raise ValueError("The cell was measured without a record, or without keep_adversarials.")
