@@ -71,8 +71,8 @@ class Composition(Defense):
             if takes_rng(deployed) and not takes_rng(outer.module):
                 raise UsageError(
                     f"{part.name} does not hand on random numbers to what stands behind it: name "
-                    "it before the random part, or "
-                    "derive its module from robustbench_lite.model.defended.Wrapper."
+                    "it before the random part, or derive its module from "
+                    "robustbench_lite.model.defended.Wrapper."
                 )
             deployed = outer.module
             followed = stand_in.traits.surrogate or stand_in.module

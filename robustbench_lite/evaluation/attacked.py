@@ -156,6 +156,7 @@ def _contradict(job: Job, outcomes: list[Outcome]) -> None:
 
 
 def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
+    """One entry a sample; one that was not broken lies at the distance nan."""
     n = len(job.scene.data)
     clean = job.scene.clean.correct.numpy()
     broken = np.zeros(n, dtype=np.bool_)
@@ -173,6 +174,7 @@ def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
 
 
 def _adversarials(job: Job, known: dict[int, Outcome]) -> Tensor | None:
+    """The images (N, C, H, W) that were found, if they are kept; clean ones where none was."""
     if not job.terms.keep_adversarials:
         return None
     x_adv = job.scene.data.x.clone()

@@ -66,6 +66,7 @@ def search_rows(
 
 
 def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
+    """The engine that works the attack of ``job``."""
     terms = job.terms
     threat = job.scene.threat
     options: _Options = {

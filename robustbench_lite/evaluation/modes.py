@@ -49,9 +49,8 @@ def require_eval_mode(model: nn.Module) -> str | None:
     acting = [(name, module) for name, module in training if _acts_in_train_mode(module)]
     if acting:
         raise ModelError(
-            f"The model is in train mode, in which {_named(acting)} behaves otherwise (dropout, "
-            "batch statistics, power "
-            "iteration): verdicts would be random. Call model.eval() first."
+            f"The model is in train mode, in which {_name_all(acting)} behaves otherwise (dropout, "
+            "batch statistics, power iteration): verdicts would be random. Call model.eval() first."
         )
     return HARMLESS if training else None
 
@@ -73,15 +72,14 @@ def require_separate_rows(model: nn.Module) -> None:
     ]
     if mixing:
         raise ModelError(
-            f"{_named(mixing)} has no running statistics (track_running_stats=False): it takes "
-            "those of the batch, so that the "
-            "answer for an image depends on the other images. Robustness of single images is "
-            "undefined for such a model; "
-            "train it with running statistics, or with a norm of single images (GroupNorm)."
+            f"{_name_all(mixing)} has no running statistics (track_running_stats=False): it takes "
+            "those of the batch, so that the answer for an image depends on the other images. "
+            "Robustness of single images is undefined for such a model; train it with running "
+            "statistics, or with a norm of single images (GroupNorm)."
         )
 
 
-def _named(layers: Sequence[tuple[str, nn.Module]]) -> str:
+def _name_all(layers: Sequence[tuple[str, nn.Module]]) -> str:
     """``layer '3' (Dropout)``, some of them."""
     kinds = [
         (name, getattr(module, "original_name", type(module).__name__))

@@ -53,9 +53,8 @@ def check_outputs(logits: Tensor, highest_label: int, classes: int | None) -> No
     if _are_probabilities(logits):
         raise ModelError(
             "The model returns probabilities, whose gradients vanish and make it look robust. "
-            "Return logits (no softmax), "
-            "or pass outputs='probabilities' (--outputs probabilities) to have their logarithm "
-            "used."
+            "Return logits (no softmax), or pass outputs='probabilities' (--outputs probabilities) "
+            "to have their logarithm used."
         )
 
 
@@ -69,8 +68,7 @@ def check_probabilities(found: object) -> None:
     if not (isinstance(found, Tensor) and found.dim() == 2 and _are_probabilities(found, 1e-3)):
         raise ModelError(
             "The model was said to return probabilities, and its rows are not at least 0 with a "
-            "sum of 1: leave out "
-            "outputs='probabilities' (--outputs) if it returns logits."
+            "sum of 1: leave out outputs='probabilities' (--outputs) if it returns logits."
         )
 
 
@@ -90,16 +88,15 @@ def doubt(logits: Tensor) -> str | None:
     if low >= 0 and high <= 1:
         return (
             f"every output lies in [0, 1] ({low:.3g} to {high:.3g}), as after a sigmoid, whose "
-            "gradients vanish: return what "
-            "comes before it"
+            "gradients vanish: return what comes before it"
         )
     total = _common_sum(logits)
     if total is None or _is_centred(values, total):
         return None
     return (
         f"the outputs of every image sum to {total:.4g}, as scaled or shifted probabilities do, "
-        "whose gradients vanish: return "
-        "logits, or plain probabilities with outputs='probabilities' (--outputs probabilities)"
+        "whose gradients vanish: return logits, or plain probabilities with "
+        "outputs='probabilities' (--outputs probabilities)"
     )
 
 

@@ -82,8 +82,8 @@ class Plan:
     fit_data: Dataset | None = None
     """Training images, for attacks that are fitted on some."""
 
-    def checked(self) -> Plan:
-        """This plan, without the samples that the goal makes no sense for.
+    def check(self) -> Plan:
+        """Check that every attack can run; leave out samples that the goal makes no sense for.
 
         Raises:
             UsageError: an attack cannot work under the threat model, or has no images to be fitted
@@ -95,9 +95,8 @@ class Plan:
                 check_fit_data(attack, self.fit_data, self.data)
         return replace(self, data=inputs.keep_applicable(self.data, self.threat))
 
-    def ready(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
-        """Every subject with its model on ``device``, once all of them have been found fit to be
-        measured.
+    def prepare_all(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
+        """Prepare the model of every subject on ``device``, and find it fit to be measured.
 
         Raises:
             ModelError: a network fails on the images, or is of a kind that no verdict can be given
@@ -108,23 +107,20 @@ class Plan:
         shape = tuple(self.data.x.shape[1:])
         models = [prepare(s.module, s.defense, device, settings.outputs) for s in self.subjects]
         models = [diagnose(model, data.x, data.y, data.classes) for model in models]
-        return [
-            self._planned(
-                subject,
-                model,
-                certifier_for(settings.certify, subject, self.threat, shape),
-                settings,
-            )
-            for subject, model in zip(self.subjects, models, strict=True)
-        ]
+        planned = []
+        for subject, model in zip(self.subjects, models, strict=True):
+            certifier = certifier_for(settings.certify, subject, self.threat, shape)
+            planned.append(self._plan_cells(subject, model, certifier, settings))
+        return planned
 
-    def _planned(
+    def _plan_cells(
         self,
         subject: Subject,
         model: DefendedModel,
         certifier: Certifier | None,
         settings: Settings,
     ) -> PlannedSubject:
+        """List the cells of a subject: every attack, and the plain one where that differs."""
         cells = []
         for attack in self.attacks:
             differs = model.traits.plain_differs(attack.access == Access.GRADIENT)
@@ -142,6 +138,7 @@ class Plan:
         *,
         adaptive: bool,
     ) -> Identity:
+        """Gather everything that decides the outcome of a cell."""
         return Identity(
             model=model_id(subject, settings.outputs),
             defense=plugin_id("defense", subject.defense),
@@ -173,13 +170,13 @@ def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
 
     Measures and writes nothing; raises what ``run`` would raise.
     """
-    plan = plan.checked()
+    plan = plan.check()
     device = pick_device(settings.device)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     found = []
     with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
-        for planned in plan.ready(settings, device):
+        for planned in plan.prepare_all(settings, device):
             behaviour = ask(planned.model, plan.data, device)
             for cell in planned.cells:
                 key = cell.identity.key()

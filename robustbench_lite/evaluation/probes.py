@@ -98,12 +98,13 @@ def _answers(model: DefendedModel, x: Tensor, device: torch.device) -> NDArray[n
     zeros = torch.zeros(len(x), dtype=torch.int64, device=device)
     points = Points(x.to(device), zeros, zeros - 1, torch.arange(len(x), device=device), zeros)
     logits = next(iter(Passes(model, len(x)).ballots(points, 1)))
-    return _folded(logits.to("cpu", torch.float64).numpy())
+    return _fold(logits.to("cpu", torch.float64).numpy())
 
 
-def _folded(answers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(P, K) as (P, min(K, 100)): every class has its part in a column, at a weight that no other
-    of the column has.
+def _fold(answers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Fold answers (P, K) into (P, min(K, 100)).
+
+    Every class has its part in a column, at a weight that no other of the column has.
     """
     rows, classes = answers.shape
     if classes <= _COLUMNS:

@@ -44,7 +44,7 @@ def run(plan: Plan, settings: Settings) -> Report:
 
     Raises: as ``evaluate`` (``evaluation.api``).
     """
-    plan = plan.checked()
+    plan = plan.check()
     device = pick_device(settings.device)
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
@@ -57,7 +57,7 @@ def run(plan: Plan, settings: Settings) -> Report:
     few = plan.data.x[:PROBES].to(device)
     subjects = [
         replace(planned, model=with_fast_path(planned.model, few))
-        for planned in plan.ready(settings, device)
+        for planned in plan.prepare_all(settings, device)
     ]
     masked = [_describe_masking(planned, plan.data) for planned in subjects]
     terms = Terms(
@@ -76,7 +76,7 @@ def run(plan: Plan, settings: Settings) -> Report:
                 settings.on_progress, len(cells), total, len(plan.data), planned.subject.label
             )
             line = _Line(plan, settings, planned, signs, terms, at)
-            cells += line.measured(tell)
+            cells += line.measure(tell)
     return Report(cells)
 
 
@@ -92,7 +92,7 @@ class _Line:
     terms: Terms
     at: Workplace
 
-    def measured(self, tell: Teller) -> Iterator[Cell]:
+    def measure(self, tell: Teller) -> Iterator[Cell]:
         """Certify the subject, if it is to be, and measure it under one attack after the other."""
         model = self.planned.model
         data = self.plan.data
@@ -111,9 +111,10 @@ class _Line:
             found = produce_cell(
                 cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags
             )
-            yield _noted(found, certificate)
+            yield _with_note(found, certificate)
 
     def _certificate(self, clean: Clean, behaviour: Behaviour, tell: Teller) -> Proved | None:
+        """Certify the subject, if it is to be."""
         plan = self.plan
         settings = self.settings
         certifier = self.planned.certifier
@@ -142,12 +143,12 @@ class _Line:
         """What a reader of the cell must know of the network before trusting the number."""
         flags = [
             *self.planned.model.remarks,
-            *([] if certificate is None else _unfinished(certificate)),
+            *([] if certificate is None else _describe_unfinished(certificate)),
         ]
         return flags + (self.signs if cell.adaptive and cell.by_gradients else [])
 
 
-def _noted(cell: Cell, certificate: Proved | None) -> Cell:
+def _with_note(cell: Cell, certificate: Proved | None) -> Cell:
     """``cell`` with what is to be said of its certificate."""
     said = (
         None
@@ -164,14 +165,13 @@ def _describe_masking(planned: PlannedSubject, data: Dataset) -> list[str]:
     return describe_masking(planned.model, data) if needed else []
 
 
-def _unfinished(certificate: Proved) -> list[str]:
+def _describe_unfinished(certificate: Proved) -> list[str]:
     """What a reader must know of a certificate that ran out of time."""
     if certificate.tried == certificate.of:
         return []
     return [
         f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} "
-        f"of {certificate.of:,} "
-        "samples: the others count as not certified"
+        f"of {certificate.of:,} samples: the others count as not certified"
     ]
 
 

@@ -52,6 +52,5 @@ def require_writable(directory: Path, need_bytes: int, option: str = "--output")
     if free < need_bytes:
         raise RecordError(
             f"The output folder {directory} has {free / 1e6:.0f} MB free; this run may need "
-            f"{need_bytes / 1e6:.0f} MB. "
-            f"Free some space or choose another one with {option} DIR."
+            f"{need_bytes / 1e6:.0f} MB. Free some space or choose another one with {option} DIR."
         )

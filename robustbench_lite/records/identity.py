@@ -72,12 +72,8 @@ class DataId(Strict):
     def count(self) -> int:
         """How many samples there are; -1 for ranges that are none. Makes no list of them."""
         count = sum(high - low for low, high in self.id_ranges)
-        return (
-            count
-            if count <= MAX_SAMPLES
-            and all(0 <= low < high <= MAX_INDEX for low, high in self.id_ranges)
-            else -1
-        )
+        sound = all(0 <= low < high <= MAX_INDEX for low, high in self.id_ranges)
+        return count if count <= MAX_SAMPLES and sound else -1
 
     def ids(self) -> NDArray[np.int64]:
         """(N,) data-set indices."""

@@ -81,15 +81,18 @@ def migrate(paths: list[Path], ask: Ask = nobody) -> Iterator[Migrated]:
     """
     for path in paths:
         try:
-            changed = _adversarials(path) if path.suffix == ".npz" else _file(path, ask)
+            changed = (
+                _migrate_adversarials(path) if path.suffix == ".npz" else _migrate_record(path, ask)
+            )
         except RobustBenchError as error:
             yield Migrated(path, "refused", str(error))
         else:
             yield Migrated(path, "migrated" if changed else "current")
 
 
-def _file(path: Path, ask: Ask) -> bool:
-    record = upgraded(read_bytes(path, RECORD), str(path), ask)
+def _migrate_record(path: Path, ask: Ask) -> bool:
+    """Migrate a record, of a cell or of a certificate; True if it was written."""
+    record = upgrade(read_bytes(path, RECORD), str(path), ask)
     if record is None:
         return False
     if isinstance(record, Record):
@@ -99,18 +102,19 @@ def _file(path: Path, ask: Ask) -> bool:
     return True
 
 
-def _adversarials(path: Path) -> bool:
+def _migrate_adversarials(path: Path) -> bool:
+    """Migrate the record in a file of adversarials; True if it was written."""
     arrays = read_npz(path)
     if "record" not in arrays:
         raise RecordError(f"{path} holds no record: it is no file of `rbl attack`.")
-    record = upgraded(str(arrays.pop("record")), f"in {path}", nobody)
+    record = upgrade(str(arrays.pop("record")), f"in {path}", nobody)
     if record is None:
         return False
     write_npz(path, **arrays, record=record.model_dump_json())
     return True
 
 
-def upgraded(
+def upgrade(
     content: bytes | str, where: str, ask: Ask = nobody
 ) -> Record | CertificateRecord | None:
     """Bring a record into the form of this version; None where it has that form.
@@ -132,15 +136,17 @@ def upgraded(
     )
     old = type(value.get("schema_version")) is int and value["schema_version"] == 1
     if old:
-        content = _sealed(value, kind, where)
-    record = _parsed(content, kind, where)
+        content = _seal_anew(value, kind, where)
+    record = _parse(content, kind, where)
     behaviour = ask(record.identity) if record.behaviour is None else None
     if behaviour is not None:
         return record.model_copy(update={"behaviour": behaviour}).sealed()
     return record if old else None
 
 
-def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str) -> str:
+def _seal_anew(
+    value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str
+) -> str:
     """Seal the text of a record of version 1 as one of version 2.
 
     It is checked when it is parsed, as any record is.
@@ -159,11 +165,10 @@ def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord],
         return text  # whoever parses it says what is wrong
 
 
-def _parsed(
+def _parse(
     content: bytes | str, kind: type[Record] | type[CertificateRecord], where: str
 ) -> Record | CertificateRecord:
-    return (
-        parse_certificate(content, where)[0]
-        if kind is CertificateRecord
-        else parse_record(content, where)[0]
-    )
+    """Parse and check a record of that kind."""
+    if kind is CertificateRecord:
+        return parse_certificate(content, where).record
+    return parse_record(content, where).record

@@ -61,7 +61,7 @@ def read_images(path: Path, broken: NDArray[np.bool_]) -> NDArray[np.float32]:
     if not images or not np.array_equal(stated, position):
         raise RecordError(
             f"{path} does not hold the adversarials of the record beside it: {len(position)} "
-            "float32 images, one for each "
-            "broken sample. Run the same command with --fresh and --keep-adversarials."
+            "float32 images, one for each broken sample. Run the same command with --fresh and "
+            "--keep-adversarials."
         )
     return x_adv

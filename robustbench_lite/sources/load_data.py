@@ -59,8 +59,8 @@ _CLASS_NAMES = {
 }
 NOTES = {
     "cifar10-jpeg": (
-        "JPEG copies (quality 75) of CIFAR-10, in another order: "
-        "no figure on them is one on CIFAR-10"
+        "JPEG copies (quality 75) of CIFAR-10, in another order: no figure on them is one on "
+        "CIFAR-10"
     )
 }
 """What must stand beside every figure on a data set."""

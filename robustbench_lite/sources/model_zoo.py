@@ -54,7 +54,7 @@ def sources() -> list[str]:
 
 def _folder(source: str) -> Path:
     if source.startswith(_HUB):
-        return _downloaded(source.removeprefix(_HUB))
+        return _download(source.removeprefix(_HUB))
     folder = Path(os.path.expanduser(source))
     if not os.path.isdir(folder):
         raise UsageError(
@@ -65,7 +65,7 @@ def _folder(source: str) -> Path:
 
 
 @cache
-def _downloaded(repository: str) -> Path:
+def _download(repository: str) -> Path:
     """Fetch the networks and cards in a Hugging Face repository.
 
     What is there already is not fetched again.

@@ -64,9 +64,8 @@ def reference_model(
     if name not in known:
         raise UsageError(
             f"No network at hand was trained on {dataset} with {defense}: there are "
-            f"{', '.join(known)}. Train one with "
-            f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with "
-            "--networks."
+            f"{', '.join(known)}. Train one with `rbl train --defense {defense} --dataset "
+            f"{dataset}`, and name its folder with --networks."
         )
     return trained_model(known[name], trust)
 
@@ -88,12 +87,12 @@ def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedMo
     path = Path(path)
     require_file(path, WEIGHTS)
     card = load_card(path.with_suffix(".json"))
-    module = _filled(Spec(card.network, card.network_params), path, trust.in_files)
+    module = _fill(Spec(card.network, card.network_params), path, trust.in_files)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
             f"The weights in {path} are not those of its card: their hash is "
-            f"{weights_hash(module)[:16]}..., "
-            f"the card says {card.weights_sha256[:16]}.... Restore both from one training."
+            f"{weights_hash(module)[:16]}..., the card says {card.weights_sha256[:16]}.... Restore "
+            "both from one training."
         )
     return LoadedModel(module, card.name, card)
 
@@ -117,12 +116,12 @@ def load_model(
         raise UsageError(
             f"The network {spec.name!r} comes without weights: name a file with --weights."
         )
-    module = build(spec, trust) if weights is None else _filled(spec, weights, trust)
+    module = build(spec, trust) if weights is None else _fill(spec, weights, trust)
     name = text if weights is None else f"{text} ({Path(weights).name})"
     return LoadedModel(module, name)
 
 
-def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
+def _fill(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
     """The network of ``spec`` with the weights of a file."""
     if (
         spec.name in NETWORKS
@@ -214,13 +213,13 @@ def _card_hash(path: Path) -> str | None:
 
 
 def _factory(name: str, trust: Trust) -> Callable[..., Any]:
+    """Find the factory of that name, as far as ``trust`` goes."""
     if name in NETWORKS:
         return NETWORKS[name]
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
-        raise UnknownNameError(
-            "network", name, [*network_files(), *NETWORKS, "package.module:factory"]
-        )
+        known = [*network_files(), *NETWORKS, "package.module:factory"]
+        raise UnknownNameError("network", name, known)
     if not module_name.endswith(".py"):
         return import_object(name, "network", trust)  # type: ignore[no-any-return]
     trust.require(Trust.ANY, "network", name)
@@ -228,6 +227,7 @@ def _factory(name: str, trust: Trust) -> Callable[..., Any]:
 
 
 def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
+    """Run a Python file, and take the factory out of it."""
     require_file(path, _CODE)
     # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of
     # the file.
@@ -239,9 +239,8 @@ def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
     with explained(str(path), _CODE):
         found.loader.exec_module(code)
     if not hasattr(code, attribute):
-        raise UnknownNameError(
-            f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")]
-        )
+        public = [key for key in vars(code) if not key.startswith("_")]
+        raise UnknownNameError(f"factory in {path}", attribute, public)
     return getattr(code, attribute)  # type: ignore[no-any-return]
 
 

@@ -88,8 +88,8 @@ def _check(channels: int, size: int, classes: int, width: int = 1) -> None:
     ):
         raise UsageError(
             f"A network needs channels in [1, {_MOST}], size in [4, {_MOST}], classes in [2, "
-            f"{MAX_CLASSES}] and width in "
-            f"[1, {_MOST}], not channels={channels}, size={size}, classes={classes}, width={width}."
+            f"{MAX_CLASSES}] and width in [1, {_MOST}], not channels={channels}, size={size}, "
+            f"classes={classes}, width={width}."
         )
 
 

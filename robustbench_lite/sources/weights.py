@@ -46,6 +46,7 @@ def weights_file_hash(path: Path) -> str:
 
 
 def _tensors_hash(tensors: Mapping[str, Any]) -> str:
+    """Hash a state dict, whatever the order of its entries."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         if isinstance(value, Tensor):
@@ -120,13 +121,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
 
 def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of ``path``, which are those that ``module`` has (on whatever device)."""
+    """Read the tensors of ``path``, which must be those that ``module`` has (on any device)."""
     path = Path(path)
     found = _read(path)
     wanted = module.state_dict()
-    problems = (
-        [f"missing: {_names(wanted.keys() - found.keys())}"] if wanted.keys() - found.keys() else []
-    )
+    problems = []
+    if wanted.keys() - found.keys():
+        problems.append(f"missing: {_names(wanted.keys() - found.keys())}")
     if found.keys() - wanted.keys():
         problems.append(f"not in the network: {_names(found.keys() - wanted.keys())}")
     problems += [
@@ -153,7 +154,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
                     require_members(archive, WEIGHTS, path, _MAX_TENSORS)
-            found = _unpickled(path)
+            found = _unpickle(path)
         if not isinstance(found, Mapping) or not all(
             isinstance(tensor, Tensor) for tensor in found.values()
         ):
@@ -173,15 +174,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         return found
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickle(path: Path) -> Any:
     """``torch.load`` of tensors alone."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors, which is not loaded because it can "
-            "run code. "
-            "Save model.state_dict() with torch.save, or as safetensors."
+            "run code. Save model.state_dict() with torch.save, or as safetensors."
         ) from error
 
 

@@ -130,9 +130,8 @@ def of_predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: 
 
 def _of_classes(context: Context, seen: Replay, asked: Tensor) -> Test:
     """Test whether the classes in the file are those that the model gives, where ``asked`` (M,)."""
-    stated = torch.stack(
-        [context.target, context.prediction_before, context.prediction_after], dim=1
-    )  # (M, 3)
+    columns = [context.target, context.prediction_before, context.prediction_after]
+    stated = torch.stack(columns, dim=1)  # (M, 3)
     found = torch.stack([seen.target, seen.before, seen.finding.label], dim=1)  # (M, 3)
 
     def restated(row: int) -> str:

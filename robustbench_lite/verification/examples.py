@@ -123,8 +123,7 @@ def read(path: Path) -> Adversarials:
             names = ", ".join(sorted(arrays)) or "nothing"
             raise RecordError(
                 f"{path} holds no record, but {names}: `rbl verify` takes a file of `rbl attack`, "
-                "or a record "
-                "of `rbl evaluate --keep-adversarials`, with its .npz beside it."
+                "or a record of `rbl evaluate --keep-adversarials`, with its .npz beside it."
             )
     record, outcomes = read_record(path.with_suffix(".json"))
     images = path.with_suffix(".npz")
@@ -149,8 +148,8 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> Adversarials:
         if found.dtype != np.dtype(kind) or found.ndim != dimensions or len(found) != m:
             raise RecordError(
                 f"{path} was changed: {name} is {found.dtype} of shape {found.shape}; its record "
-                f"has {m} broken samples, "
-                f"so it must be {kind} with {dimensions} dimensions, the first of them {m}."
+                f"has {m} broken samples, so it must be {kind} with {dimensions} dimensions, the "
+                f"first of them {m}."
             )
     context = Context(*(torch.from_numpy(arrays[name]) for name in Context._fields))
     saved = of_cell(record, outcomes, torch.from_numpy(arrays["x_adv"]), context)

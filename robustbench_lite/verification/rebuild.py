@@ -48,9 +48,8 @@ def subject_of(
         if wanted.name not in network_files():
             raise UsageError(
                 f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl "
-                "evaluate` took it, with "
-                "--weights (and --model for your own), or the folder that it is in with "
-                "--networks; in Python, give model."
+                "evaluate` took it, with --weights (and --model for your own), or the folder that "
+                "it is in with --networks; in Python, give model."
             )
         network = named_network(wanted.name, trust)
     subject = Subject(
@@ -60,9 +59,8 @@ def subject_of(
     if found.weights_sha256 != wanted.weights_sha256:
         raise WeightsError(
             f"The weights of {network.name!r} are not those that were attacked ({wanted.name!r}): "
-            "their hash is "
-            f"{found.weights_sha256[:16]}..., the record says {wanted.weights_sha256[:16]}.... "
-            "Name others with --weights."
+            f"their hash is {found.weights_sha256[:16]}..., the record says "
+            f"{wanted.weights_sha256[:16]}.... Name others with --weights."
         )
     return subject
 
@@ -109,14 +107,15 @@ def images_of(
 
 
 def _defense(named: PluginId, trust: Trust) -> Defense:
+    """Build the defense that a record names, in the version that it names."""
     if named.parts is not None:
         return Composition(parts=tuple(_defense(part, trust) for part in named.parts))
     kind = registry.load("defense", named.name, trust)
     if kind.version != named.version:
         raise UsageError(
             f"The record was made with version {named.version} of the defense {named.name!r}; "
-            f"installed is {kind.version}, "
-            "which is another one. Install the package that made the record."
+            f"installed is {kind.version}, which is another one. Install the package that made the "
+            "record."
         )
     defense: Defense = registry.call_with_text(
         kind, named.parameters, f"defense {named.name!r}", trust

@@ -70,22 +70,17 @@ def gather(
     x_adv = cell.x_adv[broken]
     if not len(x_adv):
         return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, y, y, y))
-    seen = replay(
-        set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None
-    )
-    return examples.of_cell(
-        cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label)
-    )
+    setup = set_up(subject, data, settings)
+    seen = replay(setup, data.take(broken), x_adv, threat, lambda done: None)
+    context = Context(x, y, seen.target, seen.before, seen.finding.label)
+    return examples.of_cell(cell.record, cell.arrays, x_adv, context)
 
 
 def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
+    """Prepare the model of ``subject``, and find it fit to be asked."""
     device = pick_device(settings.device)
-    model = diagnose(
-        prepare(subject.module, subject.defense, device, settings.outputs),
-        data.x,
-        data.y,
-        data.classes,
-    )
+    prepared = prepare(subject.module, subject.defense, device, settings.outputs)
+    model = diagnose(prepared, data.x, data.y, data.classes)
     return Setup(model, settings.seed, pick_batch_size(settings.batch_size, data, device), device)
 
 
