@@ -72,10 +72,11 @@ def evaluate(
             ``certify_seconds``, ``on_error``, ``on_progress``.
 
     Raises:
-        UsageError: anything about the input that is wrong, before any work is done. CellError: an
-        attack left the ball or produced NaN (with ``on_error="record"`` the cell says so instead).
+        UsageError: anything about the input that is wrong, before any work is done.
+        CellError: an attack left the ball or produced NaN (with ``on_error="record"`` the cell says
+            so instead).
         ContradictionError: a sample is both certified and broken: the certificate or the attack is
-        wrong.
+            wrong.
     """
     options = Settings.of(settings, "evaluate")
     threat = ThreatModel.parse(norm, eps, targeted)

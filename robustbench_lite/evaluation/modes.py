@@ -119,9 +119,8 @@ def _same_in_both(module: nn.Module) -> bool:
         return module.running_mean is None
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout == 0
-    return isinstance(
-        module, nn.TransformerEncoder | nn.TransformerEncoderLayer
-    )  # their dropouts are layers in them
+    # The dropouts of these are layers in them.
+    return isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer)
 
 
 def _methods(kind: type) -> Iterator[Any]:

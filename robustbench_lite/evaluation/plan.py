@@ -87,7 +87,8 @@ class Plan:
 
         Raises:
             UsageError: an attack cannot work under the threat model, or has no images to be fitted
-            on. DataError: the goal makes sense for no sample.
+                on.
+            DataError: the goal makes sense for no sample.
         """
         for attack in self.attacks:
             inputs.check_fit(attack, self.threat)
@@ -100,8 +101,9 @@ class Plan:
 
         Raises:
             ModelError: a network fails on the images, or is of a kind that no verdict can be given
-            for. UnsupportedLayerError: a certificate was asked for by name, and a network has a
-            layer without bounds.
+                for.
+            UnsupportedLayerError: a certificate was asked for by name, and a network has a layer
+                without bounds.
         """
         data = self.data
         shape = tuple(self.data.x.shape[1:])

@@ -122,10 +122,9 @@ def load_model(
 
 
 def _fill(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
-    """The network of ``spec`` with the weights of a file."""
-    if (
-        spec.name in NETWORKS
-    ):  # sizes may come from a file: compared with the weights before memory is taken for them
+    """Build the network of ``spec`` with the weights of a file."""
+    if spec.name in NETWORKS:
+        # Sizes may come from a file: compared with the weights before memory is taken for them.
         with torch.device("meta"):
             blank = build(spec, trust)
         fitting_weights(blank, weights)
@@ -146,12 +145,9 @@ def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
                 f"{spec.name} is no factory, but a {type(found).__name__}; name a function that "
                 "builds the model."
             )
-        what = f"network {spec.name!r}"
-        module = (
-            found
-            if isinstance(found, nn.Module)
-            else call_with_text(found, spec.params, what, trust)
-        )
+        module = found
+        if not isinstance(found, nn.Module):
+            module = call_with_text(found, spec.params, f"network {spec.name!r}", trust)
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed."
