@@ -24,10 +24,8 @@ def set_aside(path: Path, digest: str) -> None:
     folder = path.parent.parent / REPLACED
     try:
         folder.mkdir(exist_ok=True)
-        for file in (
-            path.with_suffix(".npz"),
-            path,
-        ):  # the record last: killed in between, the next run finds it and goes on
+        # The record last: killed in between, the next run finds it and goes on.
+        for file in (path.with_suffix(".npz"), path):
             with contextlib.suppress(FileNotFoundError):  # there is none, or another run was faster
                 file.replace(folder / f"{path.stem}-{digest[:8]}{file.suffix}")
     except OSError as error:
