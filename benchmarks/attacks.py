@@ -35,7 +35,7 @@ from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.search.attack import Attack, FittedAttack
 from robustbench_lite.search.engine import Engine, Task
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model, trained_model
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name

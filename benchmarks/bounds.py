@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.certify import certify
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model, trained_model
 
 Bounder = Callable[[nn.Module, Tensor, Tensor, float], Tensor]

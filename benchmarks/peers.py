@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite import registry
-from robustbench_lite.evaluation.diagnosis import prepare
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.fast.path import PROBES, with_fast_path
 from robustbench_lite.rows.losses import margin
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.threat.norms import norm_by_name
 
 Runner = Callable[[nn.Module, Tensor, Tensor], Tensor]

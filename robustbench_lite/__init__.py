@@ -14,19 +14,19 @@ from robustbench_lite._facade import face
 if TYPE_CHECKING:
     from robustbench_lite.bounds.certify import Certificate as Certificate
     from robustbench_lite.defense.protocol import Defense as Defense
+    from robustbench_lite.evaluation.api import certify as certify
     from robustbench_lite.evaluation.api import evaluate as evaluate
-    from robustbench_lite.evaluation.proving import certify as certify
     from robustbench_lite.evaluation.report import Cell as Cell
     from robustbench_lite.evaluation.report import Report as Report
     from robustbench_lite.evaluation.settings import Settings as Settings
     from robustbench_lite.search.attack import Attack as Attack
-    from robustbench_lite.sources.datasets import Dataset as Dataset
-    from robustbench_lite.sources.datasets import load_dataset as load_dataset
+    from robustbench_lite.sources.dataset import Dataset as Dataset
+    from robustbench_lite.sources.load_data import load_dataset as load_dataset
     from robustbench_lite.sources.models import reference_model as reference_model
     from robustbench_lite.threat import ThreatModel as ThreatModel
     from robustbench_lite.training.trainer import Recipe as Recipe
     from robustbench_lite.training.trainer import train as train
-    from robustbench_lite.verification.verify import Verification as Verification
+    from robustbench_lite.verification.examine import Verification as Verification
     from robustbench_lite.verification.verify import verify as verify
 
 __version__ = "0.1.0"
@@ -35,17 +35,17 @@ _HOMES = {
     "Attack": "search.attack",
     "Cell": "evaluation.report",
     "Certificate": "bounds.certify",
-    "Dataset": "sources.datasets",
+    "Dataset": "sources.dataset",
     "Defense": "defense.protocol",
     "Recipe": "training.trainer",
     "Report": "evaluation.report",
     "Settings": "evaluation.settings",
     "ThreatModel": "threat",
-    "certify": "evaluation.proving",
+    "certify": "evaluation.api",
     "evaluate": "evaluation.api",
-    "load_dataset": "sources.datasets",
+    "load_dataset": "sources.load_data",
     "reference_model": "sources.models",
-    "Verification": "verification.verify",
+    "Verification": "verification.examine",
     "train": "training.trainer",
     "verify": "verification.verify",
 }

@@ -17,8 +17,8 @@ import subprocess
 from pathlib import Path
 
 from robustbench_lite.files.writing import write_text
+from robustbench_lite.sources.card import Card, Certified, load_card
 from robustbench_lite.sources.model_zoo import bundled_networks
-from robustbench_lite.sources.weights import Card, Certified, load_card
 
 
 def commands_of(card: Card) -> list[str]:

@@ -21,7 +21,7 @@ from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.engine import Engine, Outcome, Task
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 T = TypeVar("T")

@@ -13,14 +13,16 @@ from robustbench_lite import registry
 from robustbench_lite.defense.composition import defense_from, trained_part
 from robustbench_lite.errors import RobustBenchError, UnknownNameError, UsageError
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.diagnosis import Outputs
 from robustbench_lite.evaluation.fitting import calibrate_defense, check_fit_data, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject, subject_from
+from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.models import LoadedModel, load_model, trained_model
 from robustbench_lite.threat import ThreatModel, norm_by_name
@@ -44,7 +46,7 @@ def batch_size(text: str) -> int | Literal["auto"]:
     """``--batch-size``: a number or ``auto``."""
     if text == "auto":
         return "auto"
-    number = registry.parse_whole(text)
+    number = parse_whole(text)
     if number is None:
         raise UsageError(
             f"--batch-size is {text!r}; it must be a whole number of at least 1, or auto."
@@ -151,7 +153,7 @@ def subjects(
     module, name = (None, None) if network is None else (network.module, network.name)
     if network is not None:
         _compare(network, chosen, data, note, trust)
-    return [inputs.subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
+    return [subject_from(spec, module, name, data, trust) for spec in dict.fromkeys(chosen)]
 
 
 def _compare(

@@ -101,7 +101,7 @@ def attack(
         from robustbench_lite.evaluation.run import run
         from robustbench_lite.evaluation.settings import Settings
         from robustbench_lite.records.files import require_writable
-        from robustbench_lite.sources.datasets import load_dataset
+        from robustbench_lite.sources.load_data import load_dataset
         from robustbench_lite.threat import ThreatModel
         from robustbench_lite.verification import replay
 

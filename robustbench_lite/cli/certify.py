@@ -55,7 +55,7 @@ def certify(
         from robustbench_lite.bounds.certifier import BoundCertifier
         from robustbench_lite.cli import arguments
         from robustbench_lite.evaluation.certified import certify_all
-        from robustbench_lite.sources.datasets import load_dataset
+        from robustbench_lite.sources.load_data import load_dataset
         from robustbench_lite.threat import ThreatModel
 
         eps = arguments.radius(eps, norm, dataset)

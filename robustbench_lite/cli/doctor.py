@@ -17,7 +17,7 @@ from robustbench_lite import registry
 from robustbench_lite.errors import CheckFailed, RobustBenchError
 
 if TYPE_CHECKING:
-    from robustbench_lite.sources.datasets import Dataset
+    from robustbench_lite.sources.dataset import Dataset
 
 _PACKAGES = (
     "robustbench_lite",
@@ -158,7 +158,7 @@ def _data() -> Iterator[Finding]:
 
 def _bundled_images(name: str, split: str) -> Dataset:
     """The bundled slice itself, even where $RBL_DATA_DIR points to the whole data set."""
-    from robustbench_lite.sources.datasets import load_dataset
+    from robustbench_lite.sources.load_data import load_dataset
 
     return load_dataset(name, split=split, bundled=True)  # type: ignore[arg-type]
 

@@ -63,7 +63,7 @@ def evaluate(
         from robustbench_lite.evaluation.plan import Plan, foresee
         from robustbench_lite.evaluation.run import run
         from robustbench_lite.evaluation.settings import Settings
-        from robustbench_lite.sources.datasets import load_dataset
+        from robustbench_lite.sources.load_data import load_dataset
         from robustbench_lite.threat import ThreatModel
 
         settings = Settings(

@@ -70,7 +70,7 @@ def plan(
         raise UnknownNameError("format", format_name, ("table", "json", "github-matrix"))
     from robustbench_lite.leaderboard.load import load
     from robustbench_lite.leaderboard.measure import run
-    from robustbench_lite.sources.datasets import can_download
+    from robustbench_lite.sources.load_data import can_download
 
     loaded = load(root, boards or [], opt.trust_in_files(allow_code))
     planned = run.plan(loaded, root, run.Shard.parse(shard))

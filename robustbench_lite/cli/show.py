@@ -18,7 +18,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.sources.weights import Card
+    from robustbench_lite.sources.card import Card
 
 _KEY = re.compile(r"[0-9a-f]{4,32}")
 

@@ -17,9 +17,10 @@ from robustbench_lite.leaderboard.words import (
 )
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import DataId, Identity, Provenance, ThreatId
     from robustbench_lite.records.certificate import CertificateIdentity
+    from robustbench_lite.records.identity import DataId, Identity, ThreatId
     from robustbench_lite.records.outcomes import Margins
+    from robustbench_lite.records.provenance import Provenance
 
 Rows = list[tuple[str, object]]
 """Lines with what they are about."""

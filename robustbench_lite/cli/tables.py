@@ -53,7 +53,7 @@ def notes(report: Report) -> list[str]:
     """What a reader must know beside the numbers: one line each, without repeating a line that
     holds for all cells.
     """
-    from robustbench_lite.sources.datasets import NOTES
+    from robustbench_lite.sources.load_data import NOTES
 
     lines: dict[str, list[str]] = {}
     for cell in report.cells:

@@ -17,7 +17,7 @@ from robustbench_lite.cli.progress import progress_bar
 from robustbench_lite.errors import CellError, DataError, RobustBenchError, UsageError, told
 
 if TYPE_CHECKING:
-    from robustbench_lite.sources.weights import Card
+    from robustbench_lite.sources.card import Card
     from robustbench_lite.training.trainer import Progress, Recipe
 
 #: Options that change no weight: they stay out of the command that the card records.
@@ -52,13 +52,14 @@ def train(
     """Train a network. Killed at any moment, the same command continues where it was."""
     from robustbench_lite import registry
     from robustbench_lite.cli.arguments import radius
-    from robustbench_lite.evaluation.inputs import check_fit, pick_device
+    from robustbench_lite.evaluation.devices import pick_device
+    from robustbench_lite.evaluation.inputs import check_fit
     from robustbench_lite.evaluation.modes import require_separate_rows
     from robustbench_lite.sources import model_zoo, models
-    from robustbench_lite.sources.datasets import data_root, load_dataset
+    from robustbench_lite.sources.load_data import data_root, load_dataset
     from robustbench_lite.threat import ThreatModel
     from robustbench_lite.training import trainer
-    from robustbench_lite.training.card import examine
+    from robustbench_lite.training.card import Training, make_card
 
     trust = registry.Trust.ANY if allow_code else registry.Trust.INSTALLED
     recipe = trainer.Recipe(
@@ -93,7 +94,7 @@ def train(
             f"{tuple(test.x.shape[1:])} to test on."
         )
     spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
-    module = trainer.initialised(lambda: models.build(spec, trust), seed, where)
+    module = trainer.initialise(lambda: models.build(spec, trust), seed, where)
     require_separate_rows(module)  # no weights that come out of its training could be examined
     if name is None:
         name = model_zoo.network_name(
@@ -120,17 +121,9 @@ def train(
         "command": _command(ctx),
     }
     with _kept(models.save_uncarded(module, name, output)), progress_bar(quiet) as on_test:
-        card = examine(
-            module,
-            attack=judge,
-            threat=threat,
-            defense=chosen,
-            recipe=recipe,
-            data=data,
-            test=test,
-            curve=curve,
-            about=about,
-            on_progress=on_test,
+        training = Training(defense=chosen, recipe=recipe, data=data, curve=curve, about=about)
+        card = make_card(
+            module, training, attack=judge, threat=threat, test=test, on_progress=on_test
         )
     path = models.save_trained(module, card, output)
     if not quiet:

@@ -15,7 +15,7 @@ from robustbench_lite.files.text import printable
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
-    from robustbench_lite.verification.verify import Verification
+    from robustbench_lite.verification.examine import Verification
 
 _ONE_DOES_NOT_HOLD = 1
 _SHOWN = 20

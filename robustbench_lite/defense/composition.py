@@ -15,8 +15,9 @@ from robustbench_lite.model.defended import DefendedModel, Traits, takes_rng
 
 @dataclass(frozen=True, kw_only=True)
 class Composition(Defense):
-    """Each part stands before what the parts to its left make of the network; one of them at most
-    acts in training.
+    """Several defenses, each before what the parts to its left make of the network.
+
+    One of them at most acts in training.
     """
 
     name: ClassVar[str] = "composition"
@@ -70,8 +71,8 @@ class Composition(Defense):
             if takes_rng(deployed) and not takes_rng(outer.module):
                 raise UsageError(
                     f"{part.name} does not hand on random numbers to what stands behind it: name "
-                    "it before the random part, or "
-                    "derive its module from robustbench_lite.model.defended.Wrapper."
+                    "it before the random part, or derive its module from "
+                    "robustbench_lite.model.defended.Wrapper."
                 )
             deployed = outer.module
             followed = stand_in.traits.surrogate or stand_in.module
@@ -86,8 +87,9 @@ class Composition(Defense):
 
 
 def defense_from(text: str, trust: registry.Trust = registry.Trust.REGISTERED) -> Defense:
-    """A defense by its spec, or several joined by ``+``; hyper-parameters stand behind the part
-    that they are of.
+    """Build a defense from its spec, or from several joined by ``+``.
+
+    Hyper-parameters stand behind the part that they are of.
 
     ``adversarial_training+feature_squeezing bits=3``, ``adversarial_training eps=0.3 +
     feature_squeezing bits=3``.

@@ -1,5 +1,6 @@
-"""The defense protocol: a defense may change training, change inference, say what an attacker must
-know, and certify.
+"""The defense protocol: what a defense may change, declare and certify.
+
+It may change training, change inference, say what an attacker must know, and bring a certifier.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class TrainingBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Base of every defense: frozen, keyword-only dataclasses of hyper-parameters. All hooks
-    default to "no change".
+    """Base of every defense: frozen, keyword-only dataclasses of hyper-parameters.
+
+    All hooks default to "no change".
     """
 
     name: ClassVar[str]
@@ -59,8 +61,9 @@ class Defense(ABC):
 
     @property
     def calibrates(self) -> bool:
-        """Something is still to be set from clean training images before it can be deployed: a
-        threshold, say.
+        """Whether something is still to be set from clean training images: a threshold, say.
+
+        Nothing is deployed before.
         """
         return False
 
@@ -77,7 +80,8 @@ class Defense(ABC):
         return DefendedModel(model, Traits())
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """What proves networks under this defense robust against ``threat``; ``None`` where nothing
-        is known.
+        """Bring what proves networks under this defense robust against ``threat``.
+
+        ``None`` where nothing is known.
         """
         return None

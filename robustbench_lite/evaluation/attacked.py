@@ -1,14 +1,13 @@
-"""Measure one cell: search, have every success judged, write it down, continue where an earlier run
-stopped.
+"""The attacked side: which samples are broken, each of them as the judge has seen it.
+
+Outcomes are written down as they come, and an earlier run is continued where it stopped.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,16 +15,11 @@ from torch import Tensor
 
 from robustbench_lite.errors import ContradictionError
 from robustbench_lite.evaluation.job import Job
+from robustbench_lite.evaluation.judging import Batch, search_rows
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
+from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.outcomes import CellArrays, Margins
-from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.engine import Outcome as Found
-from robustbench_lite.search.judge import Judge
-
-_FLUSH_SECONDS = 2.0
-"""At most this much finished work waits for the judge and the journal."""
+from robustbench_lite.records.samples import Outcome, image_from_bytes
 
 
 @dataclass(frozen=True)
@@ -54,53 +48,84 @@ def measure(
     Raises:
         ContradictionError: a sample is certified and broken.
     """
-    known = {
-        outcome.position: outcome for outcome in journal.outcomes(job.key, len(job.scene.data))
-    }
-    nearest = journal.nearest(job.key) if known else math.inf
-    if (
-        job.terms.keep_adversarials
-    ):  # an earlier run may have kept none: those samples are searched again
-        known = {
-            p: outcome
-            for p, outcome in known.items()
-            if outcome.x_adv is not None or not outcome.broken
-        }
-    open_rows = job.scene.open_rows.clone()
-    open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
-    positions = open_rows.nonzero().squeeze(1)
-    settled = len(job.scene.data) - len(positions)
+    ledger = _Ledger.read(job, journal)
+    missing = ledger.missing()
+    settled = len(job.scene.data) - len(missing)
     skipped = int((~job.scene.open_rows).sum())
-    _contradict(job, list(known.values()))
     on_rows(settled)
     passes = Passes(
         job.scene.model, job.terms.batch_size, job.terms.seed, adaptive=job.adaptive, fast=True
     )
-
-    def take(batches: Iterator[_Batch]) -> None:
-        nonlocal nearest, known
-        for judged, seconds in batches:
-            _contradict(job, judged.outcomes)
-            nearest = None if nearest is None else min(nearest, judged.nearest)
-            journal.add(job.key, judged.outcomes, seconds, nearest)
-            known |= {outcome.position: outcome for outcome in judged.outcomes}
-            on_rows(len(known) + skipped)
-
-    take(_search(job, passes, positions, lambda done: on_rows(settled + done)))
-    take(_search(job, passes.as_given(), _refuted(job, known), lambda done: None))
-    margins = None if nearest is None else Margins.of(job.scene.clean.nearest, nearest)
+    for batch in search_rows(job, passes, missing, lambda done: on_rows(settled + done)):
+        ledger.add(batch)
+        on_rows(len(ledger.known) + skipped)
+    refuted = _refuted(job, ledger.known)
+    for batch in search_rows(job, passes.as_given(), refuted, lambda done: None):
+        ledger.add(batch)
+        on_rows(len(ledger.known) + skipped)
     return Measured(
-        _arrays(job, known),
-        _adversarials(job, known),
+        _arrays(job, ledger.known),
+        _adversarials(job, ledger.known),
         journal.seconds(job.key),
         passes.paths,
-        margins,
+        ledger.margins(),
     )
 
 
+@dataclass
+class _Ledger:
+    """What is known of the samples of a job so far; a batch is added here and to the journal."""
+
+    job: Job
+    journal: Journal
+    known: dict[int, Outcome]
+    """By position."""
+    nearest: float | None
+    """How near to a tie the nearest claim came; None where an earlier run has not said it."""
+
+    @classmethod
+    def read(cls, job: Job, journal: Journal) -> _Ledger:
+        """Read what earlier runs have found.
+
+        Where images are to be kept and an earlier run has kept none, the sample is searched again.
+        """
+        outcomes = journal.outcomes(job.key, len(job.scene.data))
+        known = {outcome.position: outcome for outcome in outcomes}
+        nearest = journal.nearest(job.key) if known else math.inf
+        if job.terms.keep_adversarials:
+            known = {
+                p: outcome
+                for p, outcome in known.items()
+                if outcome.x_adv is not None or not outcome.broken
+            }
+        _contradict(job, list(known.values()))
+        return cls(job, journal, known, nearest)
+
+    def missing(self) -> Tensor:
+        """Positions (M,) of the samples that are still to be searched."""
+        known = self.known
+        open_rows = self.job.scene.open_rows.clone()
+        open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
+        return open_rows.nonzero().squeeze(1)
+
+    def add(self, batch: Batch) -> None:
+        """Write down what a search has come to, unless it contradicts a certificate."""
+        outcomes = batch.judged.outcomes
+        _contradict(self.job, outcomes)
+        if self.nearest is not None:
+            self.nearest = min(self.nearest, batch.judged.nearest)
+        self.journal.add(self.job.key, outcomes, batch.seconds, self.nearest)
+        self.known |= {outcome.position: outcome for outcome in outcomes}
+
+    def margins(self) -> Margins | None:
+        """How near to a tie the verdicts came; None where nobody knows."""
+        if self.nearest is None:
+            return None
+        return Margins.of(self.job.scene.clean.nearest, self.nearest)
+
+
 def _refuted(job: Job, known: dict[int, Outcome]) -> Tensor:
-    """Samples that a quicker way through the network has broken, and the network itself, by
-    rounding, not: (M,).
+    """Samples (M,) that a quick way through the network has broken, and the network itself not.
 
     It is searched there once more. A row that left at such a point would count as robust on one
     machine, and as broken, a few steps later, on another. A random model has voted on its points,
@@ -108,9 +133,8 @@ def _refuted(job: Job, known: dict[int, Outcome]) -> Tensor:
     """
     if job.scene.model.traits.random or job.terms.query_budget is not None:
         return torch.zeros(0, dtype=torch.int64)
-    return torch.tensor(
-        [p for p, outcome in sorted(known.items()) if outcome.unconfirmed], dtype=torch.int64
-    )
+    refuted = [position for position, outcome in sorted(known.items()) if outcome.unconfirmed]
+    return torch.tensor(refuted, dtype=torch.int64)
 
 
 def _contradict(job: Job, outcomes: list[Outcome]) -> None:
@@ -124,112 +148,15 @@ def _contradict(job: Job, outcomes: list[Outcome]) -> None:
             eps = scene.threat.radius
             raise ContradictionError(
                 f"Sample {int(scene.data.ids[outcome.position])} is certified, and "
-                f"{job.attack.name} broke it (distance "
-                f"{outcome.distance:.6g}, {norm} {eps:g}; the judge has confirmed it). Either the "
-                "bound is unsound or the network that was proved is not the one that was attacked: "
-                "no number of this run "
-                "can be trusted until that is found. Please report it with the command."
+                f"{job.attack.name} broke it (distance {outcome.distance:.6g}, {norm} {eps:g}; the "
+                "judge has confirmed it). Either the bound is unsound or the network that was "
+                "proved is not the one that was attacked: no number of this run can be trusted "
+                "until that is found. Please report it with the command."
             )
 
 
-class _Judged(NamedTuple):
-    outcomes: list[Outcome]
-    nearest: float
-    """The smallest closeness of a claim that was judged; inf where there was none."""
-
-
-class _Batch(NamedTuple):
-    """What a search has come to since the one before, and how long it took."""
-
-    judged: _Judged
-    seconds: float
-
-
-def _search(
-    job: Job, passes: Passes, positions: Tensor, on_done: Callable[[float], None]
-) -> Iterator[_Batch]:
-    """Search the samples at ``positions``, in batches that the judge has seen."""
-    engine = _engine(job, passes)
-    judge = Judge(passes, job.scene.threat, job.attack.name, job.terms.device)
-    task = Task(job.scene.data.x, job.scene.data.y, job.scene.target, job.scene.data.ids, positions)
-    waiting: list[Found] = []
-    flushed = time.perf_counter()
-    for found in engine.search(task, on_done):
-        waiting.append(found)
-        if (
-            sum(len(f.position) for f in waiting) >= job.terms.batch_size
-            or time.perf_counter() - flushed > _FLUSH_SECONDS
-        ):
-            judged = _judge(job, judge, waiting)
-            now = time.perf_counter()
-            yield _Batch(judged, now - flushed)
-            waiting = []
-            flushed = now
-    if waiting:
-        judged = _judge(job, judge, waiting)
-        yield _Batch(judged, time.perf_counter() - flushed)
-
-
-def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
-    terms = job.terms
-    threat = job.scene.threat
-    options: _Options = {
-        "seed": terms.seed,
-        "query_budget": terms.query_budget,
-        "device": terms.device,
-    }
-    if isinstance(job.attack, DrivenAttack):
-        return DrivenEngine(job.attack, passes, threat, **options)
-    return Engine(job.attack, passes, threat, **options)
-
-
-class _Options(TypedDict):
-    seed: int
-    query_budget: int | None
-    device: torch.device
-
-
-def _judge(job: Job, judge: Judge, waiting: list[Found]) -> _Judged:
-    """What is to be written down of rows that left the engine."""
-    first, *rest = waiting
-    for other in rest:
-        first = first.append(other)
-    position = first.position.cpu()
-    claimed = first.claimed.cpu()
-    rows = position[claimed]
-    x_adv = first.x_adv[first.claimed]
-    data = job.scene.data
-    verdict = judge.confirm(
-        x_adv, data.x[rows], data.y[rows], job.scene.target[rows], data.ids[rows]
-    )
-    size = torch.full((len(position),), float("nan"), dtype=torch.float64)
-    size[claimed] = torch.where(verdict.confirmed, verdict.size, float("nan"))
-    broken = torch.zeros_like(claimed)
-    broken[claimed] = verdict.confirmed
-    images = (
-        dict(zip(rows.tolist(), x_adv.cpu().numpy(), strict=True))
-        if job.terms.keep_adversarials
-        else {}
-    )
-    refuted = first.found.cpu() & ~broken
-    columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
-    nearest = float(verdict.closeness.min()) if len(rows) else math.inf
-    outcomes = [
-        Outcome(
-            p,
-            b,
-            r,
-            float(np.float32(s)) if b else None,
-            f,
-            g,
-            image_bytes(images[p]) if b and p in images else None,
-        )
-        for p, b, r, s, f, g in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    return _Judged(outcomes, nearest)
-
-
 def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
+    """One entry a sample; one that was not broken lies at the distance nan."""
     n = len(job.scene.data)
     clean = job.scene.clean.correct.numpy()
     broken = np.zeros(n, dtype=np.bool_)
@@ -242,24 +169,17 @@ def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
         distance[position] = np.nan if outcome.distance is None else outcome.distance
         forward[position] = outcome.forward
         backward[position] = outcome.backward
-    return CellArrays(
-        clean,
-        broken,
-        distance,
-        forward,
-        backward,
-        sum(o.unconfirmed for o in known.values()),
-        certified,
-    )
+    unconfirmed = sum(outcome.unconfirmed for outcome in known.values())
+    return CellArrays(clean, broken, distance, forward, backward, unconfirmed, certified)
 
 
 def _adversarials(job: Job, known: dict[int, Outcome]) -> Tensor | None:
+    """The images (N, C, H, W) that were found, if they are kept; clean ones where none was."""
     if not job.terms.keep_adversarials:
         return None
     x_adv = job.scene.data.x.clone()
     for position, outcome in known.items():
         if outcome.broken and outcome.x_adv is not None:
-            x_adv[position] = torch.from_numpy(
-                image_from_bytes(outcome.x_adv, tuple(x_adv.shape[1:]))
-            )
+            image = image_from_bytes(outcome.x_adv, tuple(x_adv.shape[1:]))
+            x_adv[position] = torch.from_numpy(image)
     return x_adv

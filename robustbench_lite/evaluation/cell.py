@@ -1,6 +1,4 @@
-"""One cell from its job to its record: measured where nothing is there yet, read back where
-it is.
-"""
+"""One cell, from its job to its record: read back if it is there, and measured if it is not."""
 
 from __future__ import annotations
 
@@ -11,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from robustbench_lite.errors import CellError, ContradictionError, ModelError, RecordError
-from robustbench_lite.evaluation import inputs
+from robustbench_lite.errors import CellError, ContradictionError, ModelError
 from robustbench_lite.evaluation.attacked import Measured, measure
-from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.fitting import fit_attack, needs_fit
 from robustbench_lite.evaluation.job import Job
+from robustbench_lite.evaluation.kept import Files, load_images, object_to, still_does
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import name_of, settings_of
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
-from robustbench_lite.records.behaviour import ANEW, anew, objection
+from robustbench_lite.records.behaviour import ANEW, anew
 from robustbench_lite.records.cell import (
-    Identity,
+    ReadRecord,
     Record,
     derived_flags,
     make_record,
@@ -34,17 +32,13 @@ from robustbench_lite.records.cell import (
     write_record,
 )
 from robustbench_lite.records.files import set_aside
+from robustbench_lite.records.fit import is_of_another
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal
-from robustbench_lite.records.npz import read_images, write_images
-from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.npz import write_images
+from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.search.attack import FittedAttack
-from robustbench_lite.sources.datasets import Dataset
-
-NO_GRADIENT = "the gradient is 0 at"
-"""How the flag begins that masked gradients are told by."""
-_SAME_DISTANCE = 1e-6
-"""Relative difference that float32 rounding of a stated distance explains."""
+from robustbench_lite.sources.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Workplace:
     on_error: Literal["raise", "record"]
 
 
-def cell_of(
+def produce_cell(
     subject: Subject,
     identity: Identity,
     job: Job,
@@ -66,103 +60,108 @@ def cell_of(
     fit_data: Dataset | None,
     flags: Sequence[str],
 ) -> Cell:
-    """The cell of ``job``: read from its record when there is one of this network, else measured
-    and written down.
+    """Read the cell of ``job`` from its record if there is one of this network, else measure it.
 
-    ``flags`` are written with it. The record of another network of the same key moves to
-    ``replaced``.
+    Args:
+        subject: what is attacked.
+        identity: everything that decides the outcome.
+        job: what is to be measured.
+        at: where records are kept; that of another network of the same key moves to ``replaced``.
+        tell: hears how far it is.
+        fit_data: training images, for an attack that is fitted on some.
+        flags: what a reader must know of the network; written with the cell.
+
+    Raises:
+        CellError, ModelError: the attack or the network fails; unless the cell is to say so itself.
+        ContradictionError: a sample is certified and broken.
     """
-    path = None if at.folder is None else at.folder / "cells" / f"{job.key}.json"
-    images = None if path is None else path.with_suffix(".npz")
-    fit = (
-        None
-        if at.folder is None or not needs_fit(job.attack)
-        else at.folder / "fits" / f"{job.key}.safetensors"
-    )
-    needed = (
-        [file for file in (images, fit) if file is not None] if job.terms.keep_adversarials else []
-    )
-    status = "partial" if job.scene.data.partial else "complete"
-    attack_label = inputs.short_label("attack", job.attack) + ("" if job.adaptive else " (plain)")
-    cell = Cell(
-        identity=identity,
-        model=subject.name,
-        defense=subject.label,
-        attack=attack_label,
-        status=status,
-        n=len(job.scene.data),
-        path=path,
-        forwards_per_point=Passes(job.scene.model, 1, adaptive=job.adaptive).forwards_per_point,
-    )
-    kept = None if at.fresh or path is None or not path.exists() else read_record(path)
-    other = (
-        None
-        if kept is None
-        else objection(kept[0].behaviour, job.scene.behaviour)
-        or _of_another_gradient(kept[0], flags)
-    )
-    if (
-        kept is not None
-        and other is None
-        and all(file.exists() for file in needed)
-        and not _more_is_proved(job, kept[1])
-    ):
-        record, arrays = kept
+    files = Files.of(job, at.folder)
+    cell = _announce(subject, identity, job, files)
+    kept = _read_kept(files, at)
+    other = None if kept is None else object_to(kept.record, job, flags)
+    if kept is not None and other is None and still_does(kept, job, files):
         tell.rows(len(job.scene.data))
-        if needed:
-            cell = dataclasses.replace(cell, fitted=_fitted(fit_attack(job, fit_data, fit)))
-        x_adv = (
-            _load_images(images, job, arrays)
-            if job.terms.keep_adversarials and images is not None
-            else None
-        )
-        return dataclasses.replace(cell, arrays=arrays, record=record, x_adv=x_adv, cached=True)
-    unfinished = _forget_another(job, at, fit)
-    cell = dataclasses.replace(
-        cell, note=anew(other, None if path is None else path.parent.parent) or unfinished
-    )
+        return _recall(cell, kept, job, files, fit_data)
+    unfinished = _forget_another(job, at, files.fit)
+    cell = dataclasses.replace(cell, note=anew(other, at.folder) or unfinished)
     try:
-        attack = job.attack
-        started = time.perf_counter()
-        job = fit_attack(job, fit_data, fit, tell.steps)
-        if needs_fit(attack):
-            at.journal.add(job.key, [], time.perf_counter() - started)
+        job = _fit(job, at, files, fit_data, tell)
         measured = measure(job, at.journal, tell.rows)
     except (CellError, ModelError) as error:
         if at.on_error == "raise" or isinstance(error, ContradictionError):
             raise
         return dataclasses.replace(cell, status="error", error=str(error), path=None)
     record = _record(identity, job, measured, flags)
-    if path is not None:
-        path.parent.mkdir(exist_ok=True)
-        if kept is not None and other is not None:
-            set_aside(path, kept[0].digest)
-        if measured.x_adv is not None and images is not None:
-            write_images(images, measured.arrays.broken, measured.x_adv.numpy())
-        write_record(record, path)
+    if files.record is not None:
+        replaced = kept.record if kept is not None and other is not None else None
+        _write(record, measured, files, replaced)
         at.journal.forget(job.key)
-    cell = dataclasses.replace(cell, fitted=_fitted(job))
-    return dataclasses.replace(cell, arrays=measured.arrays, record=record, x_adv=measured.x_adv)
+    return dataclasses.replace(
+        cell,
+        fitted=_perturbation(job),
+        arrays=measured.arrays,
+        record=record,
+        x_adv=measured.x_adv,
+    )
 
 
-def _of_another_gradient(record: Record, flags: Sequence[str]) -> str | None:
-    """Answers do not show whether there is a gradient: for an attacker, a network that has got one
-    is another.
-    """
-    before, now = (
-        any(flag.startswith(NO_GRADIENT) for flag in some)
-        for some in (record.provenance.flags, flags)
+def _announce(subject: Subject, identity: Identity, job: Job, files: Files) -> Cell:
+    """What is known of a cell before it is measured."""
+    passes = Passes(job.scene.model, 1, adaptive=job.adaptive)
+    return Cell(
+        identity=identity,
+        model=subject.name,
+        defense=subject.label,
+        attack=short_label("attack", job.attack) + ("" if job.adaptive else " (plain)"),
+        status="partial" if job.scene.data.partial else "complete",
+        n=len(job.scene.data),
+        path=files.record,
+        forwards_per_point=passes.forwards_per_point,
     )
-    return (
-        None
-        if before == now
-        else "the same answers, but with other gradients, were recorded here before"
-    )
+
+
+def _read_kept(files: Files, at: Workplace) -> ReadRecord | None:
+    """The record that an earlier run has left, if it may stand."""
+    if at.fresh or files.record is None or not files.record.exists():
+        return None
+    return read_record(files.record)
+
+
+def _recall(cell: Cell, kept: ReadRecord, job: Job, files: Files, fit_data: Dataset | None) -> Cell:
+    """The cell as an earlier run has measured it."""
+    cell = dataclasses.replace(cell, arrays=kept.arrays, record=kept.record, cached=True)
+    if not job.terms.keep_adversarials or files.images is None:
+        return cell
+    fitted = _perturbation(fit_attack(job, fit_data, files.fit))
+    x_adv = load_images(files.images, job, kept.arrays)
+    return dataclasses.replace(cell, fitted=fitted, x_adv=x_adv)
+
+
+def _fit(job: Job, at: Workplace, files: Files, fit_data: Dataset | None, tell: Teller) -> Job:
+    """``job`` with its attack fitted, if it is of that kind; the time counts as the cell's."""
+    started = time.perf_counter()
+    ready = fit_attack(job, fit_data, files.fit, tell.steps)
+    if needs_fit(job.attack):
+        at.journal.add(job.key, [], time.perf_counter() - started)
+    return ready
+
+
+def _write(record: Record, measured: Measured, files: Files, replaced: Record | None) -> None:
+    """Write a record, with its images if they are kept; one that it replaces is set aside."""
+    if files.record is None:
+        return
+    files.record.parent.mkdir(exist_ok=True)
+    if replaced is not None:
+        set_aside(files.record, replaced.digest)
+    if measured.x_adv is not None and files.images is not None:
+        write_images(files.images, measured.arrays.broken, measured.x_adv.numpy())
+    write_record(record, files.record)
 
 
 def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[str]) -> Record:
+    """Seal what was measured, with what a reader must know of it."""
     told = [*flags, *_flags(job), *derived_flags(identity, measured.arrays.unconfirmed)]
-    made = provenance(
+    made = make_provenance(
         seconds=measured.seconds,
         device=name_of(job.terms.device),
         batch_size=job.terms.batch_size,
@@ -175,31 +174,24 @@ def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[st
 
 
 def _forget_another(job: Job, at: Workplace, fit: Path | None) -> str | None:
-    """Drop what an unfinished run of another network, or one that was asked for anew, has left; a
-    note where it was another.
+    """Drop what an unfinished run has left of another network, or of a cell to be measured afresh.
+
+    Returns:
+        A note, where it was of another network.
     """
     if at.fresh:
         at.journal.forget(job.key)
         if fit is not None:
             fit.unlink(missing_ok=True)
     stale = at.journal.begin(job.key, job.scene.behaviour)
-    if fit is not None and is_of_another(fit, job):
+    if fit is not None and is_of_another(fit, job.key, job.scene.behaviour):
         fit.unlink(missing_ok=True)  # another run may have been faster
         stale = True
     return ANEW if stale else None
 
 
-def _more_is_proved(job: Job, arrays: CellArrays) -> bool:
-    """The certificate of the record ran out of time, and has been continued since: the cell is
-    measured again.
-    """
-    if job.scene.certified is None or arrays.certified is None:
-        return False
-    return bool((job.scene.certified.numpy() & ~arrays.certified).any())
-
-
-def _fitted(job: Job) -> Tensor | None:
-    """What the attack of ``job`` was fitted to, on the CPU."""
+def _perturbation(job: Job) -> Tensor | None:
+    """What the attack of ``job`` has made of training images, on the CPU."""
     fit = job.attack.fitted if isinstance(job.attack, FittedAttack) else None
     return None if fit is None else fit.cpu()
 
@@ -210,27 +202,3 @@ def _flags(job: Job) -> list[str]:
     if not (job.adaptive and traits.random):
         return []
     return [f"random model: gradients over {traits.draws} draws, verdicts by {traits.votes} votes"]
-
-
-def _load_images(path: Path, job: Job, arrays: CellArrays) -> Tensor:
-    x_adv = job.scene.data.x.clone()
-    kept = read_images(path, arrays.broken)
-    if kept.shape[1:] != x_adv.shape[1:]:
-        raise RecordError(
-            f"The images in {path} are {kept.shape[1:]}, the data is {tuple(x_adv.shape[1:])}: run "
-            "with --fresh."
-        )
-    broken = torch.from_numpy(arrays.broken)
-    images = torch.from_numpy(kept)
-    size = job.scene.threat.norm.size(
-        images.double() - x_adv[broken].double()
-    )  # as the judge takes it
-    if not torch.allclose(
-        size, torch.from_numpy(arrays.distance)[broken].double(), rtol=_SAME_DISTANCE, atol=0
-    ):
-        raise RecordError(
-            f"The images in {path} are not as far from the clean ones as the record says: run with "
-            "--fresh."
-        )
-    x_adv[broken] = images
-    return x_adv

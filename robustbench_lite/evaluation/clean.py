@@ -10,7 +10,7 @@ from torch import Tensor
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.losses import margin, relative
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 
 
 class Clean(NamedTuple):

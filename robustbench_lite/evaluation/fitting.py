@@ -1,47 +1,35 @@
-"""Fit an attack to training images before its cell is measured; a fit that was killed goes on where
-it stopped.
+"""Fit attacks and calibrate defenses on training images, before anything is measured.
+
+A fit that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from robustbench_lite.defense.composition import parts_of
 from robustbench_lite.defense.protocol import Defense
-from robustbench_lite.errors import DataError, ModelError, RecordError, UsageError, as_model_error
-from robustbench_lite.evaluation import inputs
+from robustbench_lite.errors import DataError, ModelError, UsageError, as_model_error
 from robustbench_lite.evaluation.clean import clean_logits
-from robustbench_lite.evaluation.diagnosis import Outputs, prepare
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.job import Job
-from robustbench_lite.files.numerals import parse_whole
-from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
+from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.prepare import prepare
+from robustbench_lite.evaluation.subject import Subject
+from robustbench_lite.files.reading import explained
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.records.behaviour import Behaviour, objection
-from robustbench_lite.records.files import write_bytes
+from robustbench_lite.records.fit import FIT, StoredFit, is_of_another, read_fit, write_fit
 from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
-from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.sources.dataset import Dataset
 
-_FIT = Form(
-    noun="fit",
-    what="a fit that is damaged or was changed",
-    most=WEIGHTS_BYTES,
-    error=RecordError,
-    fix="Delete it, or run with --fresh.",
-)
 CALIBRATION_IMAGES = 5000
 _SAVE_SECONDS = 2.0
 """At most this much work is lost by a kill."""
@@ -49,20 +37,27 @@ _TELL_SECONDS = 0.25
 
 
 def needs_fit(attack: Attack) -> bool:
-    """Training images must be there before ``attack`` can run."""
+    """Whether training images must be there before ``attack`` can run."""
     return isinstance(attack, FittedAttack) and attack.fits
 
 
 def check_fit_data(attack: Attack | Defense, images: Dataset | None, data: Dataset) -> None:
-    """There are images to fit ``attack`` (or a defense) on, they look like those of ``data``, and
-    they are others.
+    """Check that there are images to fit an attack (or a defense) on.
+
+    Args:
+        attack: what is to be fitted.
+        images: training images; they must look like those of ``data``, and be others.
+        data: what it is scored on.
+
+    Raises:
+        UsageError: there are none, or they are those of ``data``.
+        DataError: they are of another shape.
     """
     if images is None:
         raise UsageError(
             f"{attack.name} is fitted on training images, and there are none: give "
-            "fit_data=(x_train, y_train), or a data set "
-            "with a training split (npz: x_train and y_train beside x_test and y_test; folder: "
-            "train and test)."
+            "fit_data=(x_train, y_train), or a data set with a training split (npz: x_train and "
+            "y_train beside x_test and y_test; folder: train and test)."
         )
     if images.x.shape[1:] != data.x.shape[1:]:
         shapes = f"{tuple(images.x.shape[1:])}, those to be attacked {tuple(data.x.shape[1:])}"
@@ -70,14 +65,13 @@ def check_fit_data(attack: Attack | Defense, images: Dataset | None, data: Datas
             f"The images that {attack.name} is to be fitted on are {shapes}: give training images "
             "of the same kind."
         )
-    overlap = (images.name, images.split) == (data.name, data.split) and bool(
-        torch.isin(images.ids, data.ids).any()
-    )
+    same_split = (images.name, images.split) == (data.name, data.split)
+    overlap = same_split and bool(torch.isin(images.ids, data.ids).any())
     if overlap or images.fingerprint == data.fingerprint:
         raise UsageError(
             f"{attack.name} would be fitted on the images that it is scored on, {data.name} "
-            f"({data.split}): keep some apart, "
-            "in a test split (npz: x_train, y_train, x_test, y_test; folder: train and test)."
+            f"({data.split}): keep some apart, in a test split (npz: x_train, y_train, x_test, "
+            "y_test; folder: train and test)."
         )
 
 
@@ -89,10 +83,10 @@ def calibrate_defense(
     device: str,
     outputs: Outputs = "logits",
 ) -> Subject:
-    """``subject`` with what its defense sets from training images; any other subject as it is.
+    """Let the defense of ``subject`` set from training images what it is to set from them.
 
-    The first ``CALIBRATION_IMAGES`` will do: at a share of 5 % their number alone is off by 0.3 %
-    (one standard error).
+    A subject without such a defense is handed back as it is. The first ``CALIBRATION_IMAGES`` will
+    do: at a share of 5 % their number alone is off by 0.3 % (one standard error).
     """
     defense = subject.defense
     if not defense.calibrates:
@@ -100,16 +94,14 @@ def calibrate_defense(
     check_fit_data(next(part for part in parts_of(defense) if part.calibrates), images, data)
     if images is None:
         raise TypeError("check_fit_data lets no None through.")
-    where = inputs.pick_device(device)
+    where = pick_device(device)
     model = prepare(subject.module, Defense(), where, outputs).module
     few = images.x[:CALIBRATION_IMAGES].to(where)
     with as_model_error(
         f"The model fails while {defense.name} is calibrated on {len(few):,} training images"
     ):
         defense = defense.calibrated(model, few)
-    return dataclasses.replace(
-        subject, defense=defense, label=inputs.short_label("defense", defense)
-    )
+    return dataclasses.replace(subject, defense=defense, label=short_label("defense", defense))
 
 
 @exactly
@@ -119,21 +111,24 @@ def fit_attack(
     path: Path | None,
     on_step: Callable[[int, int], None] = lambda step, of: None,
 ) -> Job:
-    """``job`` with its attack fitted to ``images``; any other job as it is.
+    """Fit the attack of ``job`` to ``images``; a job of any other attack is handed back as it is.
 
-    The state of the fit lies at ``path``, where a later call finds it, whole or in part.
-    ``on_step`` hears the steps taken, and of how many.
+    Args:
+        job: what is to be measured.
+        images: training images.
+        path: where the state of the fit lies for a later call to find, whole or in part.
+        on_step: hears the steps taken, and of how many.
     """
     attack = job.attack
     if not isinstance(attack, FittedAttack) or not attack.fits or images is None:
         return job
     found = None if path is None else _read(path, job, attack, tuple(images.x.shape[1:]))
     if found is None or found.step < found.of:
-        found = _run(attack, job, images, found, path, on_step)
+        found = _go_on(attack, job, images, found, path, on_step)
     return dataclasses.replace(job, attack=dataclasses.replace(attack, fitted=found.result))
 
 
-def _run(
+def _go_on(
     attack: FittedAttack,
     job: Job,
     images: Dataset,
@@ -141,6 +136,7 @@ def _run(
     path: Path | None,
     on_step: Callable[[int, int], None],
 ) -> Fit:
+    """Fit ``attack`` to the end, from the start or from ``fit``, and write down how far it is."""
     passes = Passes(job.scene.model, job.terms.batch_size, job.terms.seed, fast=True)
     saved = told = time.monotonic()
     for fit in attack.fit(passes, _points(job, images), job.scene.threat, job.terms.seed, fit):  # noqa: B020 -- where it goes on from
@@ -163,8 +159,7 @@ def _run(
 
 
 def _points(job: Job, images: Dataset) -> Points:
-    """The training images that there is something to learn from: those that are classified
-    correctly.
+    """The training images to learn from: those that are classified correctly.
 
     What is one perturbation for all images learns from none of the target class; what starts from
     images needs just these.
@@ -177,108 +172,35 @@ def _points(job: Job, images: Dataset) -> Points:
     if not bool(rows.any()):
         raise DataError(
             f"{job.attack.name} has nothing to be fitted on: of {len(images):,} training images "
-            f"({images.name}, "
-            f"{images.split}) the model classifies none correctly that the goal makes sense for."
+            f"({images.name}, {images.split}) the model classifies none correctly that the goal "
+            "makes sense for."
         )
     y = images.y[rows]
-    target = _targets(job.scene.threat, clean.logits[rows], y)
+    none = torch.zeros(len(y))  # the number is for goals that a universal attack cannot have
+    target = job.scene.threat.goal.targets(clean.logits[rows], y, none)
     points = Points(images.x[rows], y, target, images.ids[rows], torch.zeros_like(y))
     return Points(*(field.to(job.terms.device) for field in points))
 
 
-def _targets(threat: ThreatModel, logits: Tensor, y: Tensor) -> Tensor:
-    return threat.goal.targets(
-        logits, y, torch.zeros(len(y))
-    )  # the number is for goals that a universal attack cannot have
-
-
-def is_of_another(path: Path, job: Job) -> bool:
-    """A fit lies at ``path``, and not of the network of ``job``: nobody asked that one, or it
-    answers otherwise.
-    """
-    return (
-        path.exists()
-        and objection(_stored(path, job.key).behaviour, job.scene.behaviour) is not None
-    )
-
-
-def attribute(path: Path, key: str, behaviour: Behaviour) -> bool:
-    """Write into a fit of the cell ``key`` what its network answers, where it does not say so yet;
-    True if it was written.
-    """
-    stored = _stored(path, key)
-    if stored.behaviour is None:
-        _save(path, key, stored._replace(behaviour=behaviour))
-    return stored.behaviour is None
-
-
-class _Stored(NamedTuple):
-    """The content of a file; tensors on the CPU, with the result among them."""
-
-    step: int
-    of: int
-    tensors: dict[str, Tensor]
-    behaviour: Behaviour | None
-
-
-def _seal(key: str, stored: _Stored) -> str:
-    """A checksum that ties a state to its cell."""
-    said = "" if stored.behaviour is None else f"/{stored.behaviour.model_dump_json()}"
-    digest = hashlib.sha256(f"{key}/{stored.step}/{stored.of}{said}".encode())
-    tensors = stored.tensors
-    for name in sorted(tensors):
-        digest.update(
-            f"/{name}{tuple(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
 def _write(path: Path, job: Job, fit: Fit) -> None:
-    needed = dict(fit.tensors) if fit.step < fit.of else {}
-    tensors = {
-        name: t.detach().cpu().contiguous() for name, t in (needed | {"result": fit.result}).items()
-    }
-    path.parent.mkdir(exist_ok=True)
-    _save(path, job.key, _Stored(fit.step, fit.of, tensors, job.scene.behaviour))
-
-
-def _save(path: Path, key: str, stored: _Stored) -> None:
-    about = {"step": str(stored.step), "of": str(stored.of), "seal": _seal(key, stored)}
-    if stored.behaviour is not None:
-        about["behaviour"] = stored.behaviour.model_dump_json()
-    write_bytes(path, save(stored.tensors, about))
+    """Write the state of a fit; of a finished one just the result."""
+    tensors = {**fit.tensors, "result": fit.result} if fit.step < fit.of else {"result": fit.result}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_fit(path, job.key, StoredFit(fit.step, fit.of, kept, job.scene.behaviour))
 
 
 def _read(path: Path, job: Job, attack: FittedAttack, shape: tuple[int, ...]) -> Fit | None:
-    """The state at ``path``; None where there is none, or that of another network. Images are of
-    ``shape`` (C, H, W).
+    """The state at ``path``, for images of ``shape`` (C, H, W).
+
+    None where there is none, or that of another network.
     """
-    if not os.path.lexists(path) or is_of_another(path, job):
+    if not os.path.lexists(path) or is_of_another(path, job.key, job.scene.behaviour):
         return None
-    stored = _stored(path, job.key)
+    stored = read_fit(path, job.key)
     tensors = {name: value.to(job.terms.device) for name, value in stored.tensors.items()}
     fit = Fit(stored.step, stored.of, tensors.pop("result"), tensors)
-    with explained(str(path), _FIT):
-        if not bool(fit.result.isfinite().all()) or not attack.may_go_on_from(
-            fit, shape, job.scene.threat
-        ):
+    with explained(str(path), FIT):
+        finite = bool(fit.result.isfinite().all())
+        if not finite or not attack.may_go_on_from(fit, shape, job.scene.threat):
             raise ValueError(f"it is no fit of {attack.name} for images of {shape}")
     return fit
-
-
-def _stored(path: Path, key: str) -> _Stored:
-    with reading(path, _FIT):
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        step = parse_whole(about["step"])
-        of = parse_whole(about["of"])
-        if step is None or of is None or not 0 <= step <= of:
-            raise ValueError(f"it stands at step {about['step']} of {about['of']}")
-        said = about.get("behaviour")
-        stored = _Stored(
-            step, of, tensors, None if said is None else Behaviour.model_validate_json(said)
-        )
-        if about["seal"] != _seal(key, stored) or "result" not in tensors:
-            raise ValueError("its contents do not agree with its seal")
-        return stored

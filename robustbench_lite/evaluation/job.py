@@ -11,7 +11,7 @@ from robustbench_lite.evaluation.clean import Clean
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 AUDIT = 8

@@ -1,6 +1,4 @@
-"""Layers that behave otherwise in train mode than in eval mode, and layers that mix the rows of a
-batch in either.
-"""
+"""Layers whose answers depend on the mode, and layers that mix the rows of a batch."""
 
 from __future__ import annotations
 
@@ -40,8 +38,9 @@ def in_train_mode(module: nn.Module) -> bool:
 
 
 def require_eval_mode(model: nn.Module) -> str | None:
-    """What a reader must know of a model in train mode that answers there as it does in eval mode;
-    None in eval mode.
+    """Refuse a model in train mode, unless it answers there as it does in eval mode.
+
+    Returns what a reader must know of such a model; None for one in eval mode.
 
     Raises:
         ModelError: a layer in train mode behaves otherwise there; names it.
@@ -50,16 +49,16 @@ def require_eval_mode(model: nn.Module) -> str | None:
     acting = [(name, module) for name, module in training if _acts_in_train_mode(module)]
     if acting:
         raise ModelError(
-            f"The model is in train mode, in which {_named(acting)} behaves otherwise (dropout, "
-            "batch statistics, power "
-            "iteration): verdicts would be random. Call model.eval() first."
+            f"The model is in train mode, in which {_name_all(acting)} behaves otherwise (dropout, "
+            "batch statistics, power iteration): verdicts would be random. Call model.eval() first."
         )
     return HARMLESS if training else None
 
 
 def require_separate_rows(model: nn.Module) -> None:
-    """Refuse a model with batch norm that has no running statistics, and so takes those of the
-    batch in eval mode too.
+    """Refuse a model whose batch norm has no running statistics.
+
+    It takes those of the batch, in eval mode too.
 
     Raises:
         ModelError: names the layers.
@@ -73,15 +72,14 @@ def require_separate_rows(model: nn.Module) -> None:
     ]
     if mixing:
         raise ModelError(
-            f"{_named(mixing)} has no running statistics (track_running_stats=False): it takes "
-            "those of the batch, so that the "
-            "answer for an image depends on the other images. Robustness of single images is "
-            "undefined for such a model; "
-            "train it with running statistics, or with a norm of single images (GroupNorm)."
+            f"{_name_all(mixing)} has no running statistics (track_running_stats=False): it takes "
+            "those of the batch, so that the answer for an image depends on the other images. "
+            "Robustness of single images is undefined for such a model; train it with running "
+            "statistics, or with a norm of single images (GroupNorm)."
         )
 
 
-def _named(layers: Sequence[tuple[str, nn.Module]]) -> str:
+def _name_all(layers: Sequence[tuple[str, nn.Module]]) -> str:
     """``layer '3' (Dropout)``, some of them."""
     kinds = [
         (name, getattr(module, "original_name", type(module).__name__))
@@ -94,8 +92,9 @@ def _named(layers: Sequence[tuple[str, nn.Module]]) -> str:
 
 
 def _acts_in_train_mode(module: nn.Module) -> bool:
-    """``module`` itself, not what it holds, may answer otherwise in train mode: its code, or a
-    hook's, asks for the mode.
+    """Whether ``module`` itself, not what it holds, may answer otherwise in train mode.
+
+    Its code, or a hook's, asks for the mode.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return True  # its code cannot be read
@@ -120,9 +119,8 @@ def _same_in_both(module: nn.Module) -> bool:
         return module.running_mean is None
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout == 0
-    return isinstance(
-        module, nn.TransformerEncoder | nn.TransformerEncoderLayer
-    )  # their dropouts are layers in them
+    # The dropouts of these are layers in them.
+    return isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer)
 
 
 def _methods(kind: type) -> Iterator[Any]:
@@ -154,8 +152,9 @@ def _reads_mode(function: Any) -> bool:
 
 
 def _mentions(code: types.CodeType) -> bool:
-    """An attribute, or a text as in ``getattr``, in ``code`` or in functions inside it is called
-    ``training``.
+    """Whether ``code``, or a function inside it, speaks of ``training``.
+
+    An attribute is called so, or a text as in ``getattr``.
     """
     inside: Iterable[types.CodeType] = (
         part for part in code.co_consts if isinstance(part, types.CodeType)

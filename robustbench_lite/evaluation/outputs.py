@@ -1,5 +1,6 @@
-"""What a network's answers are: logits, as attacks and margins need them, or something that makes
-it look robust.
+"""What a network's answers are: logits, or something that makes it look robust.
+
+Attacks and margins need logits.
 """
 
 from __future__ import annotations
@@ -52,9 +53,8 @@ def check_outputs(logits: Tensor, highest_label: int, classes: int | None) -> No
     if _are_probabilities(logits):
         raise ModelError(
             "The model returns probabilities, whose gradients vanish and make it look robust. "
-            "Return logits (no softmax), "
-            "or pass outputs='probabilities' (--outputs probabilities) to have their logarithm "
-            "used."
+            "Return logits (no softmax), or pass outputs='probabilities' (--outputs probabilities) "
+            "to have their logarithm used."
         )
 
 
@@ -68,14 +68,14 @@ def check_probabilities(found: object) -> None:
     if not (isinstance(found, Tensor) and found.dim() == 2 and _are_probabilities(found, 1e-3)):
         raise ModelError(
             "The model was said to return probabilities, and its rows are not at least 0 with a "
-            "sum of 1: leave out "
-            "outputs='probabilities' (--outputs) if it returns logits."
+            "sum of 1: leave out outputs='probabilities' (--outputs) if it returns logits."
         )
 
 
 def doubt(logits: Tensor) -> str | None:
-    """What a reader must know where the answers (N, K), for different images, are hardly logits;
-    None for ordinary ones.
+    """Say what a reader must know of answers (N, K) that are hardly logits.
+
+    They are those to different images; None for ordinary ones.
 
     Softmax and sigmoid saturate: gradients vanish, and a network looks robust that is not. Where
     that cannot be told for sure, it is no reason to refuse the network.
@@ -88,16 +88,15 @@ def doubt(logits: Tensor) -> str | None:
     if low >= 0 and high <= 1:
         return (
             f"every output lies in [0, 1] ({low:.3g} to {high:.3g}), as after a sigmoid, whose "
-            "gradients vanish: return what "
-            "comes before it"
+            "gradients vanish: return what comes before it"
         )
     total = _common_sum(logits)
     if total is None or _is_centred(values, total):
         return None
     return (
         f"the outputs of every image sum to {total:.4g}, as scaled or shifted probabilities do, "
-        "whose gradients vanish: return "
-        "logits, or plain probabilities with outputs='probabilities' (--outputs probabilities)"
+        "whose gradients vanish: return logits, or plain probabilities with "
+        "outputs='probabilities' (--outputs probabilities)"
     )
 
 
@@ -109,8 +108,9 @@ def _are_probabilities(found: Tensor, tolerance: float = _EXACT) -> bool:
 
 
 def _resolution(values: Tensor) -> float:
-    """The relative distance of neighbours on the coarsest grid that all ``values`` lie on: they may
-    have been rounded to it.
+    """The relative distance of neighbours on the coarsest grid that all ``values`` lie on.
+
+    They may have been rounded to it.
     """
     kept = values.cpu().float()
     for dtype in _COARSE:
@@ -127,8 +127,9 @@ def _look_at_images(values: Tensor) -> bool:
 
 
 def _common_sum(logits: Tensor) -> float | None:
-    """What every row of (N, K) sums to, as well as its numbers can tell; None where sums differ or
-    tell nothing.
+    """What every row of (N, K) sums to, as well as its numbers can tell.
+
+    None where sums differ or tell nothing.
     """
     values = logits.cpu().double()
     sums = values.sum(1)
@@ -146,8 +147,9 @@ def _common_sum(logits: Tensor) -> float | None:
 
 
 def _is_centred(values: Tensor, total: float) -> bool:
-    """The rows (N, K) sum to 0 and reach further down than probabilities less their mean can:
-    logits around their mean.
+    """Whether the rows (N, K) are logits around their mean.
+
+    They sum to 0, and reach further down than probabilities less their mean can.
     """
     classes = values.shape[1]
     low = float(values.min())

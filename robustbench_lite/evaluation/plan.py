@@ -1,5 +1,6 @@
-"""What an evaluation measures: every subject under every attack, listed once for a run and for a
-dry run.
+"""What an evaluation measures: every subject under every attack.
+
+It is listed once, for a run and for a dry run.
 """
 
 from __future__ import annotations
@@ -14,18 +15,29 @@ import torch
 
 from robustbench_lite.bounds.certifier import Certifier
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.certified import certifier_for
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.claim import certifier_for
+from robustbench_lite.evaluation.devices import pick_device
+from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.identity import (
+    certifier_id,
+    data_id,
+    model_id,
+    plugin_id,
+    threat_id,
+)
+from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.behaviour import Behaviour, objection
-from robustbench_lite.records.cell import Identity, read_record
+from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal, open_journal
 from robustbench_lite.search.attack import Access, Attack
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 
@@ -42,7 +54,7 @@ class PlannedCell(NamedTuple):
     @property
     def label(self) -> str:
         """The attack as tables call it."""
-        return inputs.short_label("attack", self.attack) + ("" if self.adaptive else " (plain)")
+        return short_label("attack", self.attack) + ("" if self.adaptive else " (plain)")
 
     @property
     def by_gradients(self) -> bool:
@@ -61,9 +73,7 @@ class PlannedSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is crossed: every one of ``subjects`` under every one of ``attacks``, on the samples of
-    ``data``.
-    """
+    """What is crossed: every subject under every attack, on the same samples."""
 
     subjects: Sequence[Subject]
     attacks: Sequence[Attack]
@@ -72,49 +82,47 @@ class Plan:
     fit_data: Dataset | None = None
     """Training images, for attacks that are fitted on some."""
 
-    def checked(self) -> Plan:
-        """This plan, without the samples that the goal makes no sense for.
+    def check(self) -> Plan:
+        """Check that every attack can run; leave out samples that the goal makes no sense for.
 
         Raises:
             UsageError: an attack cannot work under the threat model, or has no images to be fitted
-            on. DataError: the goal makes sense for no sample.
+                on.
+            DataError: the goal makes sense for no sample.
         """
         for attack in self.attacks:
             inputs.check_fit(attack, self.threat)
             if needs_fit(attack):
                 check_fit_data(attack, self.fit_data, self.data)
-        return replace(self, data=inputs.applicable(self.data, self.threat))
+        return replace(self, data=inputs.keep_applicable(self.data, self.threat))
 
-    def ready(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
-        """Every subject with its model on ``device``, once all of them have been found fit to be
-        measured.
+    def prepare_all(self, settings: Settings, device: torch.device) -> list[PlannedSubject]:
+        """Prepare the model of every subject on ``device``, and find it fit to be measured.
 
         Raises:
             ModelError: a network fails on the images, or is of a kind that no verdict can be given
-            for. UnsupportedLayerError: a certificate was asked for by name, and a network has a
-            layer without bounds.
+                for.
+            UnsupportedLayerError: a certificate was asked for by name, and a network has a layer
+                without bounds.
         """
         data = self.data
         shape = tuple(self.data.x.shape[1:])
         models = [prepare(s.module, s.defense, device, settings.outputs) for s in self.subjects]
         models = [diagnose(model, data.x, data.y, data.classes) for model in models]
-        return [
-            self._planned(
-                subject,
-                model,
-                certifier_for(settings.certify, subject, self.threat, shape),
-                settings,
-            )
-            for subject, model in zip(self.subjects, models, strict=True)
-        ]
+        planned = []
+        for subject, model in zip(self.subjects, models, strict=True):
+            certifier = certifier_for(settings.certify, subject, self.threat, shape)
+            planned.append(self._plan_cells(subject, model, certifier, settings))
+        return planned
 
-    def _planned(
+    def _plan_cells(
         self,
         subject: Subject,
         model: DefendedModel,
         certifier: Certifier | None,
         settings: Settings,
     ) -> PlannedSubject:
+        """List the cells of a subject: every attack, and the plain one where that differs."""
         cells = []
         for attack in self.attacks:
             differs = model.traits.plain_differs(attack.access == Access.GRADIENT)
@@ -132,18 +140,19 @@ class Plan:
         *,
         adaptive: bool,
     ) -> Identity:
+        """Gather everything that decides the outcome of a cell."""
         return Identity(
-            model=inputs.model_id(subject, settings.outputs),
-            defense=inputs.plugin_id("defense", subject.defense),
-            attack=inputs.plugin_id("attack", attack),
-            threat=inputs.threat_id(self.threat),
-            data=inputs.data_id(self.data),
+            model=model_id(subject, settings.outputs),
+            defense=plugin_id("defense", subject.defense),
+            attack=plugin_id("attack", attack),
+            threat=threat_id(self.threat),
+            data=data_id(self.data),
             seed=settings.seed,
             query_budget=settings.query_budget,
-            fit_data=inputs.data_id(self.fit_data)
+            fit_data=data_id(self.fit_data)
             if self.fit_data is not None and needs_fit(attack)
             else None,
-            certifier=None if certifier is None else inputs.certifier_id(certifier),
+            certifier=None if certifier is None else certifier_id(certifier),
             adaptive=None if adaptive else False,
         )
 
@@ -159,16 +168,17 @@ class Prospect(NamedTuple):
 
 
 def foresee(plan: Plan, settings: Settings) -> list[Prospect]:
-    """Say of each cell of ``plan`` what ``run`` would do. Measures and writes nothing; raises what
-    ``run`` would raise.
+    """Say of each cell of ``plan`` what ``run`` would do.
+
+    Measures and writes nothing; raises what ``run`` would raise.
     """
-    plan = plan.checked()
-    device = inputs.pick_device(settings.device)
+    plan = plan.check()
+    device = pick_device(settings.device)
     folder = Path() if settings.output is None else settings.output
     journal_path = folder / "journal.sqlite"
     found = []
     with open_journal(journal_path if os.path.lexists(journal_path) else None) as journal:
-        for planned in plan.ready(settings, device):
+        for planned in plan.prepare_all(settings, device):
             behaviour = ask(planned.model, plan.data, device)
             for cell in planned.cells:
                 key = cell.identity.key()

@@ -1,5 +1,6 @@
-"""Ask a network about probe images. Its answers belong to its records: another network answers
-otherwise.
+"""Ask a network about probe images.
+
+Its answers belong to its records: another network answers otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ def fixed_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 def ask(model: DefendedModel, data: Dataset, device: torch.device) -> Behaviour:
-    """What ``model``, as it is judged, answers to the fixed images and to the first images of
-    ``data``; takes one forward.
+    """Ask ``model``, as it is judged, about the fixed images and the first ones of ``data``.
+
+    Takes one forward.
 
     A network that fails on an image that is none of its kind is asked about those of the data
     alone.
@@ -96,12 +98,13 @@ def _answers(model: DefendedModel, x: Tensor, device: torch.device) -> NDArray[n
     zeros = torch.zeros(len(x), dtype=torch.int64, device=device)
     points = Points(x.to(device), zeros, zeros - 1, torch.arange(len(x), device=device), zeros)
     logits = next(iter(Passes(model, len(x)).ballots(points, 1)))
-    return _folded(logits.to("cpu", torch.float64).numpy())
+    return _fold(logits.to("cpu", torch.float64).numpy())
 
 
-def _folded(answers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(P, K) as (P, min(K, 100)): every class has its part in a column, at a weight that no other
-    of the column has.
+def _fold(answers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Fold answers (P, K) into (P, min(K, 100)).
+
+    Every class has its part in a column, at a weight that no other of the column has.
     """
     rows, classes = answers.shape
     if classes <= _COLUMNS:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.records.cell import Identity, Record
+from robustbench_lite.records.cell import Record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.statistics import Interval
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model under one attack. Arrays have one entry a sample, in the order of the data;
-    fractions are in [0, 1].
+    """One model under one attack.
+
+    Arrays have one entry a sample, in the order of the data; fractions are in [0, 1].
 
     A cell whose measurement failed has ``status == "error"``, the reason in ``error``, and no
     arrays.
@@ -70,8 +72,9 @@ class Cell:
 
     @property
     def distance(self) -> NDArray[np.float32]:
-        """Size of the perturbation found, (N,): 0 where the clean image is wrong already, nan where
-        none was found.
+        """Size of the perturbation found, (N,).
+
+        It is 0 where the clean image is wrong already, nan where none was found.
         """
         return self._measured.distance
 
@@ -110,8 +113,10 @@ class Cell:
 
     @property
     def certified_accuracy(self) -> float | None:
-        """certified <= true <= attacked: below ``robust_accuracy``, with the true robust accuracy
-        in between.
+        """The share of samples that are proved robust.
+
+        certified <= true <= attacked: it lies below ``robust_accuracy``, with the true robust
+        accuracy in between.
         """
         return self._measured.certified_accuracy
 
@@ -213,9 +218,7 @@ class Report:
         return pd.DataFrame([self._row(cell) for cell in self.cells])
 
     def masking(self, cell: Cell) -> str | None:
-        """For a cell that is not adaptive: how far its number is from that of the adaptive
-        attacker, if that is far.
-        """
+        """Say how far a cell that is not adaptive is from the adaptive attacker, if that is far."""
         if cell.identity.adaptive is None or cell.arrays is None:
             return None
         twin = cell.identity.model_copy(update={"adaptive": None}).key()

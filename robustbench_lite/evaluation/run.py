@@ -10,12 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.cell import NO_GRADIENT, Workplace, cell_of
-from robustbench_lite.evaluation.certified import Claim, Proved, prove
+from robustbench_lite.evaluation.cell import Workplace, produce_cell
+from robustbench_lite.evaluation.certified import Proved, prove
+from robustbench_lite.evaluation.claim import Claim
 from robustbench_lite.evaluation.clean import Clean, clean_logits
-from robustbench_lite.evaluation.diagnosis import dead_gradients
+from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
 from robustbench_lite.evaluation.job import Job, Scene, Terms
+from robustbench_lite.evaluation.masking import describe_masking
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan, PlannedCell, PlannedSubject
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.report import Cell, Report
@@ -27,7 +29,7 @@ from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.files import require_writable
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 _ROOM = 20_000_000
@@ -36,13 +38,14 @@ _ROOM = 20_000_000
 
 @exactly
 def run(plan: Plan, settings: Settings) -> Report:
-    """Measure every cell of ``plan``. All input and every network is checked before the first cell
-    starts.
+    """Measure every cell of ``plan``.
+
+    All input and every network is checked before the first cell starts.
 
     Raises: as ``evaluate`` (``evaluation.api``).
     """
-    plan = plan.checked()
-    device = inputs.pick_device(settings.device)
+    plan = plan.check()
+    device = pick_device(settings.device)
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
         kept = (
@@ -54,12 +57,12 @@ def run(plan: Plan, settings: Settings) -> Report:
     few = plan.data.x[:PROBES].to(device)
     subjects = [
         replace(planned, model=with_fast_path(planned.model, few))
-        for planned in plan.ready(settings, device)
+        for planned in plan.prepare_all(settings, device)
     ]
-    dead = [_dead_gradients(planned, plan.data) for planned in subjects]
+    masked = [_describe_masking(planned, plan.data) for planned in subjects]
     terms = Terms(
         seed=settings.seed,
-        batch_size=inputs.pick_batch_size(settings.batch_size, plan.data, device),
+        batch_size=pick_batch_size(settings.batch_size, plan.data, device),
         device=device,
         query_budget=settings.query_budget,
         keep_adversarials=settings.keep_adversarials,
@@ -68,12 +71,12 @@ def run(plan: Plan, settings: Settings) -> Report:
     cells: list[Cell] = []
     with open_journal(None if folder is None else folder / "journal.sqlite") as journal:
         at = Workplace(folder, journal, settings.fresh, settings.on_error)
-        for planned, signs in zip(subjects, dead, strict=True):
+        for planned, signs in zip(subjects, masked, strict=True):
             tell = Teller(
                 settings.on_progress, len(cells), total, len(plan.data), planned.subject.label
             )
             line = _Line(plan, settings, planned, signs, terms, at)
-            cells += line.measured(tell)
+            cells += line.measure(tell)
     return Report(cells)
 
 
@@ -89,7 +92,7 @@ class _Line:
     terms: Terms
     at: Workplace
 
-    def measured(self, tell: Teller) -> Iterator[Cell]:
+    def measure(self, tell: Teller) -> Iterator[Cell]:
         """Certify the subject, if it is to be, and measure it under one attack after the other."""
         model = self.planned.model
         data = self.plan.data
@@ -101,16 +104,17 @@ class _Line:
         certified = None if certificate is None else certificate.certified
         scene = Scene(model, self.plan.threat, data, clean, target, behaviour, certified)
         for number, cell in enumerate(self.planned.cells, tell.cell):
-            label = f"{cell.subject.label} x {inputs.short_label('attack', cell.attack)}"
+            label = f"{cell.subject.label} x {short_label('attack', cell.attack)}"
             job = Job(cell.identity.key(), scene, cell.attack, self.terms, cell.adaptive)
             heard = tell._replace(cell=number, label=label)
             flags = self._flags(cell, certificate)
-            found = cell_of(
+            found = produce_cell(
                 cell.subject, cell.identity, job, self.at, heard, self.plan.fit_data, flags
             )
-            yield _noted(found, certificate)
+            yield _with_note(found, certificate)
 
     def _certificate(self, clean: Clean, behaviour: Behaviour, tell: Teller) -> Proved | None:
+        """Certify the subject, if it is to be."""
         plan = self.plan
         settings = self.settings
         certifier = self.planned.certifier
@@ -139,12 +143,12 @@ class _Line:
         """What a reader of the cell must know of the network before trusting the number."""
         flags = [
             *self.planned.model.remarks,
-            *([] if certificate is None else _unfinished(certificate)),
+            *([] if certificate is None else _describe_unfinished(certificate)),
         ]
         return flags + (self.signs if cell.adaptive and cell.by_gradients else [])
 
 
-def _noted(cell: Cell, certificate: Proved | None) -> Cell:
+def _with_note(cell: Cell, certificate: Proved | None) -> Cell:
     """``cell`` with what is to be said of its certificate."""
     said = (
         None
@@ -155,33 +159,26 @@ def _noted(cell: Cell, certificate: Proved | None) -> Cell:
     return dataclasses.replace(cell, note="; ".join(notes) or None)
 
 
-def _dead_gradients(planned: PlannedSubject, data: Dataset) -> list[str]:
-    """What a reader must know of a model that attacks by gradients learn nothing from."""
-    if not any(cell.by_gradients for cell in planned.cells):
-        return []
-    dead, probed = dead_gradients(planned.model, data.x, data.y)
-    if dead * 2 <= probed:
-        return []
-    return [
-        f"{NO_GRADIENT} {dead} of {probed} images that were looked at: masked gradients? Attack by "
-        "labels too"
-    ]
+def _describe_masking(planned: PlannedSubject, data: Dataset) -> list[str]:
+    """Look for masked gradients, where an attack needs some."""
+    needed = any(cell.by_gradients for cell in planned.cells)
+    return describe_masking(planned.model, data) if needed else []
 
 
-def _unfinished(certificate: Proved) -> list[str]:
+def _describe_unfinished(certificate: Proved) -> list[str]:
     """What a reader must know of a certificate that ran out of time."""
     if certificate.tried == certificate.of:
         return []
     return [
         f"the certificate ran out of time ({certificate.seconds:.0f} s) at {certificate.tried:,} "
-        f"of {certificate.of:,} "
-        "samples: the others count as not certified"
+        f"of {certificate.of:,} samples: the others count as not certified"
     ]
 
 
 def targets(threat: ThreatModel, logits: Tensor, data: Dataset, seed: int) -> Tensor:
-    """The class that each sample of ``data`` is driven to, (N,), from its clean ``logits`` (N, K);
-    -1 for any wrong one.
+    """Choose the class that each sample of ``data`` is driven to, (N,).
+
+    It follows from the clean ``logits`` (N, K); -1 for any wrong one.
     """
     uniform = SampleRng.create(seed, "goal", data.ids).uniform(0, (1,)).squeeze(1)
     return threat.goal.targets(logits, data.y, uniform)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.evaluation.certified import OWN
-from robustbench_lite.evaluation.diagnosis import Outputs
+from robustbench_lite.evaluation.claim import OWN
+from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.files.numerals import require_seed
 from robustbench_lite.progress import Progress
 
@@ -21,8 +21,9 @@ OnError = Literal["raise", "record"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How cells are run. None of it but ``seed``, ``query_budget`` and ``certify`` goes into a
-    cell's key.
+    """How cells are run.
+
+    None of it but ``seed``, ``query_budget`` and ``certify`` goes into a cell's key.
     """
 
     seed: int = 0

@@ -1,3 +1,4 @@
-"""Files: written whole or not at all, read with bounds, and every fault of a file that came from
-elsewhere told in one way.
+"""Files: written whole or not at all, and read with bounds.
+
+Every fault of a file that came from elsewhere is told in one way.
 """

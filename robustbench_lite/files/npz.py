@@ -1,5 +1,6 @@
-"""Arrays of ``.npz`` files, bounded by their headers before anything is unpacked. Nothing here ever
-unpickles.
+"""Arrays of ``.npz`` files, bounded by their headers before anything is unpacked.
+
+Nothing here ever unpickles.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def read_arrays(
 def require_members(
     archive: zipfile.ZipFile, form: Form, path: Path, most: int = MAX_MEMBERS
 ) -> None:
-    """Raise ``form.error`` where the directory of an archive promises more than there may be;
-    unpacks nothing.
+    """Raise ``form.error`` where an archive promises more than there may be.
+
+    Its directory says so; nothing is unpacked.
     """
     members = archive.infolist()
     if len(members) > most:

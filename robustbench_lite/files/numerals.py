@@ -15,8 +15,9 @@ _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 
 
 def fits_a_tensor(number: float) -> bool:
-    """It can stand in a tensor of int64, or of float32; an infinite one can, NaN compares with
-    nothing.
+    """Whether a number can stand in a tensor of int64, or of float32.
+
+    An infinite one can; NaN compares with nothing.
     """
     return (
         abs(number) < 2**63
@@ -58,8 +59,9 @@ def require_seed(seed: object) -> None:
 
 
 def parse_whole(text: object) -> int | None:
-    """``"40"`` to 40; None for what is no whole number of up to 18 digits. (``isdigit`` takes
-    "\u00b2" for one.)
+    """Read a whole number of up to 18 digits, such as ``"40"``; None for anything else.
+
+    (``isdigit`` takes "²" for one.)
 
     >>> parse_whole("40"), parse_whole("4.0")
     (40, None)

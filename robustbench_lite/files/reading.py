@@ -1,5 +1,6 @@
-"""Files from elsewhere: looked at before they are opened, bounded before they are read, and never a
-traceback.
+"""Files from elsewhere: bounded before they are read, and never a traceback.
+
+They are looked at before they are opened.
 
 A reader says what it expects, and what to do with anything else; :func:`reading` turns whatever
 goes wrong into its error. Imports neither torch nor numpy.
@@ -57,8 +58,9 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What a file should be: how it is called, what its readers expect, how large it may be, and
-    what to do with another.
+    """What a file should be, and what is said of one that is not.
+
+    Its name, what its readers expect, how large it may be, and what to do with another.
     """
 
     noun: str
@@ -75,8 +77,9 @@ class Form:
 
 @contextmanager
 def reading(path: Path, form: Form) -> Iterator[None]:
-    """Look at ``path`` before it is opened; whatever goes wrong inside is ``form.error`` with what
-    was expected and found.
+    """Look at ``path`` before it is opened, and explain whatever goes wrong inside.
+
+    It becomes ``form.error``, with what was expected and found.
 
     Raises:
         UsageError: (``form.error``) no file, no regular one (a named pipe would block its reader),
@@ -100,8 +103,9 @@ def explained(where: str, form: Form) -> Iterator[None]:
 
 
 def require_file(path: Path, form: Form) -> None:
-    """Raise ``form.error`` unless ``path`` is a regular file of at most ``form.most`` bytes; opens
-    nothing.
+    """Raise ``form.error`` unless ``path`` is a regular file of at most ``form.most`` bytes.
+
+    Opens nothing.
     """
     try:
         found = path.stat()
@@ -128,8 +132,9 @@ def read_bytes(path: Path, form: Form) -> bytes:
 
 
 def require_memory(needed: int, where: str, form: Form) -> None:
-    """Raise ``form.error`` where ``needed`` bytes are more than arrays may have, or than this
-    machine has memory.
+    """Raise ``form.error`` where ``needed`` bytes are more than arrays may have.
+
+    Or than this machine has memory.
     """
     most = min(ARRAYS_BYTES, installed_memory())
     if needed > most:

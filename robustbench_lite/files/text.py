@@ -39,8 +39,9 @@ def read_text(path: Path, form: Form) -> str:
 
 
 def read_json(path: Path, form: Form) -> Any:
-    """The value of a JSON file; the parser itself refuses what is nested more than 200 deep, and
-    NaN is no JSON.
+    """Read the value of a JSON file.
+
+    The parser itself refuses what is nested more than 200 deep, and NaN is no JSON.
     """
     from pydantic_core import from_json
 

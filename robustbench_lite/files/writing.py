@@ -25,8 +25,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, error: type[UsageError] = RecordError) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of ``path`` at the end; until then its name is its
-    writer's alone.
+    """Open a file to write to, which takes the place of ``path`` at the end.
+
+    Until then its name is its writer's alone.
 
     Raises:
         UsageError: (``error``) it cannot be written.

@@ -13,8 +13,8 @@ from robustbench_lite.leaderboard.load import Loaded
 from robustbench_lite.leaderboard.measure.bench import Bench
 from robustbench_lite.leaderboard.results import CERTIFICATES, Problem
 from robustbench_lite.records.behaviour import Behaviour, objection
-from robustbench_lite.records.cell import DataId
 from robustbench_lite.records.certificate import read_certificate
+from robustbench_lite.records.identity import DataId
 
 
 class Other(NamedTuple):

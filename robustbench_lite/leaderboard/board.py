@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.files.numerals import parse_number
 from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, OPTIONS_BYTES, Form, explained
 from robustbench_lite.files.text import read_toml
-from robustbench_lite.registry import Spec, parse_number
+from robustbench_lite.registry import Spec
 
 BOARDS = "boards"
 RESULTS = "results"

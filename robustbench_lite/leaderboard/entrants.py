@@ -11,20 +11,17 @@ from typing import NamedTuple
 from robustbench_lite.defense.composition import defense_from, trained_part, with_trained_part
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.inputs import (
-    Subject,
-    model_id,
-    plugin_id,
-    registered_name,
-    short_label,
-)
+from robustbench_lite.evaluation.identity import model_id, plugin_id
+from robustbench_lite.evaluation.names import registered_name, short_label
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.files.reading import below
 from robustbench_lite.leaderboard.board import Board, Entrant
-from robustbench_lite.records.cell import ModelId, PluginId
+from robustbench_lite.records.identity import ModelId, PluginId
 from robustbench_lite.registry import Trust
+from robustbench_lite.sources.card import Card, load_card
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.models import load_model, named_network, trained_model
-from robustbench_lite.sources.weights import Card, load_card, weights_file_hash
+from robustbench_lite.sources.weights import weights_file_hash
 
 _PATHS = "Copy the file into the leaderboards folder, and name it as it lies there."
 

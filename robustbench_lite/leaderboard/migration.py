@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from robustbench_lite.errors import RecordError, RobustBenchError
-from robustbench_lite.evaluation.fitting import attribute
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.examples import migrate_examples
 from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.results import CELLS, CERTIFICATES, FITS, GALLERY, Found
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import Identity
 from robustbench_lite.records.certificate import (
     CertificateIdentity,
     read_certificate,
     write_certificate,
 )
+from robustbench_lite.records.fit import attribute
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.migration import Migrated
 from robustbench_lite.records.migration import migrate as migrate_files
 from robustbench_lite.threat import ThreatModel

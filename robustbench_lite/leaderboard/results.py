@@ -9,7 +9,8 @@ from typing import NamedTuple
 from robustbench_lite.errors import RecordError
 from robustbench_lite.leaderboard.board import RESULTS, Board
 from robustbench_lite.leaderboard.slots import Fields, Slot, differences, flat, flat_differences
-from robustbench_lite.records.cell import Identity, Record, read_record
+from robustbench_lite.records.cell import Record, read_record
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.outcomes import CellArrays
 
 CELLS = "cells"

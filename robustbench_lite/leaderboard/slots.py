@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustbench_lite.evaluation import inputs
+from robustbench_lite.evaluation.identity import plugin_id, threat_id
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Data
 from robustbench_lite.leaderboard.entrants import Named, identify
-from robustbench_lite.records.cell import DataId, Identity, ranges
+from robustbench_lite.records.identity import DataId, Identity, ranges
 from robustbench_lite.registry import Trust
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.threat import ThreatModel
@@ -126,8 +127,8 @@ def _slot(board: Board, asked: Asked, number: int, row: Named) -> Slot:
     expected = Identity(
         model=row.model,
         defense=row.defense,
-        attack=inputs.plugin_id("attack", attack),
-        threat=inputs.threat_id(threat),
+        attack=plugin_id("attack", attack),
+        threat=threat_id(threat),
         data=asked.samples,
         seed=board.seed,
         query_budget=asked.query_budget,

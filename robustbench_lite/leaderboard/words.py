@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite import registry
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import Identity, PluginId, ThreatId
+    from robustbench_lite.records.identity import Identity, PluginId, ThreatId
 
 MISSING = "-"
 """What stands for a value that was not measured: never 0."""

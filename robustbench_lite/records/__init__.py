@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from robustbench_lite._facade import face
 
 if TYPE_CHECKING:
-    from robustbench_lite.records.cell import Identity as Identity
     from robustbench_lite.records.cell import Record as Record
     from robustbench_lite.records.cell import read_record as read_record
     from robustbench_lite.records.cell import write_record as write_record
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from robustbench_lite.records.certificate import CertificateRecord as CertificateRecord
     from robustbench_lite.records.certificate import read_certificate as read_certificate
     from robustbench_lite.records.certificate import write_certificate as write_certificate
+    from robustbench_lite.records.identity import Identity as Identity
     from robustbench_lite.records.journal import Journal as Journal
     from robustbench_lite.records.journal import open_journal as open_journal
     from robustbench_lite.records.outcomes import CellArrays as CellArrays
@@ -23,7 +23,7 @@ _HOMES = {
     "CellArrays": "records.outcomes",
     "CertificateArrays": "records.certificate",
     "CertificateRecord": "records.certificate",
-    "Identity": "records.cell",
+    "Identity": "records.identity",
     "Journal": "records.journal",
     "Record": "records.cell",
     "open_journal": "records.journal",

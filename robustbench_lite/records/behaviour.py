@@ -1,5 +1,6 @@
-"""What a network answered on probe images: where weights and layers are the same and the code is
-not, this tells them apart.
+"""What a network answered on probe images.
+
+Where weights and layers are the same and the code is not, this tells networks apart.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ measurement, a false match would cost the truth."""
 
 
 class Behaviour(Strict):
-    """The answers to P probe images, K numbers each; see :mod:`robustbench_lite.evaluation.probes`
-    for the images.
+    """The answers to P probe images, K numbers each.
+
+    See :mod:`robustbench_lite.evaluation.probes` for the images.
     """
 
     probes: int
@@ -58,8 +60,9 @@ class Behaviour(Strict):
         return unpack_floats(self.answers, rows * columns).reshape(rows, columns)
 
     def agrees(self, other: Behaviour, *, images: bool = True) -> bool:
-        """Whether both can be answers of one network; without ``images``, on the fixed images
-        alone.
+        """Whether both can be answers of one network.
+
+        Without ``images``, on the fixed images alone.
 
         An image that both answer with NaN or infinity says nothing; where that is every image,
         nothing agrees.
@@ -93,8 +96,9 @@ def objection(kept: Behaviour | None, here: Behaviour) -> str | None:
 
 
 def anew(reason: str | None, folder: Path | None) -> str | None:
-    """The note on what is measured for that reason, though there was a record in ``folder``; None
-    without a reason.
+    """Note why something is measured although there was a record in ``folder``.
+
+    None without a reason.
     """
     return (
         None

@@ -1,5 +1,6 @@
-"""A certificate on file: which samples are proved robust, by which method, under which threat.
-Sealed as a cell is.
+"""A certificate on file: which samples are proved robust, and by which method.
+
+It is of one threat, and sealed as a cell is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from robustbench_lite.errors import RecordError
 from robustbench_lite.files.reading import RECORD_BYTES, Form, read_bytes
 from robustbench_lite.files.text import parse_model
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import DataId, ModelId, PluginId, Provenance, ThreatId
 from robustbench_lite.records.encoding import (
     pack_bits,
     pack_numbers,
@@ -24,6 +24,8 @@ from robustbench_lite.records.encoding import (
     unpack_ints,
 )
 from robustbench_lite.records.files import write_text
+from robustbench_lite.records.identity import DataId, ModelId, PluginId, ThreatId
+from robustbench_lite.records.provenance import Provenance
 from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.seal import (
     PROTOCOL_VERSION,

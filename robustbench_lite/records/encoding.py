@@ -1,5 +1,6 @@
-"""Per-sample outcomes as text: bitsets for verdicts, little-endian arrays for numbers, both in
-base64.
+"""Outcomes of samples as text: bitsets for verdicts, little-endian arrays for numbers.
+
+Both are written in base64.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ def pack_bits(bits: NDArray[np.bool_]) -> str:
 
 
 def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
-    """The inverse of :func:`pack_bits`; the length must be that of ``n`` bits and the spare
-    bits 0.
+    """Read what :func:`pack_bits` has written.
+
+    The length must be that of ``n`` bits, and the spare bits 0.
     """
     raw = np.frombuffer(_decode(text, (n + 7) // 8, "bitset"), dtype=np.uint8)
     bits = np.unpackbits(raw, bitorder="little")

@@ -17,16 +17,15 @@ REPLACED = "replaced"
 
 
 def set_aside(path: Path, digest: str) -> None:
-    """Move the record ``FOLDER/<kind>/<key>.json``, and its images, to ``FOLDER/replaced/<key>-<8
-    digits of digest>.json``.
+    """Move a record, and its images, to where replaced ones are kept.
+
+    ``FOLDER/<kind>/<key>.json`` becomes ``FOLDER/replaced/<key>-<8 digits of digest>.json``.
     """
     folder = path.parent.parent / REPLACED
     try:
         folder.mkdir(exist_ok=True)
-        for file in (
-            path.with_suffix(".npz"),
-            path,
-        ):  # the record last: killed in between, the next run finds it and goes on
+        # The record last: killed in between, the next run finds it and goes on.
+        for file in (path.with_suffix(".npz"), path):
             with contextlib.suppress(FileNotFoundError):  # there is none, or another run was faster
                 file.replace(folder / f"{path.stem}-{digest[:8]}{file.suffix}")
     except OSError as error:
@@ -34,8 +33,9 @@ def set_aside(path: Path, digest: str) -> None:
 
 
 def require_writable(directory: Path, need_bytes: int, option: str = "--output") -> None:
-    """Create ``directory`` and prove, before any work, that ``need_bytes`` can be written there;
-    ``option`` names another.
+    """Create ``directory``, and prove that ``need_bytes`` can be written there before any work.
+
+    ``option`` names another one in the message.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -50,6 +50,5 @@ def require_writable(directory: Path, need_bytes: int, option: str = "--output")
     if free < need_bytes:
         raise RecordError(
             f"The output folder {directory} has {free / 1e6:.0f} MB free; this run may need "
-            f"{need_bytes / 1e6:.0f} MB. "
-            f"Free some space or choose another one with {option} DIR."
+            f"{need_bytes / 1e6:.0f} MB. Free some space or choose another one with {option} DIR."
         )

@@ -1,38 +1,27 @@
-"""The journal: per-sample outcomes in SQLite, one transaction a batch, so that a killed run
-continues where it stopped.
+"""The journal: outcomes a sample, in SQLite, so that a killed run continues where it stopped.
+
+A batch is one transaction.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.files.reading import MAX_SAMPLES, Form, explained, require_file
+from robustbench_lite.files.reading import MAX_SAMPLES, explained, require_file
 from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.samples import JOURNAL, Outcome, Proof
 
-JOURNAL = Form(
-    noun="journal",
-    what="a journal that is damaged",
-    most=2**40,
-    error=RecordError,
-    fix="Delete it and run the same command again, or run with --fresh.",
-)
 _ROW_BYTES = 2**29
-"""Of one row: an image of 2**25 pixels in three channels of float32, the largest that is read, has
-0.4 GB.
-"""
-Count = Annotated[int, Field(ge=0, lt=2**31)]
+"""Of one row: the largest image that is read, 2**25 pixels in three channels, has 0.4 GB."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -54,36 +43,14 @@ CREATE TABLE IF NOT EXISTS behaviours (
 );
 """
 _TABLES = ("outcomes", "proofs", "cells", "behaviours", "margins")
-
-
-class Outcome(NamedTuple):
-    """What is known of one sample of a cell."""
-
-    position: Count
-    broken: bool
-    unconfirmed: bool
-    distance: float | None
-    forward: Count
-    backward: Count
-    x_adv: bytes | None = None
-    """The adversarial as little-endian float32, when it was asked for."""
-
-    def seal(self, key: str) -> str:
-        """A checksum that ties the row to its cell."""
-        content = repr((key, *self[:6])).encode() + (self.x_adv or b"")
-        return hashlib.sha256(content).hexdigest()[:16]
-
-
-class Proof(NamedTuple):
-    """What is known of one sample of a certificate."""
-
-    position: Count
-    margin: float
-    stage: str
-
-    def seal(self, key: str) -> str:
-        """A checksum that ties the row to its certificate."""
-        return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
+_OUTCOMES = """
+SELECT position, broken, unconfirmed, distance, forward, backward, x_adv, seal
+FROM outcomes WHERE key = ?
+"""
+_PROOFS = "SELECT position, margin, stage, seal FROM proofs WHERE key = ?"
+_SPEND = """
+INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + excluded.seconds
+"""
 
 
 _OUTCOME = TypeAdapter(Outcome)
@@ -92,8 +59,9 @@ _PROOF = TypeAdapter(Proof)
 
 
 class Journal:
-    """Open with :func:`open_journal`. Safe to kill at any moment: a batch is in it whole or not at
-    all.
+    """What every sample of every cell has come to so far; :func:`open_journal` opens one.
+
+    A run may be killed at any moment: a batch is in it whole or not at all.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
@@ -103,8 +71,9 @@ class Journal:
     def begin(self, key: str, behaviour: Behaviour) -> bool:
         """Start or continue a cell or a certificate of the network that answers so.
 
-        True where earlier rows are of a network that answers otherwise, or that nobody asked: they
-        are forgotten.
+        Returns:
+            True where earlier rows are of a network that answers otherwise, or that nobody asked:
+            they are forgotten.
         """
         stale = self.is_of_another(key, behaviour)
         if stale or not self._begun(key):
@@ -117,11 +86,8 @@ class Journal:
         return stale
 
     def is_of_another(self, key: str, behaviour: Behaviour) -> bool:
-        """Rows are there, and not of the network that answers so."""
-        with self._guard():
-            row = self._connection.execute(
-                "SELECT answers, seal FROM behaviours WHERE key = ?", (key,)
-            ).fetchone()
+        """Whether rows are there, and not of the network that answers so."""
+        row = self._one("SELECT answers, seal FROM behaviours WHERE key = ?", key)
         if row is None or not self._begun(key):
             return self._begun(key)
         try:
@@ -131,45 +97,35 @@ class Journal:
             pass
         raise RecordError(
             f"The journal {self.path} was changed: what the network of {key} answered does not "
-            "agree with its seal. "
-            "Run with --fresh to measure again."
+            "agree with its seal. Run with --fresh to measure again."
         )
 
     def _begun(self, key: str) -> bool:
-        with self._guard():
-            found = (
-                self._connection.execute(f"SELECT 1 FROM {name} WHERE key = ? LIMIT 1", (key,))
-                for name in _TABLES[:3]
-            )
-            return any(rows.fetchone() for rows in found)
+        """Whether an earlier run has left anything of the cell or the certificate."""
+        found = (f"SELECT 1 FROM {name} WHERE key = ? LIMIT 1" for name in _TABLES[:3])
+        return any(self._one(query, key) for query in found)
 
     def outcomes(self, key: str, n: int = MAX_SAMPLES) -> list[Outcome]:
-        """What earlier runs of the cell, which has ``n`` samples, left, in order of position."""
-        query = (
-            "SELECT position, broken, unconfirmed, distance, forward, backward, x_adv, seal FROM "
-            "outcomes WHERE key = ?"
-        )
+        """Read what earlier runs left of a cell of ``n`` samples, in order of position."""
         outcomes = []
-        for row in self._rows(query, key, n):
+        for row in self._rows(_OUTCOMES, key, n):
             with explained(self.path, JOURNAL):
                 outcome = _OUTCOME.validate_python(row[:7])
             if outcome.seal(key) != row[7]:
                 raise RecordError(
                     f"The journal {self.path} was changed: sample {row[0]} of cell {key} does not "
-                    "agree with its seal. "
-                    "Run with --fresh to measure the cell again."
+                    "agree with its seal. Run with --fresh to measure the cell again."
                 )
             outcomes.append(outcome)
         return outcomes
 
     def nearest(self, key: str) -> float | None:
-        """What the last ``add`` of the cell said of all its rows; None where that run did not
-        know.
+        """Read how near to a tie the nearest claim of all rows came.
+
+        Returns:
+            What the last ``add`` of the cell said; None where that run did not know.
         """
-        with self._guard():
-            row = self._connection.execute(
-                "SELECT nearest, seal FROM margins WHERE key = ?", (key,)
-            ).fetchone()
+        row = self._one("SELECT nearest, seal FROM margins WHERE key = ?", key)
         return float(row[0]) if row is not None and _seal(key, repr(row[0])) == row[1] else None
 
     def add(
@@ -195,18 +151,15 @@ class Journal:
             self._spend(key, seconds)
 
     def proofs(self, key: str, n: int = MAX_SAMPLES) -> list[Proof]:
-        """What earlier runs of a certificate, which has ``n`` samples, left, in order of
-        position.
-        """
-        rows = self._rows("SELECT position, margin, stage, seal FROM proofs WHERE key = ?", key, n)
+        """Read what earlier runs left of a certificate of ``n`` samples, in order of position."""
+        rows = self._rows(_PROOFS, key, n)
         with explained(self.path, JOURNAL):
             found = [_PROOF.validate_python(row[:3]) for row in rows]
         for proof, row in zip(found, rows, strict=True):
             if proof.seal(key) != row[3]:
                 raise RecordError(
                     f"The journal {self.path} was changed: sample {row[0]} of certificate {key} "
-                    "does not agree with its seal. "
-                    "Run with --fresh to certify again."
+                    "does not agree with its seal. Run with --fresh to certify again."
                 )
         return found
 
@@ -220,12 +173,16 @@ class Journal:
             self._spend(key, seconds)
 
     def seconds(self, key: str) -> float:
-        """Time spent on the cell so far, over all runs."""
-        with self._guard(), explained(self.path, JOURNAL):
-            row = self._connection.execute(
-                "SELECT seconds FROM cells WHERE key = ?", (key,)
-            ).fetchone()
+        """Read the time that was spent on the cell so far, over all runs."""
+        row = self._one("SELECT seconds FROM cells WHERE key = ?", key)
+        with explained(self.path, JOURNAL):
             return float(row[0]) if row else 0.0
+
+    def _one(self, query: str, key: str) -> tuple[Any, ...] | None:
+        """The first row that ``query`` finds of ``key``."""
+        with self._guard():
+            row: tuple[Any, ...] | None = self._connection.execute(query, (key,)).fetchone()
+        return row
 
     def _rows(self, query: str, key: str, n: int) -> list[tuple[Any, ...]]:
         """What ``query`` finds of ``key``, at positions below ``n``."""
@@ -233,11 +190,10 @@ class Journal:
             rows = self._connection.execute(
                 f"{query} ORDER BY position LIMIT {n + 1}", (key,)
             ).fetchall()
-        if rows and not (
-            isinstance(rows[-1][0], int) and rows[-1][0] < n
-        ):  # numbers come first, whatever else there is
+        last = rows[-1][0] if rows else -1  # numbers come first, whatever else there is
+        if not isinstance(last, int) or last >= n:
             raise RecordError(
-                f"The journal {self.path} has a row for sample {rows[-1][0]!r} of {n} of {key}. "
+                f"The journal {self.path} has a row for sample {last!r} of {n} of {key}. "
                 f"{JOURNAL.fix}"
             )
         return rows
@@ -249,21 +205,17 @@ class Journal:
                 self._connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
 
     def _spend(self, key: str, seconds: float) -> None:
-        self._connection.execute(
-            "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + "
-            "excluded.seconds",
-            (key, seconds),
-        )
+        self._connection.execute(_SPEND, (key, seconds))
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
+        """Turn errors of SQLite into those that say what to do."""
         try:
             yield
         except sqlite3.OperationalError as error:
             raise RecordError(
                 f"The journal {self.path} cannot be used: {error}. What it holds is kept; mend the "
-                "cause (a full disk, another "
-                "run that holds it) and run the same command again."
+                "cause (a full disk, another run that holds it) and run the same command again."
             ) from error
         except sqlite3.DatabaseError as error:
             advice = "Delete it and run the same command again."
@@ -272,7 +224,7 @@ class Journal:
 
 @contextlib.contextmanager
 def open_journal(path: Path | None) -> Iterator[Journal]:
-    """The journal at ``path``, created if need be; in memory when ``path`` is None."""
+    """Open the journal at ``path``, created if need be; in memory when ``path`` is None."""
     name = ":memory:" if path is None else str(path)
     for suffix in ("", "-wal", "-shm", "-journal"):  # SQLite opens what lies beside the journal too
         if path is not None and os.path.lexists(f"{path}{suffix}"):
@@ -291,19 +243,5 @@ def open_journal(path: Path | None) -> Iterator[Journal]:
 
 
 def _seal(key: str, text: str) -> str:
+    """Hash a text together with the key that it belongs to."""
     return hashlib.sha256(f"{key}/{text}".encode()).hexdigest()[:16]
-
-
-def image_bytes(x: NDArray[np.float32]) -> bytes:
-    """One image as little-endian float32."""
-    return x.astype("<f4").tobytes()
-
-
-def image_from_bytes(raw: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The inverse of :func:`image_bytes`."""
-    if len(raw) != 4 * math.prod(shape):
-        raise RecordError(
-            f"An image of the journal has {len(raw):,} bytes; those of the data are {shape}. "
-            f"{JOURNAL.fix}"
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)

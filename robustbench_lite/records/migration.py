@@ -1,5 +1,6 @@
-"""Records of schema version 1 made records of version 2, in place: what they say stays, and so do
-their keys and digests.
+"""Migrate records of schema version 1 to version 2, in place.
+
+What they say stays, and so do their keys and digests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from robustbench_lite.errors import RecordError, RobustBenchError, UsageError
 from robustbench_lite.files.reading import read_bytes
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import RECORD, Identity, Record, parse_record, write_record
+from robustbench_lite.records.cell import RECORD, Record, parse_record, write_record
 from robustbench_lite.records.certificate import (
     CertificateIdentity,
     CertificateRecord,
@@ -20,6 +21,7 @@ from robustbench_lite.records.certificate import (
     write_certificate,
 )
 from robustbench_lite.records.files import REPLACED
+from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.records.seal import SCHEMA_VERSION, check_versions
 
@@ -41,8 +43,9 @@ class Migrated(NamedTuple):
 
 
 def nobody(identity: Identity | CertificateIdentity) -> Behaviour | None:
-    """The answer where the network is not at hand: such a record is read, and never taken for a
-    measurement of a network.
+    """Answer for a network that is not at hand.
+
+    Such a record is read, and never taken for a measurement of a network.
     """
     return None
 
@@ -72,20 +75,24 @@ def files_of(paths: list[Path]) -> list[Path]:
 
 
 def migrate(paths: list[Path], ask: Ask = nobody) -> Iterator[Migrated]:
-    """Migrate files one by one, each whole or not at all; one that cannot be believed is left as it
-    is.
+    """Migrate files one by one, each whole or not at all.
+
+    One that cannot be believed is left as it is.
     """
     for path in paths:
         try:
-            changed = _adversarials(path) if path.suffix == ".npz" else _file(path, ask)
+            changed = (
+                _migrate_adversarials(path) if path.suffix == ".npz" else _migrate_record(path, ask)
+            )
         except RobustBenchError as error:
             yield Migrated(path, "refused", str(error))
         else:
             yield Migrated(path, "migrated" if changed else "current")
 
 
-def _file(path: Path, ask: Ask) -> bool:
-    record = upgraded(read_bytes(path, RECORD), str(path), ask)
+def _migrate_record(path: Path, ask: Ask) -> bool:
+    """Migrate a record, of a cell or of a certificate; True if it was written."""
+    record = upgrade(read_bytes(path, RECORD), str(path), ask)
     if record is None:
         return False
     if isinstance(record, Record):
@@ -95,22 +102,24 @@ def _file(path: Path, ask: Ask) -> bool:
     return True
 
 
-def _adversarials(path: Path) -> bool:
+def _migrate_adversarials(path: Path) -> bool:
+    """Migrate the record in a file of adversarials; True if it was written."""
     arrays = read_npz(path)
     if "record" not in arrays:
         raise RecordError(f"{path} holds no record: it is no file of `rbl attack`.")
-    record = upgraded(str(arrays.pop("record")), f"in {path}", nobody)
+    record = upgrade(str(arrays.pop("record")), f"in {path}", nobody)
     if record is None:
         return False
     write_npz(path, **arrays, record=record.model_dump_json())
     return True
 
 
-def upgraded(
+def upgrade(
     content: bytes | str, where: str, ask: Ask = nobody
 ) -> Record | CertificateRecord | None:
-    """The record as it is to be written; None where it stands as it should. ``where`` names it in
-    errors.
+    """Bring a record into the form of this version; None where it has that form.
+
+    ``where`` names it in errors.
 
     Raises:
         RecordError: it does not agree with itself, or is of a version that nobody knows.
@@ -127,17 +136,20 @@ def upgraded(
     )
     old = type(value.get("schema_version")) is int and value["schema_version"] == 1
     if old:
-        content = _sealed(value, kind, where)
-    record = _parsed(content, kind, where)
+        content = _seal_anew(value, kind, where)
+    record = _parse(content, kind, where)
     behaviour = ask(record.identity) if record.behaviour is None else None
     if behaviour is not None:
         return record.model_copy(update={"behaviour": behaviour}).sealed()
     return record if old else None
 
 
-def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str) -> str:
-    """The text of a record of version 1 as one of version 2: checked when it is parsed, as any
-    record is.
+def _seal_anew(
+    value: dict[str, Any], kind: type[Record] | type[CertificateRecord], where: str
+) -> str:
+    """Seal the text of a record of version 1 as one of version 2.
+
+    It is checked when it is parsed, as any record is.
     """
     for name in ("seal", "behaviour"):
         if name in value:
@@ -153,11 +165,10 @@ def _sealed(value: dict[str, Any], kind: type[Record] | type[CertificateRecord],
         return text  # whoever parses it says what is wrong
 
 
-def _parsed(
+def _parse(
     content: bytes | str, kind: type[Record] | type[CertificateRecord], where: str
 ) -> Record | CertificateRecord:
-    return (
-        parse_certificate(content, where)[0]
-        if kind is CertificateRecord
-        else parse_record(content, where)[0]
-    )
+    """Parse and check a record of that kind."""
+    if kind is CertificateRecord:
+        return parse_certificate(content, where).record
+    return parse_record(content, where).record

@@ -1,5 +1,6 @@
-"""Arrays in ``.npz`` files: written whole or not at all, read without ever unpickling, damage named
-as such.
+"""Arrays in ``.npz`` files: written whole or not at all, read without ever unpickling.
+
+Damage is named as such.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def write_images(path: Path, broken: NDArray[np.bool_], x_adv: NDArray[np.float32]) -> None:
-    """The adversarials (N, C, H, W) of the ``broken`` (N,) samples, as ``position`` (M,) and
-    ``x_adv`` (M, C, H, W).
+    """Write the adversarials of the ``broken`` (N,) samples, of all images (N, C, H, W).
+
+    The arrays are ``position`` (M,) and ``x_adv`` (M, C, H, W).
     """
     position = np.flatnonzero(broken)
     write_npz(path, position=position, x_adv=x_adv[position])
@@ -59,7 +61,7 @@ def read_images(path: Path, broken: NDArray[np.bool_]) -> NDArray[np.float32]:
     if not images or not np.array_equal(stated, position):
         raise RecordError(
             f"{path} does not hold the adversarials of the record beside it: {len(position)} "
-            "float32 images, one for each "
-            "broken sample. Run the same command with --fresh and --keep-adversarials."
+            "float32 images, one for each broken sample. Run the same command with --fresh and "
+            "--keep-adversarials."
         )
     return x_adv

@@ -1,5 +1,6 @@
-"""The per-sample outcomes of a cell, as arrays and as the text that a record holds, with the
-figures derived from them.
+"""The outcomes of a cell, as arrays and as the text that a record holds.
+
+Figures are derived from them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from robustbench_lite.records.statistics import Interval, wilson
 
 
 class Outcomes(Sparse):
-    """One entry a sample, in the order of the ids; see :mod:`robustbench_lite.records.encoding` for
-    the encoding.
+    """One entry a sample, in the order of the ids.
+
+    See :mod:`robustbench_lite.records.encoding` for the encoding.
     """
 
     clean_correct: str
@@ -43,8 +45,9 @@ class Outcomes(Sparse):
 
 
 class Margins(Sparse):
-    """How near to a tie the verdicts of a cell came: differences of logits, in shares of the
-    largest logit at that point.
+    """How near to a tie the verdicts of a cell came.
+
+    Differences of logits, in shares of the largest logit at that point.
 
     Kernels of another torch or machine differ by about 1e-6 of that: a verdict above tells that
     much more than rounding.

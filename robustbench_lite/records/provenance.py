@@ -11,12 +11,33 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from robustbench_lite.records.cell import Provenance
+from pydantic import Field
+
+from robustbench_lite.records.schema import Sparse
 
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy")
 
 
-def provenance(
+class Provenance(Sparse):
+    """When, where and how a cell was measured; no part of key or digest."""
+
+    created: str
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    device: str
+    batch_size: int
+    command: str
+    versions: dict[str, str]
+    partial: bool
+    flags: list[str] = Field(default_factory=list)
+    paths: list[str] | None = None
+    """Which quicker ways the search took through the network; left out where it took none."""
+    numerics: dict[str, str] | None = None
+    """On an accelerator the settings and libraries that its numbers depend on
+    (``numerics.settings_of``); left out on a CPU.
+    """
+
+
+def make_provenance(
     *,
     seconds: float,
     device: str,
@@ -26,7 +47,7 @@ def provenance(
     paths: Sequence[str] = (),
     numerics: Mapping[str, str] | None = None,
 ) -> Provenance:
-    """The provenance of a cell that was finished now, by this process."""
+    """Say where a cell or a certificate comes from that was finished now, by this process."""
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
@@ -45,8 +66,9 @@ def provenance(
 
 
 def _command() -> str:
-    """The command line; the program, and whatever lies at an absolute path, by its name alone:
-    records are passed on.
+    """The command line, without absolute paths: records are passed on.
+
+    The program, and whatever lies at such a path, stand by their names alone.
     """
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join([Path(sys.argv[0]).name or "python", *words])

@@ -1,5 +1,6 @@
-"""What cells and certificates on file have in common: the versions that can be read, and the seal
-over everything in a file.
+"""The versions that can be read, and the seal over everything in a file.
+
+Cells and certificates have both in common.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def seal_of(content: Mapping[str, Any]) -> str:
 
 
 def check_versions(content: bytes | str, what: str) -> None:
-    """Refuse a record of a schema or a protocol that this version does not know; ``what`` names the
-    record in the message.
+    """Refuse a record of a schema or a protocol that this version does not know.
+
+    ``what`` names the record in the message.
 
     What is no record at all passes: its reader says so.
 
@@ -52,21 +54,20 @@ def check_versions(content: bytes | str, what: str) -> None:
     if _is(schema, 1):
         raise RecordError(
             f"{what} is of schema version 1; this version reads {SCHEMA_VERSION}. Nothing is lost: "
-            "run `rbl migrate FOLDER` "
-            "once on its folder (`rbl leaderboard migrate` for boards)."
+            "run `rbl migrate FOLDER` once on its folder (`rbl leaderboard migrate` for boards)."
         )
     if not _is(schema, SCHEMA_VERSION):
         raise RecordError(
-            f"{what} is of schema version {_shown(schema)}; known are {SCHEMA_VERSION}, and 1 to "
-            "`rbl migrate`. Read it with "
-            "the version of robustbench_lite that wrote it, or measure again with --fresh."
+            f"{what} is of schema version {_show(schema)}; known are {SCHEMA_VERSION}, and 1 to "
+            "`rbl migrate`. Read it with the version of robustbench_lite that wrote it, or measure "
+            "again with --fresh."
         )
     protocol = identity.get("protocol_version") if isinstance(identity, dict) else PROTOCOL_VERSION
     if not _is(protocol, PROTOCOL_VERSION):
         raise RecordError(
-            f"{what} was measured under protocol version {_shown(protocol)}; known is "
-            f"{PROTOCOL_VERSION}. Read it with the "
-            "version of robustbench_lite that wrote it, or measure again with --fresh."
+            f"{what} was measured under protocol version {_show(protocol)}; known is "
+            f"{PROTOCOL_VERSION}. Read it with the version of robustbench_lite that wrote it, or "
+            "measure again with --fresh."
         )
 
 
@@ -91,5 +92,5 @@ def _is(found: object, version: int) -> bool:
     return type(found) is int and found == version  # True and 2.0 are no versions
 
 
-def _shown(version: object) -> str:
+def _show(version: object) -> str:
     return "none" if version is None else repr(version)[:20]

@@ -37,8 +37,9 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def agree(stated: object, derived: object) -> bool:
-    """Figures are equal but for the last bits of floats, which may differ between releases of
-    scipy.
+    """Whether figures are equal but for the last bits of floats.
+
+    Those may differ between releases of scipy.
 
     >>> agree({"interval": (0.1 + 0.2, 1)}, {"interval": [0.3, 1]}), agree([0.3], [0.300001])
     (True, False)

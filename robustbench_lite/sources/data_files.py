@@ -1,5 +1,6 @@
-"""Images and labels from files, as arrays: npz, folders, parquet, and the files of torchvision's
-sets.
+"""Read images and labels from files, as arrays.
+
+They come as npz, folders, parquet, and the files of torchvision's sets.
 
 The files may come from anyone: each is looked at before it is opened, and bounded before it is
 unpacked.
@@ -68,7 +69,7 @@ class Labelled(NamedTuple):
 
 
 def from_npz(path: Path, split: str) -> Labelled:
-    """The arrays of one split, else those of all samples."""
+    """Read the arrays of one split, else those of all samples."""
     there = read_arrays(path, NPZ, ("x", "y", f"x_{split}", f"y_{split}"))
     keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in there else ("x", "y")
     if not all(key in there for key in keys):
@@ -79,7 +80,7 @@ def from_npz(path: Path, split: str) -> Labelled:
 
 
 def from_folder(path: Path, split: str) -> Labelled:
-    """The images of the sub-folders, one a class, in the order of their names."""
+    """Read the images of the sub-folders, one a class, in the order of their names."""
     inner = path / split
     with explained(str(path), _FOLDER):
         top = inner if inner.is_dir() else path
@@ -99,17 +100,17 @@ def from_folder(path: Path, split: str) -> Labelled:
                 labels.append(label)
                 size += images[-1].nbytes
             require_memory(4 * size, str(path), _FOLDER)  # as float32
-    return Labelled(
-        _stack(images, path), np.asarray(labels), split if inner.is_dir() else "all", tuple(names)
-    )
+    found = split if inner.is_dir() else "all"
+    return Labelled(_stack(images, path), np.asarray(labels), found, tuple(names))
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The files with the suffix of an image, at any depth, in a fixed order; a folder inside of
-    itself is refused.
+    """List the files with the suffix of an image, at any depth, in a fixed order.
+
+    A folder inside of itself is refused.
     """
     found: list[tuple[str, list[str]]] = []
-    waiting = [(str(folder), [_identity(folder)])]
+    waiting = [(str(folder), [_inode(folder)])]
     total = 0
     while waiting:
         here, above = waiting.pop()
@@ -120,7 +121,7 @@ def image_files(folder: Path) -> Iterator[Path]:
             raise DataError(f"{folder} holds more than {MAX_SAMPLES:,} files. {_FOLDER.fix}")
         for entry in entries:
             if entry.is_dir():
-                who = _identity(Path(entry.path))
+                who = _inode(Path(entry.path))
                 if who in above:
                     raise DataError(
                         f"{entry.path} is a link to a folder that it lies in. Take the link out."
@@ -130,13 +131,20 @@ def image_files(folder: Path) -> Iterator[Path]:
         yield from (Path(here) / name for name in names if name.lower().endswith(_SUFFIXES))
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+class _Inode(NamedTuple):
+    """What a folder is, by whatever path it is reached."""
+
+    device: int
+    number: int
+
+
+def _inode(folder: Path) -> _Inode:
     found = folder.stat()
-    return found.st_dev, found.st_ino
+    return _Inode(found.st_dev, found.st_ino)
 
 
 def from_parquet(path: Path, name: str, split: str) -> Labelled:
-    """The columns ``img`` (encoded images) and ``label``."""
+    """Read the columns ``img`` (encoded images) and ``label``."""
     form = Form(
         noun="file",
         what=f"no parquet file of {name} ({split}), with the columns img and label",

@@ -1,5 +1,6 @@
-"""Where the networks of ``rbl train`` are found by name: in the package, in folders, in Hugging
-Face repositories.
+"""Where the networks of ``rbl train`` are found by name.
+
+In the package, in folders, and in Hugging Face repositories.
 
 One layout everywhere: ``<data set>-<defense>.safetensors`` with its card, ``<data
 set>-<defense>.json``, beside it; networks other than the convolutional one add ``-<network>`` to
@@ -31,8 +32,9 @@ def network_name(dataset: str, defense: str, network: str = _USUAL) -> str:
 
 
 def network_files() -> dict[str, Path]:
-    """Name -> weights, sorted by name. The bundled networks come first: no source can put another
-    in their place.
+    """Map names to weights, sorted by name.
+
+    The bundled networks come first: no source can put another in their place.
     """
     found: dict[str, Path] = {}
     for folder in [bundled_networks(), *map(_folder, sources())]:
@@ -52,7 +54,7 @@ def sources() -> list[str]:
 
 def _folder(source: str) -> Path:
     if source.startswith(_HUB):
-        return _downloaded(source.removeprefix(_HUB))
+        return _download(source.removeprefix(_HUB))
     folder = Path(os.path.expanduser(source))
     if not os.path.isdir(folder):
         raise UsageError(
@@ -63,9 +65,10 @@ def _folder(source: str) -> Path:
 
 
 @cache
-def _downloaded(repository: str) -> Path:
-    """A copy of the networks and cards in a Hugging Face repository; what is there already is not
-    fetched again.
+def _download(repository: str) -> Path:
+    """Fetch the networks and cards in a Hugging Face repository.
+
+    What is there already is not fetched again.
     """
     name, _, revision = repository.partition("@")
     try:

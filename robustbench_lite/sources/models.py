@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
+from robustbench_lite.files.numerals import parse_whole
 from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_file
 from robustbench_lite.files.writing import write_text
-from robustbench_lite.registry import Spec, Trust, call_with_text, import_object, parse_whole
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.registry import Spec, Trust, call_with_text, import_object
+from robustbench_lite.sources.card import Card, load_card
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.model_zoo import network_files, network_name
 from robustbench_lite.sources.networks import NETWORKS
 from robustbench_lite.sources.weights import (
     WEIGHTS,
-    Card,
     fitting_weights,
-    load_card,
     load_weights,
     save_weights,
     weights_hash,
@@ -51,8 +51,9 @@ class LoadedModel:
 def reference_model(
     dataset: str, defense: str, network: str = "convolutional", trust: Trust = Trust.REGISTERED
 ) -> LoadedModel:
-    """The network that was trained on ``dataset`` with ``defense`` (names alone); see
-    ``sources.model_zoo``.
+    """Load the network that was trained on ``dataset`` with ``defense`` (names alone).
+
+    See ``sources.model_zoo``.
 
     Raises:
         UsageError: there is none; says how to train one.
@@ -63,9 +64,8 @@ def reference_model(
     if name not in known:
         raise UsageError(
             f"No network at hand was trained on {dataset} with {defense}: there are "
-            f"{', '.join(known)}. Train one with "
-            f"`rbl train --defense {defense} --dataset {dataset}`, and name its folder with "
-            "--networks."
+            f"{', '.join(known)}. Train one with `rbl train --defense {defense} --dataset "
+            f"{dataset}`, and name its folder with --networks."
         )
     return trained_model(known[name], trust)
 
@@ -79,8 +79,7 @@ def named_network(name: str, trust: Trust = Trust.REGISTERED) -> LoadedModel:
 
 
 def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedModel:
-    """A network that ``rbl train`` wrote, rebuilt from the card beside ``path`` and checked against
-    it.
+    """Load a network that ``rbl train`` wrote, and check it against the card beside ``path``.
 
     A card is a file: what it names as its network, and has not come with this package, is code that
     needs ``Trust.ANY``, whoever named the card.
@@ -88,12 +87,12 @@ def trained_model(path: str | Path, trust: Trust = Trust.REGISTERED) -> LoadedMo
     path = Path(path)
     require_file(path, WEIGHTS)
     card = load_card(path.with_suffix(".json"))
-    module = _filled(Spec(card.network, card.network_params), path, trust.in_files)
+    module = _fill(Spec(card.network, card.network_params), path, trust.in_files)
     if weights_hash(module) != card.weights_sha256:
         raise WeightsError(
             f"The weights in {path} are not those of its card: their hash is "
-            f"{weights_hash(module)[:16]}..., "
-            f"the card says {card.weights_sha256[:16]}.... Restore both from one training."
+            f"{weights_hash(module)[:16]}..., the card says {card.weights_sha256[:16]}.... Restore "
+            "both from one training."
         )
     return LoadedModel(module, card.name, card)
 
@@ -117,16 +116,15 @@ def load_model(
         raise UsageError(
             f"The network {spec.name!r} comes without weights: name a file with --weights."
         )
-    module = build(spec, trust) if weights is None else _filled(spec, weights, trust)
+    module = build(spec, trust) if weights is None else _fill(spec, weights, trust)
     name = text if weights is None else f"{text} ({Path(weights).name})"
     return LoadedModel(module, name)
 
 
-def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
-    """The network of ``spec`` with the weights of a file."""
-    if (
-        spec.name in NETWORKS
-    ):  # sizes may come from a file: compared with the weights before memory is taken for them
+def _fill(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
+    """Build the network of ``spec`` with the weights of a file."""
+    if spec.name in NETWORKS:
+        # Sizes may come from a file: compared with the weights before memory is taken for them.
         with torch.device("meta"):
             blank = build(spec, trust)
         fitting_weights(blank, weights)
@@ -136,8 +134,9 @@ def _filled(spec: Spec, weights: str | Path, trust: Trust) -> nn.Module:
 
 
 def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
-    """Call the factory that ``spec`` names: the module in eval mode, torch's global generator where
-    it was.
+    """Call the factory that ``spec`` names, and put the module into eval mode.
+
+    torch's global generator is left where it was.
     """
     with torch.random.fork_rng(devices=[]):
         found = _factory(spec.name, trust)
@@ -146,12 +145,9 @@ def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
                 f"{spec.name} is no factory, but a {type(found).__name__}; name a function that "
                 "builds the model."
             )
-        what = f"network {spec.name!r}"
-        module = (
-            found
-            if isinstance(found, nn.Module)
-            else call_with_text(found, spec.params, what, trust)
-        )
+        module = found
+        if not isinstance(found, nn.Module):
+            module = call_with_text(found, spec.params, f"network {spec.name!r}", trust)
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"{spec.name} gave a {type(module).__name__}; a torch.nn.Module is needed."
@@ -160,9 +156,7 @@ def build(spec: Spec, trust: Trust = Trust.REGISTERED) -> nn.Module:
 
 
 def network_spec(spec: Spec, data: Dataset) -> Spec:
-    """``spec`` with the ``channels``, ``size`` and ``classes`` that a built-in network was not
-    given, from the data.
-    """
+    """Fill in what a built-in network was not given: channels, size and classes of the data."""
     if spec.name not in NETWORKS:
         return spec
     channels, height, width = data.x.shape[1:]
@@ -176,8 +170,9 @@ def network_spec(spec: Spec, data: Dataset) -> Spec:
 
 
 def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``; returns the path of the
-    weights.
+    """Write ``<name>.safetensors`` and ``<name>.json`` to ``folder``.
+
+    Returns the path of the weights.
     """
     path = save_uncarded(module, card.name, folder)
     write_text(path.with_suffix(".json"), card.model_dump_json(indent=2, exclude_none=True) + "\n")
@@ -185,8 +180,9 @@ def save_trained(module: nn.Module, card: Card, folder: Path) -> Path:
 
 
 def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` to ``folder``, for which there is no card yet; that of other
-    weights is deleted first.
+    """Write ``<name>.safetensors``, for which there is no card yet, to ``folder``.
+
+    A card of other weights is deleted first.
     """
     path = folder / f"{name}.safetensors"
     try:
@@ -202,8 +198,9 @@ def save_uncarded(module: nn.Module, name: str, folder: Path) -> Path:
 
 
 def _card_hash(path: Path) -> str | None:
-    """The hash of the weights that the card at ``path`` is of; None without a card that can be
-    read.
+    """The hash of the weights that the card at ``path`` is of.
+
+    None without a card that can be read.
     """
     try:
         return load_card(path).weights_sha256
@@ -212,13 +209,13 @@ def _card_hash(path: Path) -> str | None:
 
 
 def _factory(name: str, trust: Trust) -> Callable[..., Any]:
+    """Find the factory of that name, as far as ``trust`` goes."""
     if name in NETWORKS:
         return NETWORKS[name]
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
-        raise UnknownNameError(
-            "network", name, [*network_files(), *NETWORKS, "package.module:factory"]
-        )
+        known = [*network_files(), *NETWORKS, "package.module:factory"]
+        raise UnknownNameError("network", name, known)
     if not module_name.endswith(".py"):
         return import_object(name, "network", trust)  # type: ignore[no-any-return]
     trust.require(Trust.ANY, "network", name)
@@ -226,6 +223,7 @@ def _factory(name: str, trust: Trust) -> Callable[..., Any]:
 
 
 def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
+    """Run a Python file, and take the factory out of it."""
     require_file(path, _CODE)
     # Registered, so that what looks modules up by name (dataclasses, typing) finds the classes of
     # the file.
@@ -237,9 +235,8 @@ def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
     with explained(str(path), _CODE):
         found.loader.exec_module(code)
     if not hasattr(code, attribute):
-        raise UnknownNameError(
-            f"factory in {path}", attribute, [key for key in vars(code) if not key.startswith("_")]
-        )
+        public = [key for key in vars(code) if not key.startswith("_")]
+        raise UnknownNameError(f"factory in {path}", attribute, public)
     return getattr(code, attribute)  # type: ignore[no-any-return]
 
 

@@ -1,5 +1,6 @@
-"""The networks this project trains itself. Each takes images (B, C, H, W) in [0, 1] and returns
-logits (B, K).
+"""The networks this project trains itself.
+
+Each takes images (B, C, H, W) in [0, 1] and returns logits (B, K).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from robustbench_lite.model.layers import ConvexAggregation
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape
-    changes.
+    """Two 3x3 convolutions beside the identity.
+
+    Where the shape changes, beside a 1x1 convolution.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -36,8 +38,9 @@ class ResidualBlock(nn.Module):
 
 
 def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module:
-    """conv16-conv32-fc100-fc: the small network of the certification papers (Wong and Kolter,
-    arXiv:1711.00851).
+    """conv16-conv32-fc100-fc: the small network of the certification papers.
+
+    Wong and Kolter, arXiv:1711.00851.
     """
     _check(channels, size, classes)
     side = size // 2 // 2
@@ -54,8 +57,9 @@ def convolutional(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Mo
 
 
 def residual(channels: int = 1, size: int = 28, classes: int = 10, width: int = 16) -> nn.Module:
-    """Three residual blocks without batch norm; a row's logits depend on that row alone, in
-    training too.
+    """Three residual blocks without batch norm.
+
+    A row's logits depend on that row alone, in training too.
     """
     _check(channels, size, classes, width)
     side = math.ceil(math.ceil(size / 2) / 2)
@@ -84,8 +88,8 @@ def _check(channels: int, size: int, classes: int, width: int = 1) -> None:
     ):
         raise UsageError(
             f"A network needs channels in [1, {_MOST}], size in [4, {_MOST}], classes in [2, "
-            f"{MAX_CLASSES}] and width in "
-            f"[1, {_MOST}], not channels={channels}, size={size}, classes={classes}, width={width}."
+            f"{MAX_CLASSES}] and width in [1, {_MOST}], not channels={channels}, size={size}, "
+            f"classes={classes}, width={width}."
         )
 
 

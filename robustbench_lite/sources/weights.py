@@ -1,5 +1,6 @@
-"""Weights on disk, their hash, and the card that says how they came about. Nothing here ever
-unpickles objects.
+"""Weights on disk, and their hash.
+
+Nothing here ever unpickles objects.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustbench_lite.errors import WeightsError
 from robustbench_lite.files.npz import require_members
-from robustbench_lite.files.reading import CARD_BYTES, WEIGHTS_BYTES, Form, reading, require_memory
-from robustbench_lite.files.text import read_model
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, reading, require_memory
 from robustbench_lite.files.writing import write_bytes
 
 _MAX_TENSORS = 100_000
@@ -31,82 +30,12 @@ WEIGHTS = Form(
     error=WeightsError,
     fix="Save model.state_dict() with torch.save, or as safetensors.",
 )
-_CARD = Form(
-    noun="card",
-    what="a card that is damaged",
-    most=CARD_BYTES,
-    error=WeightsError,
-    fix="`rbl train` writes one beside the weights: restore both from one training.",
-)
-
-
-class Certified(BaseModel):
-    """What was proved of a network on the first ``n`` test images, with the command that proves it
-    again.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    certified_accuracy: float
-    """A fraction in [0, 1]: classified right wherever the ball lets the image go. The certified
-    error is the rest.
-    """
-    method: str
-    box: bool
-    """Whether the ball was cut by [0, 1], the values that an image can have; published figures are
-    of the plain ball.
-    """
-    norm: str
-    eps: float
-    n: int
-    command: str
-
-
-class Card(BaseModel):
-    """What goes with a weights file, as JSON beside it. Accuracies are fractions in [0, 1] on the
-    test split.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: str
-    network: str
-    """A name of ``networks.NETWORKS`` or ``package.module:factory``."""
-    network_params: dict[str, int | float | str]
-    dataset: str
-    split: str
-    data_fingerprint: str
-    defense: str
-    """Name and hyper-parameters, as ``rbl train --defense`` takes them."""
-    defense_version: int
-    weights_sha256: str
-    command: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-    clean_accuracy: float
-    robust_accuracy: float
-    attack: str
-    """The attack behind ``robust_accuracy``."""
-    norm: str
-    eps: float
-    n_test: int
-    test_fingerprint: str
-    curve: list[dict[str, float]]
-    """One entry an epoch: ``epoch``, ``loss``, ``learning_rate``."""
-    torch_version: str
-    created: str
-    """UTC, ISO 8601."""
-    note: str = ""
-    """What must stand beside its accuracies."""
-    certified: list[Certified] | None = None
-    """Written by ``scripts/certify_reference_networks.py``."""
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by
-    name.
+    """Hash (SHA-256) all parameters and buffers.
+
+    Over names, dtypes, shapes and bytes, sorted by name.
     """
     return _tensors_hash(module.state_dict())
 
@@ -117,6 +46,7 @@ def weights_file_hash(path: Path) -> str:
 
 
 def _tensors_hash(tensors: Mapping[str, Any]) -> str:
+    """Hash a state dict, whatever the order of its entries."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         if isinstance(value, Tensor):
@@ -179,8 +109,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Fill ``module`` from a ``.safetensors`` file, or from a state dict of ``torch.save``
-    (``weights_only=True``).
+    """Fill ``module`` from a file of weights.
+
+    It is a ``.safetensors`` file, or a state dict of ``torch.save`` (``weights_only=True``).
 
     Raises:
         WeightsError: no file, a damaged one, one that holds more than tensors, or tensors that do
@@ -190,13 +121,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
 
 def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of ``path``, which are those that ``module`` has (on whatever device)."""
+    """Read the tensors of ``path``, which must be those that ``module`` has (on any device)."""
     path = Path(path)
     found = _read(path)
     wanted = module.state_dict()
-    problems = (
-        [f"missing: {_names(wanted.keys() - found.keys())}"] if wanted.keys() - found.keys() else []
-    )
+    problems = []
+    if wanted.keys() - found.keys():
+        problems.append(f"missing: {_names(wanted.keys() - found.keys())}")
     if found.keys() - wanted.keys():
         problems.append(f"not in the network: {_names(found.keys() - wanted.keys())}")
     problems += [
@@ -214,11 +145,6 @@ def fitting_weights(module: nn.Module, path: str | Path) -> Mapping[str, Tensor]
     return found
 
 
-def load_card(path: Path) -> Card:
-    """Read the card of a trained network."""
-    return read_model(path, _CARD, Card)
-
-
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file, each of its own size: none that repeats a few values into many."""
     with reading(path, WEIGHTS):
@@ -228,7 +154,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
                     require_members(archive, WEIGHTS, path, _MAX_TENSORS)
-            found = _unpickled(path)
+            found = _unpickle(path)
         if not isinstance(found, Mapping) or not all(
             isinstance(tensor, Tensor) for tensor in found.values()
         ):
@@ -248,15 +174,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         return found
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickle(path: Path) -> Any:
     """``torch.load`` of tensors alone."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors, which is not loaded because it can "
-            "run code. "
-            "Save model.state_dict() with torch.save, or as safetensors."
+            "run code. Save model.state_dict() with torch.save, or as safetensors."
         ) from error
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.registry import parse_number
+from robustbench_lite.files.numerals import parse_number
 from robustbench_lite.threat.goals import Goal, Untargeted, goal_from
 from robustbench_lite.threat.norms import Linf, Norm, RandomSource, norm_by_name
 

@@ -1,11 +1,9 @@
-"""What a trained network is worth: its accuracy, clean and under one attack, and the card that
-records both.
-"""
+"""The card of a trained network: how it came about, and how accurate it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,38 +11,53 @@ import torch
 from torch import nn
 
 from robustbench_lite.defense.protocol import Defense
-from robustbench_lite.evaluation.certified import OFF
-from robustbench_lite.evaluation.inputs import Subject, short_label
+from robustbench_lite.evaluation.claim import OFF
+from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.sources.datasets import NOTES, Dataset
-from robustbench_lite.sources.weights import Card, weights_hash
+from robustbench_lite.sources.card import Card
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import NOTES
+from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.trainer import Recipe, describe
 
 
-def examine(
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network came about."""
+
+    defense: Defense
+    recipe: Recipe
+    data: Dataset
+    """The images that it was trained on."""
+    curve: list[dict[str, float]]
+    """What ``train`` has given back."""
+    about: dict[str, Any]
+    """What only the caller knows: name, network, network_params, command."""
+
+
+def make_card(
     model: nn.Module,
+    training: Training,
     *,
     attack: Attack,
     threat: ThreatModel,
-    defense: Defense,
-    recipe: Recipe,
-    data: Dataset,
     test: Dataset,
-    curve: list[dict[str, float]],
-    about: dict[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Card:
-    """Evaluate a trained network on ``test``, as ``rbl evaluate`` would, and write its card.
-
-    ``about`` holds what only the caller knows: name, network, network_params, command.
-    """
-    subject = Subject(about["name"], model.eval(), defense, short_label("defense", defense))
+    """Evaluate a trained network on ``test``, as ``rbl evaluate`` would, and make its card."""
+    defense = training.defense
+    recipe = training.recipe
+    data = training.data
+    subject = Subject(
+        training.about["name"], model.eval(), defense, short_label("defense", defense)
+    )
     settings = Settings(
         seed=recipe.seed, device=str(device_of(model)), on_progress=on_progress, certify=OFF
     )
@@ -64,10 +77,10 @@ def examine(
         eps=threat.radius,
         n_test=len(test),
         test_fingerprint=test.fingerprint,
-        curve=curve,
+        curve=training.curve,
         torch_version=torch.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note=NOTES.get(data.name, ""),
         **asdict(recipe),
-        **about,
+        **training.about,
     )

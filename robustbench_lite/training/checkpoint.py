@@ -1,5 +1,6 @@
-"""A training's state on disk, so that a kill at any moment loses at most the steps since the last
-save.
+"""A training's state on disk.
+
+A kill at any moment loses at most the steps since the last save.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file that holds the state of ``parts``, for the training that ``configuration`` (plain
-    values) identifies.
+    """One file that holds the state of ``parts``.
+
+    It is for the training that ``configuration`` (plain values) identifies.
     """
 
     path: Path

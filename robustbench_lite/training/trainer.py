@@ -27,9 +27,9 @@ from robustbench_lite.files.numerals import require_seed
 from robustbench_lite.machine.memory import keep_freed_memory
 from robustbench_lite.machine.numerics import exactly, own_generators
 from robustbench_lite.registry import parameters
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash
-from robustbench_lite.training.checkpoint import Checkpoint, Position
+from robustbench_lite.training.checkpoint import Checkpoint, Position, Stateful
 
 logger = logging.getLogger(__name__)
 _MOST = 2**31 - 1
@@ -37,8 +37,9 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and how fast to train. The learning rate rises over the first fifth of the steps,
-    then falls to 0.
+    """How long and how fast to train.
+
+    The learning rate rises over the first fifth of the steps, then falls to 0.
     """
 
     epochs: int = 15
@@ -55,9 +56,8 @@ class Recipe:
         ):
             raise UsageError(
                 "Training needs epochs >= 1, a batch size >= 1 (both below 2^31) and a finite "
-                "learning rate > 0, not "
-                f"epochs={self.epochs}, batch size={self.batch_size}, learning "
-                f"rate={self.learning_rate}."
+                f"learning rate > 0, not epochs={self.epochs}, batch size={self.batch_size}, "
+                f"learning rate={self.learning_rate}."
             )
 
 
@@ -100,20 +100,11 @@ def train(
         keep_freed_memory()
     with seeded(f"{recipe.seed}/prepare", device):
         defense.prepare(model)
-    sizes = _sizes(len(data), recipe.batch_size)
-    steps = len(sizes)
+    steps = len(_sizes(len(data), recipe.batch_size))
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _triangle(recipe.epochs * steps))
-    configuration = {
-        "defense": f"{describe(defense)} (version {defense.version})",
-        "data": data.fingerprint,
-        "initial weights": weights_hash(model),
-        **asdict(recipe),
-        **({"last image": "joined to the batch before"} if max(sizes) > recipe.batch_size else {}),
-    }
-    store = Checkpoint(
-        checkpoint, configuration, {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    )
+    state: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    store = Checkpoint(checkpoint, _configuration(model, defense, data, recipe), state)
     at = store.resume()
     store.save(at)  # before any work: a folder that cannot be written to shows now
     saved = time.monotonic()
@@ -138,22 +129,34 @@ def train(
     return at.curve
 
 
-def initialised(
+def _configuration(
+    model: nn.Module, defense: Defense, data: Dataset, recipe: Recipe
+) -> dict[str, Any]:
+    """Everything that decides a training: a checkpoint of another one is not continued."""
+    joined = max(_sizes(len(data), recipe.batch_size)) > recipe.batch_size
+    return {
+        "defense": f"{describe(defense)} (version {defense.version})",
+        "data": data.fingerprint,
+        "initial weights": weights_hash(model),
+        **asdict(recipe),
+        **({"last image": "joined to the batch before"} if joined else {}),
+    }
+
+
+def initialise(
     factory: Callable[[], nn.Module], seed: int, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """The network that ``factory`` builds, on the CPU or ``device``, with initial weights that
-    follow from ``seed`` alone.
-    """
+    """Build a network, on the CPU or ``device``; its weights follow from ``seed`` alone."""
     with seeded(f"{seed}/initial weights", device):
         return factory()
 
 
 @contextmanager
 def seeded(purpose: str, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Give code that draws from torch's global generators (dropout, initialisation) a stream of its
-    own.
+    """Give code that draws from torch's global generators a stream of its own.
 
-    It follows from ``purpose`` alone; the generators are put back afterwards.
+    Dropout and initialisation do. The stream follows from ``purpose`` alone; the generators are put
+    back afterwards.
     """
     with own_generators(_number(purpose), device):
         yield
@@ -161,7 +164,7 @@ def seeded(purpose: str, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is back in the mode it was in."""
+    """Put ``model`` into eval mode inside; afterwards every module is back in its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -172,10 +175,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def describe(plugin: Any) -> str:
-    """A plug-in with all its hyper-parameters, in the text form that ``registry.create`` reads."""
-    return shlex.join(
-        [plugin.name, *(f"{key}={value}" for key, value in parameters(plugin).items())]
-    )
+    """Write a plug-in with all its hyper-parameters as text that ``registry.create`` reads."""
+    values = [f"{key}={value}" for key, value in parameters(plugin).items()]
+    return shlex.join([plugin.name, *values])
 
 
 def _batches(
@@ -183,9 +185,8 @@ def _batches(
 ) -> Iterator[TrainingBatch]:
     """The batches of an epoch from step ``first`` on; the order follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(_number(f"{recipe.seed}/order/{epoch}"))
-    steps = torch.split(
-        torch.randperm(len(data), generator=generator), _sizes(len(data), recipe.batch_size)
-    )
+    order = torch.randperm(len(data), generator=generator)  # (N,)
+    steps = torch.split(order, _sizes(len(data), recipe.batch_size))
     for step, rows in enumerate(steps[first:], first):
         x, y, index = (tensor[rows].to(device) for tensor in (data.x, data.y, data.ids))
         progress = (epoch + step / len(steps)) / recipe.epochs
@@ -208,6 +209,7 @@ def _sizes(count: int, batch_size: int) -> list[int]:
 def _step(
     model: nn.Module, defense: Defense, optimizer: torch.optim.Optimizer, batch: TrainingBatch
 ) -> float:
+    """Take one step of the training; the loss that it lowered."""
     where = (
         f"The training of {type(model).__name__} fails in epoch {batch.epoch + 1} on a batch of "
         f"{len(batch.y)} images"
@@ -228,9 +230,11 @@ def _step(
 
 
 def _triangle(steps: int) -> Callable[[int], float]:
+    """A factor for the learning rate by step: it rises to 1, then falls to 0."""
     rise = max(1, steps // 5)
     return lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))
 
 
 def _number(purpose: str) -> int:
+    """A seed of 56 bits that follows from ``purpose``."""
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "little")

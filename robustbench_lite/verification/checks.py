@@ -1,6 +1,4 @@
-"""What is asked of every saved adversarial, each question on its own, so that no failure hides
-another.
-"""
+"""What is asked of every saved adversarial; no question that fails hides another."""
 
 from __future__ import annotations
 
@@ -12,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.search.judge import Finding
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.model import HIGH, LOW
-from robustbench_lite.verification.examples import Adversarials
+from robustbench_lite.verification.examples import Adversarials, Context
 from robustbench_lite.verification.replay import Replay
 
 _SAME_DISTANCE = 1e-6
@@ -43,13 +41,14 @@ class Test:
     reason: Callable[[int], str]
 
     def counts(self) -> Check:
+        """Count the rows that hold, that fail, and that were not asked."""
         failed = int((self.failed & self.checked).sum())
         checked = int(self.checked.sum())
         return Check(self.name, checked - failed, failed, len(self.failed) - checked)
 
 
 def of_geometry(saved: Adversarials, threat: ThreatModel, finding: Finding) -> list[Test]:
-    """Where the adversarials lie."""
+    """Test where the adversarials lie."""
     values = saved.x_adv.flatten(1)
     image = values.isfinite().all(1) & (values >= LOW).all(1) & (values <= HIGH).all(1)
     everyone = torch.ones_like(image)
@@ -82,7 +81,7 @@ def of_geometry(saved: Adversarials, threat: ThreatModel, finding: Finding) -> l
 
 
 def of_images(rows: Dataset, here: Dataset | None) -> Test:
-    """The clean images and their labels are those of the data set."""
+    """Test whether the clean images and their labels are those of the data set."""
     unchecked = torch.zeros_like(rows.y, dtype=torch.bool)
     name = "clean image is the data set's"
     if here is None:
@@ -101,7 +100,7 @@ def of_images(rows: Dataset, here: Dataset | None) -> Test:
 
 
 def of_predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: bool) -> list[Test]:
-    """What the model says."""
+    """Test what the model says, and whether the file says the same."""
     label = seen.finding.label
     inside = seen.finding.excess <= 0
     everyone = torch.ones_like(seen.correct)
@@ -111,39 +110,34 @@ def of_predictions(saved: Adversarials, rows: Dataset, seen: Replay, *, random: 
         gap = abs(float(seen.finding.margin[row]))
         if target < 0:
             return f"the model still takes it for class {int(rows.y[row])} (by {gap:.2g})"
-        return (
-            f"the model takes it for class {int(label[row])}, not for the target {target} (by "
-            f"{gap:.2g})"
-        )
+        took = int(label[row])
+        return f"the model takes it for class {took}, not for the target {target} (by {gap:.2g})"
+
+    def mistaken(row: int) -> str:
+        took = int(seen.before[row])
+        return f"the model takes its clean image for class {took}, not {int(rows.y[row])}"
 
     tests = [
-        Test(
-            "clean image classified right",
-            ~seen.correct,
-            everyone,
-            lambda row: (
-                f"the model takes its clean image for class {int(seen.before[row])}, not "
-                f"{int(rows.y[row])}"
-            ),
-        ),
+        Test("clean image classified right", ~seen.correct, everyone, mistaken),
         Test("adversarial reaches the goal", ~seen.finding.reached, inside, missed),
     ]
-    if saved.context is None:
-        return tests
-    stated = torch.stack(
-        [saved.context.target, saved.context.prediction_before, saved.context.prediction_after],
-        dim=1,
-    )
-    found = torch.stack([seen.target, seen.before, label], dim=1)  # (M, 3)
-    # The mean logits of a random model may waver between two classes while the vote is clear.
-    asked = torch.zeros_like(inside) if random else inside
+    if saved.context is not None:
+        # The mean logits of a random model may waver between two classes while the vote is clear.
+        asked = torch.zeros_like(inside) if random else inside
+        tests.append(_of_classes(saved.context, seen, asked))
+    return tests
+
+
+def _of_classes(context: Context, seen: Replay, asked: Tensor) -> Test:
+    """Test whether the classes in the file are those that the model gives, where ``asked`` (M,)."""
+    columns = [context.target, context.prediction_before, context.prediction_after]
+    stated = torch.stack(columns, dim=1)  # (M, 3)
+    found = torch.stack([seen.target, seen.before, seen.finding.label], dim=1)  # (M, 3)
 
     def restated(row: int) -> str:
         names = ("target", "class before", "class after")
         wrong = int((stated[row] != found[row]).nonzero()[0])
-        return (
-            f"its {names[wrong]} is {int(found[row, wrong])}, the file says "
-            f"{int(stated[row, wrong])}"
-        )
+        said = int(stated[row, wrong])
+        return f"its {names[wrong]} is {int(found[row, wrong])}, the file says {said}"
 
-    return [*tests, Test("classes as stated", (stated != found).any(1), asked, restated)]
+    return Test("classes as stated", (stated != found).any(1), asked, restated)

@@ -1,5 +1,6 @@
-"""Adversarial examples on disk: the broken samples of one cell, together with the record that says
-how they came about.
+"""Adversarial examples on disk: the broken samples of one cell, with its record.
+
+The record says how they came about.
 
 Two files hold some: the ``.npz`` that ``rbl attack`` writes, which stands on its own, and the
 ``<key>.npz`` beside the record of ``rbl evaluate --keep-adversarials``, whose clean images are
@@ -21,7 +22,7 @@ from robustbench_lite.errors import DataError, RecordError
 from robustbench_lite.records.cell import Record, parse_record, read_record
 from robustbench_lite.records.npz import read_images, read_npz, write_npz
 from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.sources.datasets import check_data
+from robustbench_lite.sources.dataset import check_data
 
 #: Array of the file -> its type and its number of dimensions; the first is the sample. ``record``
 #: is JSON text.
@@ -87,8 +88,9 @@ def of_cell(
 
 
 def write(saved: Adversarials, path: Path) -> None:
-    """Write a file that stands on its own: clean and adversarial images, classes, distances, and
-    the record as JSON.
+    """Write a file that stands on its own.
+
+    Clean and adversarial images, classes, distances, and the record as JSON.
     """
     if saved.context is None:
         raise ValueError("Without the clean images the file would not stand on its own.")
@@ -107,6 +109,7 @@ def write(saved: Adversarials, path: Path) -> None:
 
 def read(path: Path) -> Adversarials:
     """Read what :func:`write` wrote, or a cell's record (``.json``) with its images beside it.
+
     Judges nothing.
 
     Raises:
@@ -120,8 +123,7 @@ def read(path: Path) -> Adversarials:
             names = ", ".join(sorted(arrays)) or "nothing"
             raise RecordError(
                 f"{path} holds no record, but {names}: `rbl verify` takes a file of `rbl attack`, "
-                "or a record "
-                "of `rbl evaluate --keep-adversarials`, with its .npz beside it."
+                "or a record of `rbl evaluate --keep-adversarials`, with its .npz beside it."
             )
     record, outcomes = read_record(path.with_suffix(".json"))
     images = path.with_suffix(".npz")
@@ -146,8 +148,8 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> Adversarials:
         if found.dtype != np.dtype(kind) or found.ndim != dimensions or len(found) != m:
             raise RecordError(
                 f"{path} was changed: {name} is {found.dtype} of shape {found.shape}; its record "
-                f"has {m} broken samples, "
-                f"so it must be {kind} with {dimensions} dimensions, the first of them {m}."
+                f"has {m} broken samples, so it must be {kind} with {dimensions} dimensions, the "
+                f"first of them {m}."
             )
     context = Context(*(torch.from_numpy(arrays[name]) for name in Context._fields))
     saved = of_cell(record, outcomes, torch.from_numpy(arrays["x_adv"]), context)

@@ -30,8 +30,9 @@ _PICTURE = 256
 def write_sheet(
     saved: Adversarials, path: Path, rows: int, class_name: Callable[[int], str] = str
 ) -> int:
-    """Write the first ``rows`` adversarials as PNG; returns how many there were to show (with 0
-    nothing is written).
+    """Write the first ``rows`` adversarials as PNG.
+
+    Returns how many there were to show (with 0 nothing is written).
     """
     # Not pyplot: it would pick a display and keep state of its own.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,8 +57,9 @@ def write_sheet(
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
-    """Write (C, H, W) in [0, 1] as PNG, enlarged; with 2 or 4 channels the last says how opaque it
-    is.
+    """Write (C, H, W) in [0, 1] as PNG, enlarged.
+
+    With 2 or 4 channels the last says how opaque it is.
     """
     from PIL import Image
 
@@ -111,8 +113,9 @@ def _row(
 
 
 def _image(axis: Axes, image: NDArray[np.float32], label: str) -> None:
-    """``image`` is (C, H, W); what is neither grey nor colour is shown by the mean of its
-    channels.
+    """Turn an image (C, H, W) into a picture.
+
+    What is neither grey nor colour is shown by the mean of its channels.
     """
     if len(image) == 3:
         axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")

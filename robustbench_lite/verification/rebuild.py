@@ -15,11 +15,13 @@ from robustbench_lite import registry
 from robustbench_lite.defense.composition import Composition
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import DataError, UsageError, WeightsError
-from robustbench_lite.evaluation.diagnosis import Outputs
-from robustbench_lite.evaluation.inputs import Subject, model_id
-from robustbench_lite.records.cell import Identity, PluginId
+from robustbench_lite.evaluation.identity import model_id
+from robustbench_lite.evaluation.outputs import Outputs
+from robustbench_lite.evaluation.subject import Subject
+from robustbench_lite.records.identity import Identity, PluginId
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset, given_root, load_dataset, load_named
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import given_root, load_dataset, load_named
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import LoadedModel, named_network
 from robustbench_lite.threat import ThreatModel
@@ -33,8 +35,9 @@ def threat_of(identity: Identity) -> ThreatModel:
 def subject_of(
     identity: Identity, network: LoadedModel | None, trust: Trust = Trust.REGISTERED
 ) -> Subject:
-    """The network that was attacked, with its defense: ``network``, else the one at hand of that
-    name.
+    """Find the network that was attacked, and build its defense.
+
+    It is ``network``, else the one at hand of that name.
 
     Raises:
         WeightsError: its weights are not those that were attacked; names both hashes.
@@ -45,9 +48,8 @@ def subject_of(
         if wanted.name not in network_files():
             raise UsageError(
                 f"The network that was attacked, {wanted.name!r}, is not at hand: name it as `rbl "
-                "evaluate` took it, with "
-                "--weights (and --model for your own), or the folder that it is in with "
-                "--networks; in Python, give model."
+                "evaluate` took it, with --weights (and --model for your own), or the folder that "
+                "it is in with --networks; in Python, give model."
             )
         network = named_network(wanted.name, trust)
     subject = Subject(
@@ -57,16 +59,16 @@ def subject_of(
     if found.weights_sha256 != wanted.weights_sha256:
         raise WeightsError(
             f"The weights of {network.name!r} are not those that were attacked ({wanted.name!r}): "
-            "their hash is "
-            f"{found.weights_sha256[:16]}..., the record says {wanted.weights_sha256[:16]}.... "
-            "Name others with --weights."
+            f"their hash is {found.weights_sha256[:16]}..., the record says "
+            f"{wanted.weights_sha256[:16]}.... Name others with --weights."
         )
     return subject
 
 
 def same_structure(identity: Identity, subject: Subject, outputs: Outputs) -> bool:
-    """The network prints as the one that was attacked; other code, or another torch, may print
-    otherwise.
+    """Whether the network prints as the one that was attacked.
+
+    Other code, or another torch, may print otherwise.
     """
     return model_id(subject, outputs).architecture_sha256 == identity.model.architecture_sha256
 
@@ -105,14 +107,15 @@ def images_of(
 
 
 def _defense(named: PluginId, trust: Trust) -> Defense:
+    """Build the defense that a record names, in the version that it names."""
     if named.parts is not None:
         return Composition(parts=tuple(_defense(part, trust) for part in named.parts))
     kind = registry.load("defense", named.name, trust)
     if kind.version != named.version:
         raise UsageError(
             f"The record was made with version {named.version} of the defense {named.name!r}; "
-            f"installed is {kind.version}, "
-            "which is another one. Install the package that made the record."
+            f"installed is {kind.version}, which is another one. Install the package that made the "
+            "record."
         )
     defense: Defense = registry.call_with_text(
         kind, named.parameters, f"defense {named.name!r}", trust

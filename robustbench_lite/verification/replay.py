@@ -1,5 +1,6 @@
-"""Ask a model about clean images and their adversarials, side by side: what is saved of them, and
-what is checked.
+"""Ask a model about clean images and their adversarials, side by side.
+
+What is saved of them, and what is checked, comes from here.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from torch import Tensor
 
 from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.clean import clean_logits
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.devices import pick_batch_size, pick_device
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.evaluation.run import targets
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.judge import Finding, Judge
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.verification import examples
 from robustbench_lite.verification.examples import Adversarials, Context
@@ -54,37 +57,31 @@ class Setup(NamedTuple):
 def gather(
     cell: Cell, subject: Subject, data: Dataset, threat: ThreatModel, settings: Settings
 ) -> Adversarials:
-    """The adversarials of a cell that was measured with ``keep_adversarials``, with what the model
-    says of each.
+    """Gather the adversarials of a cell, with what the model says of each.
+
+    It was measured with ``keep_adversarials``.
     """
     if cell.record is None or cell.arrays is None or cell.x_adv is None:
         raise ValueError("The cell was measured without a record, or without keep_adversarials.")
-    data = inputs.applicable(data, threat)
+    data = inputs.keep_applicable(data, threat)
     broken = torch.from_numpy(cell.arrays.broken)
     x = data.x[broken]
     y = data.y[broken]
     x_adv = cell.x_adv[broken]
     if not len(x_adv):
         return examples.of_cell(cell.record, cell.arrays, x_adv, Context(x, y, y, y, y))
-    seen = replay(
-        set_up(subject, data, settings), data.take(broken), x_adv, threat, lambda done: None
-    )
-    return examples.of_cell(
-        cell.record, cell.arrays, x_adv, Context(x, y, seen.target, seen.before, seen.finding.label)
-    )
+    setup = set_up(subject, data, settings)
+    seen = replay(setup, data.take(broken), x_adv, threat, lambda done: None)
+    context = Context(x, y, seen.target, seen.before, seen.finding.label)
+    return examples.of_cell(cell.record, cell.arrays, x_adv, context)
 
 
 def set_up(subject: Subject, data: Dataset, settings: Settings) -> Setup:
-    device = inputs.pick_device(settings.device)
-    model = diagnose(
-        prepare(subject.module, subject.defense, device, settings.outputs),
-        data.x,
-        data.y,
-        data.classes,
-    )
-    return Setup(
-        model, settings.seed, inputs.pick_batch_size(settings.batch_size, data, device), device
-    )
+    """Prepare the model of ``subject``, and find it fit to be asked."""
+    device = pick_device(settings.device)
+    prepared = prepare(subject.module, subject.defense, device, settings.outputs)
+    model = diagnose(prepared, data.x, data.y, data.classes)
+    return Setup(model, settings.seed, pick_batch_size(settings.batch_size, data, device), device)
 
 
 @exactly

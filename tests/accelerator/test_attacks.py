@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from robustbench_lite import registry
-from robustbench_lite.evaluation.diagnosis import copied
+from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.attack import Query
@@ -59,7 +59,7 @@ def search(
 
 
 def moved(model: nn.Module) -> DefendedModel:
-    return DefendedModel(copied(model).to(DEVICE).requires_grad_(False))
+    return DefendedModel(copy_in_eval_mode(model).to(DEVICE).requires_grad_(False))
 
 
 @pytest.mark.parametrize(("name", "norm", "goal"), CASES)

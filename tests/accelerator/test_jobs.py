@@ -14,13 +14,13 @@ import torch
 import robustbench_lite as rbl
 from robustbench_lite import registry
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.diagnosis import copied
-from robustbench_lite.evaluation.inputs import pick_device
+from robustbench_lite.evaluation.devices import pick_device
+from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.machine.numerics import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
-from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.training.trainer import Recipe, initialised, train
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.training.trainer import Recipe, initialise, train
 from tests.accelerator.pretend import DEVICE, NAME, Pretend
 from tests.conftest import images, present, small_network, toy
 
@@ -131,7 +131,7 @@ class TestCertificates:
     def test_a_certificate_that_stands_beside_an_attack_says_where_it_was_made(
         self, tmp_path: Path
     ) -> None:
-        on_device = copied(small_network()).to(DEVICE)
+        on_device = copy_in_eval_mode(small_network()).to(DEVICE)
         asked: dict[str, Any] = {
             "data": data(12),
             "attacks": "fgsm",
@@ -153,7 +153,7 @@ class TestTraining:
     def test_a_step_ends_with_the_weights_of_a_cpu(self, defense: str, tmp_path: Path) -> None:
         chosen, weights = registry.create("defense", defense), {}
         for where in ("cpu", NAME):
-            model = initialised(deeper_network, 0, where)
+            model = initialise(deeper_network, 0, where)
             before, recipe = flat(model), Recipe(epochs=1, batch_size=16)
             train(
                 model, chosen, data(16), recipe, checkpoint=tmp_path / f"{where}.pt", device=where

@@ -11,7 +11,8 @@ from torch import nn
 from robustbench_lite import registry
 from robustbench_lite.defense import Defense
 from robustbench_lite.defense.composition import Composition, defense_from
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.fast.path import with_fast_path
 from robustbench_lite.model.passes import Passes, Points

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from robustbench_lite.cli import main
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 
 NETWORK = """
 import torch

@@ -17,7 +17,7 @@ import pytest
 
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.search.attack import Answer
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from tests.end_to_end.conftest import Rbl
 
 # pydantic is not on the list: typer itself imports it from version 0.29 on.

@@ -29,9 +29,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from robustbench_lite.errors import RobustBenchError
-from robustbench_lite.evaluation import fitting
 from robustbench_lite.leaderboard.lock import read_lock
 from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.fit import StoredFit, write_fit
 from robustbench_lite.sources.model_zoo import bundled_networks
 from tests.end_to_end import mutations
 from tests.end_to_end.boards import BOARD
@@ -349,7 +349,7 @@ def test_a_fit(survives: Callable[..., None], rbl: Rbl, own_network: tuple[str, 
                 else {}
             )
             step = rng.choice([0, 2, stored["of"]])
-            fitting._save(fit, fit.stem, fitting._Stored(step, stored["of"], odd, behaviour))
+            write_fit(fit, fit.stem, StoredFit(step, stored["of"], odd, behaviour))
         survives(*options)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_lite.sources.card import load_card
 from robustbench_lite.sources.model_zoo import bundled_networks
-from robustbench_lite.sources.weights import load_card
 from tests.end_to_end.conftest import Rbl
 
 ROOT = Path(__file__).parents[2]

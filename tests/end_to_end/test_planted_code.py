@@ -262,7 +262,7 @@ def test_a_record_that_names_a_path(rbl: Rbl, saved: Path, name: str) -> None:
 def test_a_record_of_ones_own_images_is_verified_against_them(
     rbl: Rbl, own_network: tuple[str, ...]
 ) -> None:
-    from robustbench_lite.sources.datasets import load_dataset
+    from robustbench_lite.sources.load_data import load_dataset
 
     data = load_dataset("fashion_mnist", limit=16)
     np.savez("mine.npz", x=data.x.numpy(), y=data.y.numpy())

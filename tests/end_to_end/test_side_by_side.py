@@ -12,7 +12,7 @@ import pytest
 
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import trained_model
 from tests.end_to_end.conftest import Rbl
 

@@ -12,7 +12,7 @@ import pytest
 
 from robustbench_lite.errors import CellError
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import trained_model
 from robustbench_lite.sources.weights import weights_file_hash
 from robustbench_lite.training import card as examination

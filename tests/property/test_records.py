@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.records.cell import ranges
 from robustbench_lite.records.encoding import (
     pack_bits,
     pack_numbers,
@@ -16,6 +15,7 @@ from robustbench_lite.records.encoding import (
     unpack_floats,
     unpack_ints,
 )
+from robustbench_lite.records.identity import ranges
 from robustbench_lite.records.statistics import wilson
 
 

@@ -17,22 +17,23 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_lite.errors import DataError, RobustBenchError
-from robustbench_lite.evaluation import inputs
 from robustbench_lite.evaluation.fitting import calibrate_defense, needs_fit
-from robustbench_lite.evaluation.inputs import Subject
+from robustbench_lite.evaluation.identity import model_id, plugin_id
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.probes import IMAGES, ask
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.entrants import subject_of
 from robustbench_lite.leaderboard.results import Found, results_folder
 from robustbench_lite.leaderboard.slots import Slot, expand, positions
 from robustbench_lite.progress import Progress
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.cell import DataId, ModelId, PluginId
+from robustbench_lite.records.identity import DataId, ModelId, PluginId
 from robustbench_lite.registry import Trust
-from robustbench_lite.sources.datasets import Dataset, given_root, load_named
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import given_root, load_named
 from robustbench_lite.verification.replay import set_up
 
 
@@ -147,8 +148,8 @@ class Bench:
         for row, entrant in enumerate(self.board.rows):
             with contextlib.suppress(RobustBenchError):
                 subject = self.subject(row)
-                weights = inputs.model_id(subject, entrant.outputs).weights_sha256
-                defense = inputs.plugin_id("defense", subject.defense)
+                weights = model_id(subject, entrant.outputs).weights_sha256
+                defense = plugin_id("defense", subject.defense)
                 known.append(AtHand(row, weights, defense))
         return known
 

@@ -15,7 +15,7 @@ from robustbench_lite.model.defended import DefendedModel, Wrapper, credited
 from robustbench_lite.records.behaviour import TOLERANCE
 from robustbench_lite.rows.losses import margin, relative
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 ROUNDINGS = 16

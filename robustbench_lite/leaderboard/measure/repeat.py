@@ -29,7 +29,7 @@ from robustbench_lite.leaderboard.results import FITS, GALLERY, Found
 from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import CellArrays, Margins
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.verification.replay import Setup, replay, set_up
 
 
@@ -128,7 +128,7 @@ class Repeat:
         return list(map(Example.of, shown.ids.tolist(), before, after, images))
 
     def _part(self, ids: NDArray[np.int64]) -> Dataset:
-        return inputs.applicable(self.bench.part(ids), self.slot.threat)
+        return inputs.keep_applicable(self.bench.part(ids), self.slot.threat)
 
     def _set_up(self, data: Dataset) -> Setup:
         row = self.slot.row

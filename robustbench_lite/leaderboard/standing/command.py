@@ -6,9 +6,10 @@ import shlex
 from functools import cache
 
 from robustbench_lite.leaderboard.words import spec_for_shell
-from robustbench_lite.records.cell import DataId, Identity, Record, ThreatId
+from robustbench_lite.records.cell import Record
+from robustbench_lite.records.identity import DataId, Identity, ThreatId
+from robustbench_lite.sources.card import load_card
 from robustbench_lite.sources.model_zoo import bundled_networks, network_name
-from robustbench_lite.sources.weights import load_card
 
 _BUNDLED_SPLIT = "[:1000]"
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from robustbench_lite.leaderboard.standing.ranking import RankRange
 from robustbench_lite.leaderboard.words import entrant
-from robustbench_lite.records.cell import DataId, PluginId
+from robustbench_lite.records.identity import DataId, PluginId
 from robustbench_lite.records.schema import Strict
 from robustbench_lite.records.statistics import Interval, wilson
 

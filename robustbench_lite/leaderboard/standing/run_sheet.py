@@ -9,14 +9,8 @@ from typing import NamedTuple
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.standing.document import AttackColumn, ThreatTable
-from robustbench_lite.leaderboard.standing.sheet import (
-    ANY_SIZE,
-    Row,
-    Sheet,
-    describe,
-    join_proofs,
-)
-from robustbench_lite.records.cell import Identity
+from robustbench_lite.leaderboard.standing.sheet import ANY_SIZE, Row, Sheet, describe, join_proofs
+from robustbench_lite.records.identity import Identity
 
 _ALPHA = 0.05
 

@@ -15,8 +15,8 @@ from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Threat
 from robustbench_lite.leaderboard.results import Filled, Found
 from robustbench_lite.leaderboard.standing.document import AttackColumn, ThreatTable
-from robustbench_lite.records.cell import DataId
-from robustbench_lite.sources.datasets import NOTES
+from robustbench_lite.records.identity import DataId
+from robustbench_lite.sources.load_data import NOTES
 
 ANY_SIZE = "none"
 """How a radius is written where any distance counts."""

@@ -17,7 +17,7 @@ from robustbench_lite.bounds.hidden import CHORDS, Problem, hidden_bounds
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.errors import ModelError, UnknownNameError, UnsupportedLayerError, UsageError
 from robustbench_lite.model.layers import Normalize
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.sources.networks import residual
 from robustbench_lite.threat import NORMS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_lite.cli import listing, main
-from robustbench_lite.sources import datasets
+from robustbench_lite.sources import load_data
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.threat import NORMS
 
@@ -15,7 +15,7 @@ def names(section: str) -> list[str]:
 
 
 def test_every_data_set_norm_and_network_is_listed() -> None:
-    assert sorted(names("datasets")) == sorted(datasets.NAMES)
+    assert sorted(names("datasets")) == sorted(load_data.NAMES)
     assert sorted(names("norms")) == sorted(NORMS)
     assert names("models") == list(network_files())
 

@@ -11,7 +11,7 @@ import pytest
 from robustbench_lite.cli import tables
 from robustbench_lite.errors import UnknownNameError
 from robustbench_lite.evaluation.report import Cell, Report
-from robustbench_lite.records.cell import DataId, Identity, ModelId, PluginId, ThreatId
+from robustbench_lite.records.identity import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.outcomes import CellArrays
 
 

@@ -11,9 +11,11 @@ import robustbench_lite as rbl
 from rbl_defenses.feature_squeezing.squeezers import BitDepth
 from robustbench_lite.defense.composition import Composition, defense_from
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.evaluation.inputs import plugin_id, short_label, subject_from
+from robustbench_lite.evaluation.identity import plugin_id
+from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.model.defended import DefendedModel, Traits, credited
-from robustbench_lite.records.cell import PluginId
+from robustbench_lite.records.identity import PluginId
 from robustbench_lite.registry import Spec, split
 from robustbench_lite.rows.losses import margin
 from robustbench_lite.sources.models import reference_model

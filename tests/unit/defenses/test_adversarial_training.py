@@ -14,8 +14,8 @@ from rbl_defenses.none import NoDefense
 from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
-from robustbench_lite.training.trainer import Recipe, initialised, train
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.training.trainer import Recipe, initialise, train
 from tests.conftest import toy
 
 
@@ -36,7 +36,7 @@ def _batch(data: Dataset, progress: float = 1.0) -> TrainingBatch:
 
 
 def _network() -> nn.Module:
-    return initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), 0)
+    return initialise(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), 0)
 
 
 class Spy(nn.Module):

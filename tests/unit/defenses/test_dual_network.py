@@ -20,12 +20,12 @@ from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.networks import convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
-from robustbench_lite.training.trainer import Progress, Recipe, initialised, train
+from robustbench_lite.training.trainer import Progress, Recipe, initialise, train
 from tests.conftest import toy
 
 NETWORKS = {
@@ -46,7 +46,7 @@ NETWORKS = {
 
 def _network(name: str) -> nn.Module:
     """With weights that leave many units open."""
-    model = initialised(NETWORKS[name], 0).eval()
+    model = initialise(NETWORKS[name], 0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)

@@ -13,12 +13,12 @@ from rbl_defenses.parseval import Parseval, parseval_layers, retract
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.registry import create
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import named_network
 from robustbench_lite.sources.networks import residual
 from robustbench_lite.sources.weights import weights_hash
-from robustbench_lite.training.trainer import Recipe, initialised, seeded, train
+from robustbench_lite.training.trainer import Recipe, initialise, seeded, train
 from tests.conftest import toy
 
 
@@ -32,7 +32,7 @@ def _spread(model: nn.Module, defense: Parseval | None = None) -> tuple[float, f
 
 
 def _small() -> nn.Module:
-    return initialised(lambda: residual(channels=1, size=8, classes=3, width=4), 0)
+    return initialise(lambda: residual(channels=1, size=8, classes=3, width=4), 0)
 
 
 def _data() -> Dataset:

@@ -18,7 +18,7 @@ from robustbench_lite.evaluation.job import AUDIT, Scene
 from robustbench_lite.model.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 

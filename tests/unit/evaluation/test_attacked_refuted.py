@@ -14,7 +14,7 @@ from robustbench_lite.model.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.outcomes import Margins
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
 CPU = torch.device("cpu")

@@ -18,13 +18,13 @@ from robustbench_lite.bounds.certifier import BoundCertifier
 from robustbench_lite.errors import RecordError
 from robustbench_lite.evaluation import probes
 from robustbench_lite.evaluation.certified import Proved, certify_all
-from robustbench_lite.evaluation.inputs import subject_from
 from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.records.cell import read_record, write_record
 from robustbench_lite.records.journal import open_journal
 from robustbench_lite.records.npz import read_images, write_images
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 

@@ -23,15 +23,16 @@ from robustbench_lite.errors import (
     UnsupportedLayerError,
     UsageError,
 )
-from robustbench_lite.evaluation import attacked as measure
+from robustbench_lite.evaluation import judging
 from robustbench_lite.evaluation.certified import certify_all
-from robustbench_lite.evaluation.inputs import Subject, subject_from
 from robustbench_lite.evaluation.job import AUDIT
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject, subject_from
 from robustbench_lite.records.certificate import read_certificate
-from robustbench_lite.sources.datasets import Dataset, load_dataset
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import present
 
@@ -118,14 +119,14 @@ def test_a_sample_that_is_certified_and_broken_stops_the_run_and_is_named(
 def test_a_lying_attack_is_found_out_by_a_sound_bound(
     network: nn.Module, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = measure._judge
+    honest = judging._judge
 
     def lying(job: Any, judge: Any, waiting: Any) -> Any:
         judged = honest(job, judge, waiting)
         lies = [outcome._replace(broken=True, distance=0.05) for outcome in judged.outcomes]
         return judged._replace(outcomes=lies)
 
-    monkeypatch.setattr(measure, "_judge", lying)
+    monkeypatch.setattr(judging, "_judge", lying)
     with pytest.raises(ContradictionError, match="is certified"):
         rbl.evaluate(
             network, data, PGD(steps=2), norm="linf", eps=EPS, certify="dual", on_error="record"

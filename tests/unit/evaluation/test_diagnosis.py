@@ -5,7 +5,6 @@ to do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from rbl_defenses.none import NoDefense
 from robustbench_lite.errors import ModelError
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
-from robustbench_lite.evaluation.modes import HARMLESS
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel
 from tests.conftest import images, small_network
 
@@ -65,22 +64,6 @@ def test_a_model_that_cannot_be_measured_is_refused(
 def test_too_many_classes_for_a_known_data_set_are_refused() -> None:
     with pytest.raises(ModelError, match="needs 2"):
         check(small_network(), Y % 2, classes=2)
-
-
-def test_train_mode_is_refused_and_names_the_layer() -> None:
-    model = small_network()
-    model.append(nn.Dropout().train())
-    with pytest.raises(ModelError, match=r"train mode.*layer '4' \(Dropout\).*eval"):
-        prepare(model, NoDefense(), torch.device("cpu"))
-
-
-def test_train_mode_that_changes_nothing_is_measured_in_eval_mode_and_said_so() -> None:
-    model = small_network().train()
-    prepared = prepare(model, NoDefense(), torch.device("cpu"))
-    assert prepared.remarks == (HARMLESS,)
-    assert not any(module.training for module in prepared.module.modules())
-    assert model.training
-    assert not prepare(model.eval(), NoDefense(), torch.device("cpu")).remarks
 
 
 @pytest.mark.parametrize("count", [1, 2, 40])
@@ -161,15 +144,6 @@ def test_probabilities_of_half_precision_are_refused_unless_declared(dtype: torc
 def test_outputs_that_are_hardly_logits_are_measured_and_flagged() -> None:
     (remark,) = check(After(lambda z: z.sigmoid())).remarks
     assert "sigmoid" in remark
-
-
-def test_the_users_model_is_left_as_it_is() -> None:
-    model: Any = small_network()
-    prepared = prepare(model, NoDefense(), torch.device("cpu"))
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert model[0].weight.is_contiguous()
-    theirs, ours = set(map(id, model.parameters())), set(map(id, prepared.module.parameters()))
-    assert not theirs & ours
 
 
 def test_probabilities_can_be_declared() -> None:

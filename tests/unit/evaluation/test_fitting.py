@@ -15,6 +15,7 @@ from robustbench_lite.attacks import Patch
 from robustbench_lite.evaluation import fitting
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.records.behaviour import Behaviour
+from robustbench_lite.records.fit import attribute, read_fit, write_fit
 from robustbench_lite.search.attack import Fit
 from tests.conftest import images, small_network
 
@@ -89,13 +90,13 @@ def test_a_killed_fit_is_not_continued_by_an_edited_network(
 def test_a_fit_without_answers_is_taken_only_once_it_has_some(tmp_path: Path) -> None:
     first = cell(1.0, tmp_path)
     path = tmp_path / "fits" / f"{first.key}.safetensors"
-    stored = fitting._stored(path, first.key)
-    fitting._save(path, first.key, stored._replace(behaviour=None))
+    stored = read_fit(path, first.key)
+    write_fit(path, first.key, stored._replace(behaviour=None))
     assert first.record is not None
     answers = first.record.behaviour
     assert isinstance(answers, Behaviour)
-    assert fitting.attribute(path, first.key, answers)
-    again = fitting._stored(path, first.key)
+    assert attribute(path, first.key, answers)
+    again = read_fit(path, first.key)
     assert (again.behaviour, again.step) == (stored.behaviour, stored.step) == (answers, 20)
     assert torch.equal(again.tensors["result"], stored.tensors["result"])
-    assert not fitting.attribute(path, first.key, answers)
+    assert not attribute(path, first.key, answers)

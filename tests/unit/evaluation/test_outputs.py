@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError
 from robustbench_lite.evaluation.outputs import check_outputs, check_probabilities, doubt
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.model_zoo import network_files
 from robustbench_lite.sources.models import named_network
 

@@ -10,10 +10,11 @@ import torch
 
 from robustbench_lite.attacks import FGSM, PGD
 from robustbench_lite.errors import UsageError
-from robustbench_lite.evaluation.inputs import dataset_from, subject_from
+from robustbench_lite.evaluation.inputs import dataset_from
 from robustbench_lite.evaluation.plan import Plan, foresee
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import subject_from
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, small_network
 
@@ -55,5 +56,5 @@ def test_an_attack_that_cannot_work_stops_a_dry_run_as_it_stops_a_run() -> None:
 def test_samples_of_the_target_class_are_left_out() -> None:
     plan = crossed()
     label = int(plan.data.y[0])
-    targeted = replace(plan, threat=ThreatModel.parse("linf", "0.1", f"class:{label}")).checked()
+    targeted = replace(plan, threat=ThreatModel.parse("linf", "0.1", f"class:{label}")).check()
     assert torch.equal(targeted.data.ids, plan.data.ids[plan.data.y != label])

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from robustbench_lite.defense import Defense
 from robustbench_lite.evaluation import probes
-from robustbench_lite.evaluation.diagnosis import prepare
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel, FastPath
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from tests.conftest import images, small_network
 
 CPU = torch.device("cpu")

@@ -61,3 +61,24 @@ def test_other_seeds_are_refused_everywhere(seed: object) -> None:
     for taken in (require_seed, lambda seed: Settings(seed=seed), lambda seed: Recipe(seed=seed)):
         with pytest.raises(UsageError, match="from 0 to"):
             taken(seed)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), (0.1, 0.1), ("1e-3", 1e-3), ("0", 0.0)]
+)
+def test_numbers_may_be_fractions(text: str | float, value: float) -> None:
+    assert math.isclose(parse_number(text), value)
+
+
+@pytest.mark.parametrize("text", ["", "abc", "1/0", "nan", "inf", "8/255/2", "--1"])
+def test_what_is_no_finite_number_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_number(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("40", 40), (7, 7), ("\u00b2", None), ("\u0661", None), ("-1", None), ("9" * 19, None)],
+)
+def test_whole_numbers_are_ascii_digits(text: object, number: int | None) -> None:
+    assert parse_whole(text) == number

@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.standing.run_sheet import of_records
 from robustbench_lite.leaderboard.standing.sheet import Sheet
-from robustbench_lite.records.cell import (
-    DataId,
-    Identity,
-    ModelId,
-    PluginId,
-    Provenance,
-    ThreatId,
-    make_record,
-)
+from robustbench_lite.records.cell import make_record
+from robustbench_lite.records.identity import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.outcomes import CellArrays
+from robustbench_lite.records.provenance import Provenance
 
 
 def bits(text: str) -> NDArray[np.bool_]:

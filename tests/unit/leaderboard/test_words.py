@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 from robustbench_lite.leaderboard import words
-from robustbench_lite.records.cell import PluginId, ThreatId
+from robustbench_lite.records.identity import PluginId, ThreatId
 from tests.unit.leaderboard.conftest import cell
 
 

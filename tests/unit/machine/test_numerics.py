@@ -19,17 +19,17 @@ from robustbench_lite.bounds import certify as bounds
 from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import ModelError
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.machine import numerics
 from robustbench_lite.machine.numerics import device_of, exact, exactly, in_float64, own_generators
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.records.cell import Provenance
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.provenance import Provenance, make_provenance
 from robustbench_lite.registry import create
 from robustbench_lite.rows.losses import margin
 from robustbench_lite.search.lock_step import craft
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.trainer import Recipe, train
 from tests.conftest import images, present, small_network, toy
@@ -359,7 +359,7 @@ class TestFloat64:
 class TestRecords:
     def test_a_cpu_adds_nothing(self) -> None:
         said = numerics.settings_of(torch.device("cpu"))
-        made = provenance(seconds=1, device="cpu", batch_size=1, partial=False, numerics=said)
+        made = make_provenance(seconds=1, device="cpu", batch_size=1, partial=False, numerics=said)
         assert "numerics" not in made.model_dump(mode="json")
 
     def test_a_card_is_named_with_the_settings_in_force(
@@ -369,7 +369,7 @@ class TestRecords:
         card = torch.device("cuda", 0)
         with exact():
             said = numerics.settings_of(card)
-        made = provenance(
+        made = make_provenance(
             seconds=1, device=numerics.name_of(card), batch_size=1, partial=False, numerics=said
         )
         assert made.device == "cuda: NVIDIA H100 80GB HBM3"

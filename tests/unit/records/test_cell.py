@@ -9,25 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.cell import (
-    DataId,
-    Identity,
-    ModelId,
-    PluginId,
     Record,
-    ThreatId,
     derived_flags,
     make_record,
-    ranges,
     read_record,
     write_record,
 )
+from robustbench_lite.records.identity import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.outcomes import CellArrays, Margins
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.records.seal import seal_of
 from robustbench_lite.records.statistics import wilson
 
@@ -54,7 +48,7 @@ def arrays() -> CellArrays:
 
 
 def record(**changes: object) -> Record:
-    about = provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
+    about = make_provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
     behaviour = Behaviour.of(np.ones((2, 3), np.float32), fixed=1, probes=1)
     return make_record(identity(**changes), arrays(), about, behaviour)
 
@@ -72,7 +66,7 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_time_and_place_are_no_part_of_key_and_digest() -> None:
     other = make_record(
-        identity(), arrays(), provenance(seconds=9, device="cuda", batch_size=64, partial=True)
+        identity(), arrays(), make_provenance(seconds=9, device="cuda", batch_size=64, partial=True)
     )
     assert (other.key, other.digest) == (record().key, record().digest)
 
@@ -220,7 +214,7 @@ def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
     outcomes, who, path = arrays(), identity(**changes), tmp_path / "cell.json"
     outcomes.unconfirmed = unconfirmed
     flags = derived_flags(who, unconfirmed)
-    about = provenance(
+    about = make_provenance(
         seconds=1, device="cpu", batch_size=4, partial=False, flags=["another", *flags]
     )
     write_record(make_record(who, outcomes, about), path)
@@ -231,7 +225,7 @@ def test_a_flag_that_follows_from_the_outcomes_cannot_be_left_out(
 
 
 def test_verdicts_that_cannot_be_are_refused_however_they_are_sealed(tmp_path: Path) -> None:
-    about = provenance(seconds=1, device="cpu", batch_size=4, partial=False)
+    about = make_provenance(seconds=1, device="cpu", batch_size=4, partial=False)
     wrong_and_broken, proved_and_broken, proved_and_wrong = arrays(), arrays(), arrays()
     wrong_and_broken.broken = wrong_and_broken.broken | ~wrong_and_broken.clean_correct
     proved_and_broken.certified = proved_and_broken.broken.copy()
@@ -320,7 +314,7 @@ def test_answers_are_no_part_of_key_and_digest() -> None:
 
 def test_paths_of_the_search_are_in_the_file_only_where_there_are_some(tmp_path: Path) -> None:
     assert "paths" not in record().model_dump()["provenance"]
-    about = provenance(
+    about = make_provenance(
         seconds=1, device="cpu", batch_size=4, partial=False, paths=["search: channels last"]
     )
     write_record(make_record(identity(), arrays(), about), tmp_path / "cell.json")
@@ -345,31 +339,6 @@ def test_median_distance_counts_what_was_not_found_as_infinite() -> None:
     assert cell.median_distance is None  # 4 of 9 correct samples were broken
     cell.distance[1] = 0.5
     assert cell.median_distance == pytest.approx(0.5)
-
-
-def test_ranges_keep_the_order_of_the_samples() -> None:
-    ids = np.array([5, 6, 7, 2, 3, 9])
-    assert ranges(ids) == [(5, 8), (2, 4), (9, 10)]
-    assert (
-        DataId(name="d", split="s", fingerprint="f", id_ranges=ranges(ids)).ids().tolist()
-        == ids.tolist()
-    )
-
-
-@pytest.mark.parametrize("n", [1, 10, 200, 10_000])
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
-def test_the_wilson_interval_is_that_of_scipy(n: int, confidence: float) -> None:
-    for successes in {0, 1, n // 3, n - 1, n}:
-        expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-        assert wilson(successes, n, confidence) == pytest.approx(
-            (expected.low, expected.high), rel=1e-12, abs=1e-15
-        )
-
-
-def test_the_wilson_interval_is_the_published_one() -> None:
-    low, high = wilson(0, 10)
-    assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_margins_are_sealed_and_no_part_of_the_digest(tmp_path: Path) -> None:

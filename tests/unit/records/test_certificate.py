@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.records.cell import DataId, ModelId, PluginId, ThreatId
 from robustbench_lite.records.certificate import (
     CertificateArrays,
     CertificateIdentity,
@@ -20,7 +19,8 @@ from robustbench_lite.records.certificate import (
     read_certificate,
     write_certificate,
 )
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.identity import DataId, ModelId, PluginId, ThreatId
+from robustbench_lite.records.provenance import make_provenance
 
 RIGHT = np.array([True, True, True, True, False])
 PROVED = np.array([True, True, False, False, False])
@@ -52,7 +52,7 @@ def certificate(
     return make_certificate(
         identity(**changes),
         arrays,
-        provenance(seconds=1, device="cpu", batch_size=0, partial=False),
+        make_provenance(seconds=1, device="cpu", batch_size=0, partial=False),
     )
 
 

@@ -7,18 +7,12 @@ import os
 import sqlite3
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from robustbench_lite.errors import RecordError
 from robustbench_lite.records.files import require_writable
-from robustbench_lite.records.journal import (
-    Outcome,
-    Proof,
-    image_bytes,
-    image_from_bytes,
-    open_journal,
-)
+from robustbench_lite.records.journal import open_journal
+from robustbench_lite.records.samples import Outcome, Proof
 
 BATCH = [
     Outcome(0, True, False, 0.1, 5, 4),
@@ -87,11 +81,6 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_images_survive_the_journal_bit_by_bit() -> None:
-    x = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 3, 4)
-    np.testing.assert_array_equal(image_from_bytes(image_bytes(x), (1, 3, 4)), x)
-
-
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -141,11 +130,6 @@ def test_a_row_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         pytest.raises(RecordError, match="too big"),
     ):
         journal.outcomes("cell", 9)
-
-
-def test_an_image_of_another_size_is_refused() -> None:
-    with pytest.raises(RecordError, match="has 16 bytes"):
-        image_from_bytes(bytes(16), (1, 2, 3))
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])

@@ -24,10 +24,10 @@ from robustbench_lite.records.certificate import (
 )
 from robustbench_lite.records.migration import files_of, migrate
 from robustbench_lite.records.npz import read_npz, write_npz
-from robustbench_lite.records.provenance import provenance
+from robustbench_lite.records.provenance import make_provenance
 from tests.unit.records.test_cell import identity, record
 
-ABOUT = provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
+ABOUT = make_provenance(seconds=1.5, device="cpu", batch_size=4, partial=False)
 Content = dict[str, Any]
 
 

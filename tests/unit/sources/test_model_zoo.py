@@ -42,7 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(repository / "snapshots" / COMMIT, "fashion_mnist-none-wide")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
-    model_zoo._downloaded.cache_clear()
+    model_zoo._download.cache_clear()
     return repository
 
 

@@ -13,14 +13,9 @@ from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
 from robustbench_lite.registry import Spec, Trust
-from robustbench_lite.sources.datasets import load_dataset
+from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.model_zoo import bundled_networks
-from robustbench_lite.sources.models import (
-    load_model,
-    network_spec,
-    reference_model,
-    trained_model,
-)
+from robustbench_lite.sources.models import load_model, network_spec, reference_model, trained_model
 from robustbench_lite.sources.networks import convolutional
 from robustbench_lite.sources.weights import save_weights, weights_hash
 
@@ -106,7 +101,7 @@ def test_code_from_a_file_runs_only_when_allowed(tmp_path: Path) -> None:
             "Did you mean 'channels'",
         ),
         ("robustbench_lite.sources.networks:NETWORKS", ModelError, "is no factory"),
-        ("robustbench_lite.sources.datasets:data_root", ModelError, "gave a "),
+        ("robustbench_lite.sources.load_data:data_root", ModelError, "gave a "),
     ],
 )
 def test_a_model_that_cannot_be_loaded_says_why(

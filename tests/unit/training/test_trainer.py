@@ -19,17 +19,17 @@ from rbl_defenses.none import NoDefense
 from robustbench_lite.errors import ModelError, UsageError, WeightsError
 from robustbench_lite.registry import create
 from robustbench_lite.search.lock_step import check_lock_step
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training.card import examine
+from robustbench_lite.training.card import Training, make_card
 from robustbench_lite.training.trainer import (
     Progress,
     Recipe,
     _sizes,
     describe,
     evaluating,
-    initialised,
+    initialise,
     train,
 )
 from tests.conftest import toy
@@ -44,7 +44,7 @@ def _data(count: int = 70) -> Dataset:
 
 
 def _network(seed: int = 0) -> nn.Module:
-    return initialised(
+    return initialise(
         lambda: nn.Sequential(
             nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)
         ),
@@ -118,7 +118,7 @@ def test_a_process_killed_five_times_ends_with_the_same_bits(tmp_path: Path) -> 
 
 
 def _normed() -> nn.Module:
-    return initialised(
+    return initialise(
         lambda: nn.Sequential(
             nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)
         ),
@@ -306,17 +306,9 @@ def test_a_card_states_the_accuracies_of_a_linear_model() -> None:
     x = torch.tensor([0.6, 0.9, 0.2, 0.7]).reshape(4, 1, 1, 1)
     data = Dataset("line", "test", x, torch.tensor([1, 1, 1, 0]), torch.arange(4), 2, 4)
     about = {"name": "line", "network": "line", "network_params": {}, "command": "rbl train"}
-    card = examine(
-        network,
-        attack=PGD(steps=10),
-        threat=ThreatModel.parse("linf", 0.2),
-        defense=NoDefense(),
-        recipe=RECIPE,
-        data=data,
-        test=data,
-        curve=[],
-        about=about,
-    )
+    training = Training(defense=NoDefense(), recipe=RECIPE, data=data, curve=[], about=about)
+    threat = ThreatModel.parse("linf", 0.2)
+    card = make_card(network, training, attack=PGD(steps=10), threat=threat, test=data)
     assert (card.clean_accuracy, card.robust_accuracy) == (0.5, 0.25)
     assert card.weights_sha256 == weights_hash(network)
 

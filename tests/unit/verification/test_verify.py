@@ -22,20 +22,21 @@ from robustbench_lite.errors import (
     WeightsError,
 )
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.inputs import Subject, attack_from
+from robustbench_lite.evaluation.inputs import attack_from
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
+from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.records.npz import read_npz, write_npz
 from robustbench_lite.registry import Trust
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.models import LoadedModel
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.verification import examples, pictures, rebuild, replay, verify
+from robustbench_lite.verification import examples, pictures, rebuild, replay
+from robustbench_lite.verification.examine import Verification, examine_each
 from robustbench_lite.verification.examples import Adversarials
-from robustbench_lite.verification.verify import Verification
 from tests.conftest import images, present, small_network
 
 EPS = 0.2
@@ -96,14 +97,14 @@ def crafted(
         replay.gather(cell, subject, data, threat, settings),
         subject,
         threat,
-        inputs.applicable(data, threat),
+        inputs.keep_applicable(data, threat),
     )
 
 
 def check(
     saved: Adversarials, subject: Subject, threat: ThreatModel, data: Dataset | None
 ) -> Verification:
-    return verify.examine_each(saved, subject, threat, data, Settings(batch_size=7))
+    return examine_each(saved, subject, threat, data, Settings(batch_size=7))
 
 
 def failed_checks(found: Verification) -> set[str]:
@@ -270,9 +271,7 @@ def test_a_random_model_is_asked_under_the_seed_of_its_record_whatever_the_setti
     saved, subject, threat, data = crafted(defense=NoiseDecides(), seed=seed)
     assert len(saved) > 5
     for other in (0, 3):
-        found = verify.examine_each(
-            saved, subject, threat, data, Settings(batch_size=7, seed=other)
-        )
+        found = examine_each(saved, subject, threat, data, Settings(batch_size=7, seed=other))
         assert not found.failures
 
 

@@ -18,7 +18,9 @@ from rbl_attacks.foolbox.catalogue import ALIASES, ENTRIES, catalogue, load
 from robustbench_lite import registry
 from robustbench_lite.cli import listing
 from robustbench_lite.errors import MissingDependency, UnknownNameError, UsageError
-from robustbench_lite.evaluation.inputs import attack_from, plugin_id, short_label
+from robustbench_lite.evaluation.identity import plugin_id
+from robustbench_lite.evaluation.inputs import attack_from
+from robustbench_lite.evaluation.names import short_label
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

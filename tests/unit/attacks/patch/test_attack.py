@@ -23,10 +23,11 @@ from robustbench_lite.errors import ModelError, RecordError, UsageError
 from robustbench_lite.evaluation import fitting
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
+from robustbench_lite.records.fit import read_fit, write_fit
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Fit, UniversalAttack
 from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.sources.datasets import Dataset
+from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import present
 
@@ -334,8 +335,8 @@ def test_a_fit_of_other_shapes_is_refused_though_its_seal_is_right(
 ) -> None:
     cell = evaluate(net, output=tmp_path)
     path: Path = tmp_path / "fits" / f"{cell.key}.safetensors"
-    stored = fitting._stored(path, cell.key)
-    fitting._save(path, cell.key, stored._replace(tensors={"result": result}))
+    stored = read_fit(path, cell.key)
+    write_fit(path, cell.key, stored._replace(tensors={"result": result}))
     with pytest.raises(RecordError, match=r"no fit of patch for images of .*--fresh"):
         evaluate(net, output=tmp_path, keep_adversarials=True)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.evaluation.diagnosis import prepare
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.fast.incremental import Incremental, attempt, why_not
 from robustbench_lite.model.fast.neighbours import program
 from robustbench_lite.model.fast.windows.slides import MaxPool, SlidConvolution

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import robustbench_lite as rbl
 from rbl_attacks.pgd import PGD
 from rbl_defenses.none import NoDefense
-from robustbench_lite.evaluation.diagnosis import diagnose, prepare
+from robustbench_lite.evaluation.diagnosis import diagnose
+from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.model.defended import DefendedModel, FastPath, Traits
 from robustbench_lite.model.fast import path
 from robustbench_lite.model.fast.path import CHANNELS_LAST, with_fast_path

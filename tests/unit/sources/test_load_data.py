@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
-from torchvision.datasets import ImageFolder
 
-from robustbench_lite.errors import DataError, MissingDependency, UnknownNameError, UsageError
-from robustbench_lite.sources.data_files import image_files
-from robustbench_lite.sources.datasets import check_data, load_dataset, load_named, tensor_from
+from robustbench_lite.errors import DataError, UnknownNameError, UsageError
+from robustbench_lite.sources.load_data import load_dataset, load_named
 
 PIXELS = np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
 LABELS = np.array([0, 1, 2, 1, 0])
@@ -198,129 +194,6 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
         load_dataset("fashion-mnist")
 
 
-GOOD_X, GOOD_Y = torch.full((2, 1, 3, 3), 0.5), torch.tensor([0, 1])
-
-
-def _with(value: float) -> torch.Tensor:
-    x = GOOD_X.clone()
-    x[1, 0, 2, 2] = value
-    return x
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (GOOD_X[0], GOOD_Y, "N, C, H, W"),
-        (GOOD_X.double(), GOOD_Y, "x.float"),
-        ((GOOD_X * 255).to(torch.uint8), GOOD_Y, "divide by 255"),
-        (_with(float("nan")), GOOD_Y, "first in image 1"),
-        (_with(float("inf")), GOOD_Y, "first in image 1"),
-        (_with(1.5), GOOD_Y, "divide by 255"),
-        (_with(-0.5), GOOD_Y, "normalisation"),
-        (GOOD_X[:0], GOOD_Y[:0], "no samples"),
-        (GOOD_X, GOOD_Y[:1], "2 images and 1 labels"),
-        (GOOD_X, GOOD_Y.int(), "y.long"),
-        (GOOD_X, GOOD_Y - 1, "0 to 1 is allowed"),
-        (GOOD_X, GOOD_Y + 1, "0 to 1 is allowed"),
-    ],
-)
-def test_each_kind_of_bad_data_is_told_the_likely_fix(
-    x: torch.Tensor, y: torch.Tensor, message: str
-) -> None:
-    check_data(GOOD_X, GOOD_Y, 2)
-    with pytest.raises(DataError, match=message):
-        check_data(x, y, 2)
-
-
-def test_images_that_are_not_there_are_missed_before_the_library_that_reads_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"No file is at .*--data-dir"):
-        load_dataset("cifar10-jpeg", data_dir=tmp_path)
-    (tmp_path / "cifar10-jpeg").mkdir()
-    (tmp_path / "cifar10-jpeg" / "test.parquet").write_bytes(b"")
-    with pytest.raises(MissingDependency, match="parquet"):
-        load_dataset("cifar10-jpeg", data_dir=tmp_path)
-
-
-def _picture(path: Path, size: tuple[int, int] = (4, 4)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size).save(path)
-    return path
-
-
-def test_a_picture_is_bounded_by_its_header(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _picture(tmp_path / "ant" / "0.png", (60, 50))
-    monkeypatch.setattr("robustbench_lite.sources.data_files.MAX_PIXELS", 2999)
-    monkeypatch.setattr(Image.Image, "convert", lambda *rest: pytest.fail("it was decoded"))
-    with pytest.raises(DataError, match="60 x 50 pixels; at most 2,999"):
-        load_dataset(f"folder:{tmp_path}")
-
-
-def test_pictures_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _picture(tmp_path / "ant" / "0.png", (60, 50))
-    monkeypatch.setattr("robustbench_lite.files.reading.ARRAYS_BYTES", 4 * 2999)
-    with pytest.raises(DataError, match="unpacks to 12,000 bytes"):
-        load_dataset(f"folder:{tmp_path}")
-
-
-def test_a_picture_is_decoded_by_what_is_inside_and_never_by_another_program(
-    tmp_path: Path,
-) -> None:
-    path = _picture(tmp_path / "ant" / "0.png")
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n")
-    with pytest.raises(DataError, match=r"0\.png is no readable image"):
-        load_dataset(f"folder:{tmp_path}")
-
-
-def test_a_folder_that_lies_in_itself_is_refused(tmp_path: Path) -> None:
-    _picture(tmp_path / "ant" / "0.png")
-    (tmp_path / "ant" / "again").symlink_to(tmp_path / "ant")
-    with pytest.raises(DataError, match="link to a folder that it lies in"):
-        load_dataset(f"folder:{tmp_path}")
-
-
-def test_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
-    for name in (
-        "bee/9.png",
-        "ant/b/1.PNG",
-        "ant/b.c/0.png",
-        "ant/a.png",
-        "ant/b/c/7.png",
-        "ant/notes.txt",
-        "bee/2.jpeg",
-    ):
-        if name.endswith("txt"):
-            (tmp_path / name).write_text("nothing")
-        else:
-            _picture(tmp_path / name)
-    (tmp_path / "bee" / "more").symlink_to(tmp_path / "ant" / "b")
-    (tmp_path / "read.me").write_text("nothing")
-    theirs = ImageFolder(str(tmp_path))
-    ours = [
-        (str(path), label)
-        for label, name in enumerate(theirs.classes)
-        for path in image_files(tmp_path / name)
-    ]
-    assert ours == theirs.samples
-    assert load_dataset(f"folder:{tmp_path}").y.tolist() == theirs.targets
-
-
-@pytest.mark.parametrize("odd", ["x.npz", "ant/1.png", "cifar10-jpeg/test.parquet"])
-def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, odd: str) -> None:
-    _picture(tmp_path / "ant" / "0.png")
-    (tmp_path / "cifar10-jpeg").mkdir()
-    os.mkfifo(tmp_path / odd)
-    spec = {"x.npz": f"npz:{tmp_path / odd}", "ant/1.png": f"folder:{tmp_path}"}.get(
-        odd, "cifar10-jpeg"
-    )
-    with pytest.raises(DataError, match="named pipe"):
-        load_dataset(spec, data_dir=tmp_path)
-
-
 @pytest.mark.parametrize(
     ("y", "message"),
     [
@@ -345,21 +218,6 @@ def test_images_and_labels_in_any_byte_order_are_the_same_data_set(
     plain = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(np.float32), y=LABELS))
     other = load_dataset(_npz(tmp_path, x=(PIXELS > 99).astype(kind), y=LABELS.astype(">i4")))
     assert plain.fingerprint == other.fingerprint
-
-
-def test_arrays_of_any_strides_become_tensors() -> None:
-    x = np.arange(12, dtype=">f4").reshape(3, 4)[::-1, ::-1]
-    assert tensor_from(x).tolist() == x.tolist()
-    assert tensor_from(np.broadcast_to(np.float32(1), (2, 2))).tolist() == [[1, 1], [1, 1]]
-    for odd in (
-        np.zeros(2, object),
-        np.zeros(2, "U3"),
-        np.zeros(2, [("a", "i4")]),
-        [[1], [1, 2]],
-        object(),
-    ):
-        with pytest.raises(DataError, match="no array of numbers"):
-            tensor_from(odd)
 
 
 @pytest.mark.parametrize(

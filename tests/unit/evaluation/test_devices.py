@@ -1,4 +1,4 @@
-"""What a user writes is taken as it was meant, or refused with what there is."""
+"""A device is taken as it was meant, or refused with what there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustbench_lite.errors import UnknownNameError, UsageError
-from robustbench_lite.evaluation.inputs import pick_device
+from robustbench_lite.evaluation.devices import pick_device
 
 
 @pytest.mark.parametrize(

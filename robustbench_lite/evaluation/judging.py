@@ -1,0 +1,127 @@
+"""Search the samples of a job, in batches that the judge has seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_lite.evaluation.job import Job
+from robustbench_lite.model.passes import Passes
+from robustbench_lite.records.samples import Outcome, image_bytes
+from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
+from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Outcome as Found
+from robustbench_lite.search.judge import Judge
+
+_FLUSH_SECONDS = 2.0
+"""At most this much finished work waits for the judge and the journal."""
+
+
+class Judged(NamedTuple):
+    """What the judge says of rows that left the engine."""
+
+    outcomes: list[Outcome]
+    nearest: float
+    """The smallest closeness of a claim that was judged; inf where there was none."""
+
+
+class Batch(NamedTuple):
+    """What a search has come to since the one before, and how long it took."""
+
+    judged: Judged
+    seconds: float
+
+
+def search_rows(
+    job: Job, passes: Passes, positions: Tensor, on_done: Callable[[float], None]
+) -> Iterator[Batch]:
+    """Search the samples at ``positions`` (M,), in batches that the judge has seen.
+
+    ``on_done`` hears how many samples' worth of work is done.
+    """
+    engine = _engine(job, passes)
+    judge = Judge(passes, job.scene.threat, job.attack.name, job.terms.device)
+    task = Task(job.scene.data.x, job.scene.data.y, job.scene.target, job.scene.data.ids, positions)
+    waiting: list[Found] = []
+    flushed = time.perf_counter()
+    for found in engine.search(task, on_done):
+        waiting.append(found)
+        enough = sum(len(one.position) for one in waiting) >= job.terms.batch_size
+        if enough or time.perf_counter() - flushed > _FLUSH_SECONDS:
+            judged = _judge(job, judge, waiting)
+            now = time.perf_counter()
+            yield Batch(judged, now - flushed)
+            waiting = []
+            flushed = now
+    if waiting:
+        judged = _judge(job, judge, waiting)
+        yield Batch(judged, time.perf_counter() - flushed)
+
+
+def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
+    """The engine that works the attack of ``job``."""
+    terms = job.terms
+    threat = job.scene.threat
+    options: _Options = {
+        "seed": terms.seed,
+        "query_budget": terms.query_budget,
+        "device": terms.device,
+    }
+    if isinstance(job.attack, DrivenAttack):
+        return DrivenEngine(job.attack, passes, threat, **options)
+    return Engine(job.attack, passes, threat, **options)
+
+
+class _Options(TypedDict):
+    seed: int
+    query_budget: int | None
+    device: torch.device
+
+
+def _judge(job: Job, judge: Judge, waiting: list[Found]) -> Judged:
+    """Have the judge say which of the rows that left the engine are broken, and write that down."""
+    first, *rest = waiting
+    for other in rest:
+        first = first.append(other)
+    position = first.position.cpu()
+    claimed = first.claimed.cpu()
+    rows = position[claimed]
+    x_adv = first.x_adv[first.claimed]
+    data = job.scene.data
+    verdict = judge.confirm(
+        x_adv, data.x[rows], data.y[rows], job.scene.target[rows], data.ids[rows]
+    )
+    size = torch.full((len(position),), float("nan"), dtype=torch.float64)
+    size[claimed] = torch.where(verdict.confirmed, verdict.size, float("nan"))
+    broken = torch.zeros_like(claimed)
+    broken[claimed] = verdict.confirmed
+    images: dict[int, NDArray[np.float32]] = {}
+    if job.terms.keep_adversarials:
+        images = dict(zip(rows.tolist(), x_adv.cpu().numpy(), strict=True))
+    refuted = first.found.cpu() & ~broken
+    columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
+    nearest = float(verdict.closeness.min()) if len(rows) else math.inf
+    samples = zip(*(column.tolist() for column in columns), strict=True)
+    return Judged([_outcome(images, *sample) for sample in samples], nearest)
+
+
+def _outcome(
+    images: Mapping[int, NDArray[np.float32]],
+    position: int,
+    broken: bool,
+    refuted: bool,
+    size: float,
+    forward: int,
+    backward: int,
+) -> Outcome:
+    """One sample; its distance as float32 has it, and its image where it is among ``images``."""
+    distance = float(np.float32(size)) if broken else None
+    x_adv = image_bytes(images[position]) if broken and position in images else None
+    return Outcome(position, broken, refuted, distance, forward, backward, x_adv)
