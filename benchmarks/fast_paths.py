@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 from architectures import ARCHITECTURES
-from peers import as_evaluated
+from harness import as_evaluated
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
