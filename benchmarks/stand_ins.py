@@ -19,13 +19,9 @@ from tabulate import tabulate
 from torch import nn
 
 import robustbench_lite as rbl
-from rbl_defenses.feature_squeezing.squeezers import (
-    BitDepth,
-    Median,
-    NonLocalMeans,
-    SoftBitDepth,
-    StraightThrough,
-)
+from rbl_defenses.feature_squeezing.non_local_means import NonLocalMeans
+from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median
+from rbl_defenses.feature_squeezing.stand_ins import SoftBitDepth, StraightThrough
 from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.sources.models import reference_model, trained_model
 
