@@ -86,10 +86,8 @@ def certify(
     for line in [] if quiet else left_out:
         typer.echo(line, err=True)
     rows = [_row(one, subject.label) for one, subject in zip(found, subjects, strict=True)]
-    if format_name == "json":
-        print(json.dumps({"certificates": rows}, indent=1))
-    else:
-        print(_table(rows))
+    as_json = format_name == "json"
+    print(json.dumps({"certificates": rows}, indent=1) if as_json else _table(rows))
 
 
 def _row(one: Proved, label: str) -> dict[str, Any]:
