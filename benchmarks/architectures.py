@@ -1,5 +1,6 @@
-"""Networks of the families that people bring, with random weights: what a pass costs does not
-depend on what was learned.
+"""Networks of the families that people bring, with random weights.
+
+What a pass costs does not depend on what was learned.
 """
 
 from __future__ import annotations

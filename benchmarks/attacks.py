@@ -112,11 +112,10 @@ def load_subject(options: argparse.Namespace) -> Subject:
     if options.architecture:
         return with_random_weights(options)
     data = load_dataset(options.dataset, data_dir=options.data_dir)
-    loaded = (
-        trained_model(options.weights)
-        if options.weights
-        else reference_model(options.dataset, options.model)
-    )
+    if options.weights:
+        loaded = trained_model(options.weights)
+    else:
+        loaded = reference_model(options.dataset, options.model)
     model = loaded.module.to(options.device).eval().requires_grad_(False)
     x = data.x[: options.images].to(options.device)
     y = data.y[: options.images].to(options.device)

@@ -1,5 +1,6 @@
-"""Other toolkits' attacks behind one signature, set up to do what ours does: the same steps, step
-size, restarts and start.
+"""Other toolkits' attacks behind one signature, set up to do what ours does.
+
+That is the same steps, step size, restarts and start.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""``rbl``: the command line. One file a command; torch is imported by the commands that need it,
-when they need it.
+"""``rbl``: the command line. One file a command.
+
+torch is imported by the commands that need it, when they need it.
 """
 
 from __future__ import annotations

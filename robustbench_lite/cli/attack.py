@@ -1,6 +1,4 @@
-"""``rbl attack``: craft adversarial examples with one attack, and save them where they can be
-looked at and verified.
-"""
+"""``rbl attack``: craft adversarial examples with one attack, and save them."""
 
 from __future__ import annotations
 

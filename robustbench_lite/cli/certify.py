@@ -1,6 +1,4 @@
-"""``rbl certify``: prove for which samples no perturbation changes the class, and print one
-table.
-"""
+"""``rbl certify``: prove for which samples no perturbation changes the class."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _print_report(report: Report, format_name: str, quiet: bool) -> None:
     """Print the table with what belongs to it; for other formats stdout holds nothing else."""
     print(tables.render(report, format_name))
     remarks = [] if format_name == "md" else tables.notes(report)
-    written = tables.written(report)
+    written = tables.say_where(report)
     if written:
         remarks.append(written)
     if format_name == "table":

@@ -1,5 +1,6 @@
-"""``rbl train``: train a network with a defense, and write its weights with a card that says how
-they came about.
+"""``rbl train``: train a network with a defense, and write its weights with a card.
+
+The card says how they came about.
 """
 
 from __future__ import annotations

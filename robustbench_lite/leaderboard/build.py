@@ -1,5 +1,6 @@
-"""Everything that is rendered, as file name -> text: a pure function of boards, results and the
-versions of the plug-ins.
+"""Everything that is rendered, as file name -> text.
+
+It is a pure function of boards, results and the versions of the plug-ins.
 """
 
 from __future__ import annotations

@@ -39,9 +39,8 @@ class Median(nn.Module):
         padded = mirrored(x, before, self.size - 1 - before)
         height, width = x.shape[2:]
         steps = range(self.size)
-        values = torch.stack(
-            [padded[..., i : i + height, j : j + width] for i in steps for j in steps], dim=-1
-        )  # (B, C, H, W, size^2)
+        shifted = [padded[..., i : i + height, j : j + width] for i in steps for j in steps]
+        values = torch.stack(shifted, dim=-1)  # (B, C, H, W, size^2)
         return values.kthvalue(self.size**2 // 2 + 1, dim=-1).values
 
 

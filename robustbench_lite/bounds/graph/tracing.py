@@ -1,5 +1,6 @@
-"""From a network to its graph: torch.fx follows the network's own forward, and every call is
-matched to an operation.
+"""From a network to its graph.
+
+torch.fx follows the network's own forward, and every call is matched to an operation.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ _SAME = 1e-4
 def graph_of(
     model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False
 ) -> Graph:
-    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode;
-    ``live`` lets gradients through.
+    """Make the graph of a network.
+
+    Args:
+        model: in eval mode.
+        shape: of its images, (C, H, W).
+        dtype: of the bounds.
+        live: lets gradients through to the weights.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.

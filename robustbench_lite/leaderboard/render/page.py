@@ -1,5 +1,6 @@
-"""One self-contained HTML page: tables that sort and filter, pictures, a gallery, and what lies
-behind each cell.
+"""One self-contained HTML page.
+
+It has tables that sort and filter, pictures, a gallery, and what lies behind each cell.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def page(
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.globals.update(text=cells, headings=_headings, cells=_shown)
+    environment.globals.update(text=cells, headings=_headings, cells=_show_row)
     places = [(section.doc, place) for section in sections for place in section.doc.measured()]
     details = {place.cell.key: _details(doc, place, records) for doc, place in places}
     return environment.from_string(_template("page.html.j2")).render(
@@ -106,7 +107,7 @@ def _headings(threat: ThreatTable) -> list[Heading]:
     return [Heading(name, name not in ("model", "defense")) for name in cells.headings(threat)]
 
 
-def _shown(row: RankedRow, threat: ThreatTable) -> list[Shown]:
+def _show_row(row: RankedRow, threat: ThreatTable) -> list[Shown]:
     """Say what each column shows of a row."""
     standing = row.threats[threat.id]
     attacked = [standing.attacks[attack.id] for attack in threat.attacks]
@@ -118,10 +119,10 @@ def _shown(row: RankedRow, threat: ThreatTable) -> list[Shown]:
         Shown(row.defense, row.defense),
     ]
     texts = cells.values(row, threat)[len(names) :]
-    return [*names, *(_shown_value(text, value) for text, value in zip(texts, values, strict=True))]
+    return [*names, *(_show_value(text, value) for text, value in zip(texts, values, strict=True))]
 
 
-def _shown_value(text: str, value: Value) -> Shown:
+def _show_value(text: str, value: Value) -> Shown:
     if isinstance(value, Missing):
         return Shown(text, _LOW, why=value.missing)
     return Shown(text, _order(value), key=value.key if isinstance(value, MeasuredCell) else None)
