@@ -80,10 +80,7 @@ class Parseval(Defense):
         return DefendedModel(ScaledLogits(model, self.logit_scale))
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """Prove by the Lipschitz constant, which orthonormal layers keep small.
-
-        The radius that follows from it costs one forward pass.
-        """
+        """Prove by the Lipschitz constant, which is small here: it costs one forward pass."""
         return BoundCertifier(method="lipschitz") if threat.norm.name == "l2" else None
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:

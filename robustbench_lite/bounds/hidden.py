@@ -134,10 +134,7 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
 
 
 def is_exact(problem: Problem, index: int) -> bool:
-    """Say whether the interval of the node cannot be improved.
-
-    So it is one layer after a box whose sides move freely.
-    """
+    """Say whether the interval of the node is exact: one layer after a box, say."""
     nodes = problem.graph.nodes
     if not problem.region.is_box:
         return False
@@ -246,9 +243,6 @@ def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None
 
 
 def chunks(problem: Problem, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
-    """Slice rows so that a pass back from ``node`` keeps to the chunk size.
-
-    ``run`` of them are not torn apart.
-    """
+    """Slice rows to the chunk size of a pass back from ``node``, with no ``run`` torn apart."""
     size = max(1, problem.chunk // (run * widest_row(problem.graph, node, at_units=at_units))) * run
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -180,11 +180,7 @@ class Convolution(Affine):
         )
 
     def transpose_window(self, a: Tensor) -> Tensor:
-        """Compute W^T a where ``a`` is a window of the output.
-
-        Returns:
-            The whole window of the input that it sees, padding included.
-        """
+        """Compute W^T a, where ``a`` is a window of the output, over all that it sees."""
         values = a[0].numel()
         if values > SMALL_WINDOW or len(a) < values:
             return F.conv_transpose2d(
@@ -235,11 +231,7 @@ class Convolution(Affine):
 
 
 def fold(operation: Affine, scale: Scale) -> Affine | None:
-    """Fold ``scale`` into the ``operation`` before it, as batch norm into weights.
-
-    Returns:
-        One operation; None where they are not one.
-    """
+    """Fold ``scale`` into the ``operation`` before it; None where they are not one."""
     if isinstance(operation, Scale):
         return Scale(operation.scale * scale.scale, operation.shift * scale.scale + scale.shift)
     if not isinstance(operation, Linear | Convolution) or not scale.uniform:
