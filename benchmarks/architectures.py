@@ -1,5 +1,6 @@
-"""Networks of the families that people bring, with random weights: what a pass costs does not
-depend on what was learned.
+"""Networks of the families that people bring, with random weights.
+
+What a pass costs does not depend on what was learned.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from harness import Subject
+from torch import nn
 from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -59,9 +61,10 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 """Name -> a network for images (B, 3, 32, 32)."""
 
 
-def with_random_weights(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network of ``--architecture``, ``--images`` random images, and the classes that it gives
-    them.
+def with_random_weights(options: argparse.Namespace) -> Subject:
+    """Make the network of ``--architecture``, with ``--images`` random images.
+
+    Their labels are the classes that it gives them.
     """
     torch.manual_seed(0)
     model = ARCHITECTURES[options.architecture]()
@@ -74,4 +77,4 @@ def with_random_weights(options: argparse.Namespace) -> tuple[nn.Module, Tensor,
     x = torch.rand(options.images, 3, 32, 32).to(options.device)
     with torch.no_grad():
         y = torch.cat([model(part).argmax(1) for part in x.split(64)])  # type: ignore[no-untyped-call]
-    return model, x, y
+    return Subject(model, x, y)

@@ -1,7 +1,6 @@
 """Certificates, ours and theirs: the same networks, images and radius, in one run.
 
-    python benchmarks/bounds.py --networks none adversarial_training dual_network --against plain
-    auto_LiRPA
+    python benchmarks/bounds.py --networks none dual_network --against plain auto_LiRPA
 
 Prints milliseconds of CPU time a sample, the certified share and the margins, as a table; ``--json
 FILE`` writes the same. ``plain`` is the dual network as published, written by hand with one row for
@@ -32,8 +31,7 @@ from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model, trained_model
 
 Bounder = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
-"""(model, x, y, eps) -> a lower bound of the margin of every sample over the whole Linf ball, (N,).
-"""
+"""(model, x, y, eps) -> a lower bound of each margin over the whole Linf ball, (N,)."""
 
 
 def ours(method: str, batch_size: int) -> Bounder:
@@ -54,70 +52,84 @@ def in_batches(one: Bounder, batch_size: int) -> Bounder:
 
 
 def class_rows(y: Tensor, classes: int) -> Tensor:
-    """e_y - e_j for the other classes j, (B, K - 1, K)."""
+    """Make e_y - e_j for the other classes j, (B, K - 1, K)."""
     eye = torch.eye(classes)
     others = ~F.one_hot(y, classes).bool()
-    return (
-        (eye[y].unsqueeze(1) - eye)
-        .masked_select(others.unsqueeze(2))
-        .reshape(len(y), classes - 1, classes)
-    )
+    rows = eye[y].unsqueeze(1) - eye  # (B, K, K)
+    return rows.masked_select(others.unsqueeze(2)).reshape(len(y), classes - 1, classes)
 
 
-@torch.no_grad()
-def plain(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Wong and Kolter 2018, algorithm 1, for a chain of convolutions, linear layers and ReLUs: all
-    rows of all units.
+class Chain:
+    """Wong and Kolter 2018, algorithm 1, with one row for every unit of every layer.
+
+    It is for a chain of convolutions, linear layers and ReLUs, the images ``x``, and an Linf ball.
     """
-    layers = list(model)  # type: ignore[call-overload]
-    shapes = [x.shape[1:]]
-    for layer in layers:
-        shapes.append(layer(torch.zeros(1, *shapes[-1])).shape[1:])
-    slopes: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def back(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Bounds of rows (B or 1, R, *shape) over the output of the first ``depth`` layers, (B, R)
-        each.
+    def __init__(self, model: nn.Module, x: Tensor, eps: float) -> None:
+        self.layers: list[Any] = list(model)  # type: ignore[call-overload]
+        self.x = x
+        self.eps = eps
+        self.shapes = [x.shape[1:]]
+        for layer in self.layers:
+            self.shapes.append(layer(torch.zeros(1, *self.shapes[-1])).shape[1:])
+        self.slopes: dict[int, tuple[Tensor, Tensor]] = {}
+        """Slope and intercept of each ReLU, by its index."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, nn.ReLU):
+                self.relax(index)
+
+    def relax(self, index: int) -> None:
+        """Bound the units before a ReLU, and put parallel lines around it."""
+        shape = self.shapes[index]
+        units = torch.eye(shape.numel()).reshape(1, -1, *shape)
+        low, high = (side.reshape(len(self.x), *shape) for side in self.bounds(units, index))
+        crosses = (low < 0) & (high > 0)
+        slope = torch.where(crosses, high / (high - low), (low >= 0).float())
+        self.slopes[index] = slope, torch.where(crosses, -low * slope, 0.0)
+
+    def bounds(self, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Bound rows (B or 1, R, *shape) over the output of the first ``depth`` layers.
+
+        Returns:
+            Lower and upper bounds, (B, R) each.
         """
         low = torch.zeros(rows.shape[:2])
         high = torch.zeros(rows.shape[:2])
         for index in reversed(range(depth)):
-            layer = layers[index]
-            shape = shapes[index]
+            layer = self.layers[index]
             if isinstance(layer, nn.ReLU):
-                slope, intercept = (part.unsqueeze(1) for part in slopes[index])
+                slope, intercept = (part.unsqueeze(1) for part in self.slopes[index])
                 low = low + (rows.clamp(max=0) * intercept).flatten(2).sum(2)
                 high = high + (rows.clamp_min(0) * intercept).flatten(2).sum(2)
-                rows = (
-                    rows * slope
-                )  # (B, R, *shape), also where all samples began with the same rows
+                rows = rows * slope  # (B, R, *shape), also where all samples began with the same
                 continue
-            if isinstance(layer, nn.Flatten):
-                rows = rows.reshape(*rows.shape[:2], *shape)
-                continue
-            bias = layer.bias.reshape(-1, *([1] * (len(shapes[index + 1]) - 1)))
-            offset = (rows * bias).flatten(2).sum(2)
-            low = low + offset
-            high = high + offset
-            flat = rows.flatten(0, 1)
-            if isinstance(layer, nn.Conv2d):
-                flat = F.conv_transpose2d(flat, layer.weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
-            else:
-                flat = flat @ layer.weight
-            rows = flat.reshape(*rows.shape[:2], *shape)
-        centre = (rows * x.unsqueeze(1)).flatten(2).sum(2)
-        radius = eps * rows.abs().flatten(2).sum(2)
+            if not isinstance(layer, nn.Flatten):
+                bias = layer.bias.reshape(-1, *([1] * (len(self.shapes[index + 1]) - 1)))
+                offset = (rows * bias).flatten(2).sum(2)
+                low = low + offset
+                high = high + offset
+            rows = transpose(layer, rows, self.shapes[index])
+        centre = (rows * self.x.unsqueeze(1)).flatten(2).sum(2)
+        radius = self.eps * rows.abs().flatten(2).sum(2)
         return low + centre - radius, high + centre + radius
 
-    for index, layer in enumerate(layers):
-        if isinstance(layer, nn.ReLU):
-            units = torch.eye(shapes[index].numel()).reshape(1, -1, *shapes[index])
-            low, high = (side.reshape(len(x), *shapes[index]) for side in back(units, index))
-            crosses = (low < 0) & (high > 0)
-            slope = torch.where(crosses, high / (high - low), (low >= 0).float())
-            slopes[index] = slope, torch.where(crosses, -low * slope, 0.0)
-    rows = class_rows(y, shapes[-1][0])
-    return back(rows, len(layers))[0].amin(1)
+
+def transpose(layer: Any, rows: Tensor, shape: torch.Size) -> Tensor:
+    """Take rows over the output of a linear ``layer`` to rows over its input of ``shape``."""
+    flat = rows.flatten(0, 1)
+    if isinstance(layer, nn.Conv2d):
+        flat = F.conv_transpose2d(flat, layer.weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
+    elif isinstance(layer, nn.Linear):
+        flat = flat @ layer.weight
+    return flat.reshape(*rows.shape[:2], *shape)
+
+
+@torch.no_grad()
+def plain(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Bound the margins with the dual network as published."""
+    chain = Chain(model, x, eps)
+    rows = class_rows(y, chain.shapes[-1][0])
+    return chain.bounds(rows, len(chain.layers))[0].amin(1)
 
 
 def auto_lirpa(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
@@ -174,7 +186,7 @@ def network_of(text: str, dataset: str) -> nn.Module:
 def measure(
     name: str, model: nn.Module, data: Dataset, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """All contestants in turn, ``--repeats`` times; CPU time is the median."""
+    """Run all contestants in turn, ``--repeats`` times; CPU time is the median."""
     contestants = {f"rbl {method}": ours(method, options.batch_size) for method in options.methods}
     contestants |= {
         f"{peer} (dual)": in_batches(PEERS[peer], options.peer_batch_size)
@@ -189,19 +201,22 @@ def measure(
             if repeat:
                 seconds[contestant].append(time.process_time() - start)
     dual = margins.get("rbl dual")
-    return [
-        {
-            "network": name,
-            "bound": contestant,
-            "ms a sample": 1000 * statistics.median(seconds[contestant]) / len(data),
-            "certified": float((margins[contestant] > 0).double().mean()),
-            "mean margin": float(margins[contestant].mean()),
-            "off rbl dual": float((margins[contestant] - dual).abs().max())
-            if dual is not None and contestant.endswith("(dual)")
-            else None,
-        }
-        for contestant in contestants
-    ]
+    rows: list[dict[str, Any]] = []
+    for contestant, found in margins.items():
+        off = None
+        if dual is not None and contestant.endswith("(dual)"):
+            off = float((found - dual).abs().max())
+        rows.append(
+            {
+                "network": name,
+                "bound": contestant,
+                "ms a sample": 1000 * statistics.median(seconds[contestant]) / len(data),
+                "certified": float((found > 0).double().mean()),
+                "mean margin": float(found.mean()),
+                "off rbl dual": off,
+            }
+        )
+    return rows
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""What the fast paths gain, layer by layer and network by network: where the rules of
-``search/fast.py`` come from.
+"""What the fast paths gain, layer by layer and network by network.
 
     python benchmarks/fast_paths.py
 
-Prints the CPU time of one thread for the input gradient of strided convolutions, by torch's kernel
-and by ours, in both layouts; and for a gradient of whole networks, as they were given and on the
-path that ``evaluate`` searches. Shares of the first column.
+The rules of ``model/fast`` come from here. It prints the CPU time of one thread for the input
+gradient of strided convolutions, by torch's kernel and by ours, in both layouts; and for a gradient
+of whole networks, as they were given and on the path that ``evaluate`` searches. Shares are of the
+first column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 from architectures import ARCHITECTURES
-from peers import as_evaluated
+from harness import as_evaluated
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
@@ -42,8 +42,10 @@ LAST = torch.channels_last
 
 
 def shares(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median CPU time of each run, the first in milliseconds, the others as shares of it; in
-    turn, after a warm-up.
+    """Time each run, in turn, after a warm-up.
+
+    Returns:
+        The median CPU time, of the first in milliseconds, of the others as shares of it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):

@@ -1,8 +1,8 @@
 """What a feature-squeezing detector catches: attacks that do not know of it, and attacks that do.
 
-    python benchmarks/feature_squeezing.py python benchmarks/feature_squeezing.py --dataset mnist
-    --data-dir data --weights mnist-none.safetensors \
-        --squeeze 'bits=1 median=2' --eps 0.3 --json mnist.json
+    python benchmarks/feature_squeezing.py
+    python benchmarks/feature_squeezing.py --dataset mnist --data-dir data \
+        --weights mnist-none.safetensors --squeeze 'bits=1 median=2' --eps 0.3 --json mnist.json
 
 "plain" examples are made against the network alone, as in the paper, and shown to the detector
 afterwards; "joint" ones are made against network and detector together. A joint attack succeeds
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,68 +29,94 @@ from robustbench_lite import registry
 from robustbench_lite.sources.models import reference_model, trained_model
 
 
+class Subject(NamedTuple):
+    """A network with the images of the comparison."""
+
+    network: nn.Module
+    test: rbl.Dataset
+    """The images that are attacked."""
+    training: rbl.Dataset
+    """Those that set the threshold."""
+
+
+class Trial:
+    """A detector that is set up, and what it says of clean images."""
+
+    def __init__(self, subject: Subject, options: argparse.Namespace) -> None:
+        shares = f"false_positives={options.false_positives}"
+        spec = f"feature_squeezing {options.squeeze} detect=true {shares}"
+        calibration = subject.training.x[: options.calibration]
+        plain: FeatureSqueezing = registry.create("defense", spec)
+        self.subject = subject
+        self.defense = plain.calibrated(subject.network, calibration)
+        self.threshold = self.defense.threshold or 0.0
+        self.clean = self.score(subject.test.x)
+        self.calibration = self.score(calibration)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Score images as the detector does, (N,)."""
+        return detection_scores(self.subject.network, self.defense.squeezers(), x)
+
+    def judge(self, cell: rbl.Cell, made: str) -> dict[str, Any]:
+        """Show the examples of ``cell`` to the detector; ``made``: plain or joint."""
+        broken = torch.from_numpy(cell.clean_correct & ~cell.robust)
+        own = torch.zeros(0)
+        if bool(broken.any()):
+            own = self.score(cell.x_adv[broken])  # type: ignore[index]  # kept
+        caught = own > self.threshold
+        robust = cell.robust_accuracy
+        if made == "plain":
+            robust = left(cell, broken, caught, self.clean > self.threshold)
+        return {
+            "made": made,
+            "examples": int(broken.sum()),
+            "caught (true positives)": share(caught),
+            "ROC area": roc_area(self.clean, own) if len(own) else None,
+            "median distance": cell.median_distance,
+            "robust accuracy": robust,
+        }
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The detector on clean images, and each attack of ``options``, plain and joint."""
-    network, test, training = subject(options)
-    calibration = training.x[: options.calibration]
-    spec = (
-        f"feature_squeezing {options.squeeze} detect=true false_positives={options.false_positives}"
-    )
-    defense: FeatureSqueezing = registry.create("defense", spec).calibrated(network, calibration)
-    threshold = defense.threshold or 0.0
-
-    def scores(x: Tensor) -> Tensor:
-        return detection_scores(network, defense.squeezers(), x)
-
-    clean = scores(test.x)
+    """Show the detector clean images, and each attack of ``options``, plain and joint."""
+    subject = load_subject(options)
+    trial = Trial(subject, options)
     found = {
         "squeezers": options.squeeze,
-        "dataset": test.name,
-        "n": len(test),
-        "threshold": threshold,
-        "calibrated on": len(calibration),
-        "false positives, training": share(scores(calibration) > threshold),
-        "false positives, test": share(clean > threshold),
+        "dataset": subject.test.name,
+        "n": len(subject.test),
+        "threshold": trial.threshold,
+        "calibrated on": len(trial.calibration),
+        "false positives, training": share(trial.calibration > trial.threshold),
+        "false positives, test": share(trial.clean > trial.threshold),
         "attacks": [],
     }
     for attack, norm, eps in attacks(options):
-        shared = {
+        settings = {
             "norm": norm,
             "eps": eps,
             "keep_adversarials": True,
             "batch_size": options.batch_size,
         }
-        plain = rbl.evaluate(network, test, attack, **shared).cells[0]
-        joint = rbl.evaluate(network, test, attack, defenses=defense, **shared).cells[0]
+        shown = subject.network, subject.test, attack
+        plain = rbl.evaluate(*shown, **settings).cells[0]
+        joint = rbl.evaluate(*shown, defenses=trial.defense, **settings).cells[0]
         found |= {
             "clean accuracy, undefended": plain.clean_accuracy,
             "clean accuracy, defended": joint.clean_accuracy,
         }
-        for how, cell in (("plain", plain), ("joint", joint)):
-            broken = torch.from_numpy(cell.clean_correct & ~cell.robust)
-            own = scores(cell.x_adv[broken]) if bool(broken.any()) else torch.zeros(0)  # type: ignore[index]  # kept
-            met = (
-                cell.robust_accuracy
-                if how == "joint"
-                else left(cell, broken, own > threshold, clean > threshold)
-            )
-            found["attacks"].append(
-                {
-                    "attack": f"{attack}, {norm} {eps or 'any size'}",
-                    "made": how,
-                    "examples": int(broken.sum()),
-                    "caught (true positives)": share(own > threshold),
-                    "ROC area": roc_area(clean, own) if len(own) else None,
-                    "median distance": cell.median_distance,
-                    "robust accuracy": met,
-                }
-            )
+        label = {"attack": f"{attack}, {norm} {eps or 'any size'}"}
+        found["attacks"] += [
+            label | trial.judge(plain, "plain"),
+            label | trial.judge(joint, "joint"),
+        ]
     return found
 
 
 def left(cell: rbl.Cell, broken: Tensor, caught: Tensor, declined: Tensor) -> float:
-    """Accuracy of the defended network under examples that do not know of it; a clean image that is
-    declined is wrong.
+    """Measure the defended network under examples that do not know of it.
+
+    A clean image that is declined is wrong.
     """
     passed = broken.clone()
     passed[broken] = ~caught
@@ -99,27 +125,27 @@ def left(cell: rbl.Cell, broken: Tensor, caught: Tensor, declined: Tensor) -> fl
 
 
 def attacks(options: argparse.Namespace) -> list[tuple[str, str, float | None]]:
-    """Attack, norm and radius. With fewer or smaller steps Carlini-Wagner never crosses the
-    rounding of MNIST to one bit.
-    """
+    """List attack, norm and radius."""
+    # With fewer or smaller steps Carlini-Wagner never crosses the rounding of MNIST to one bit.
     return [
         ("pgd steps=40", "linf", options.eps),
         ("carlini_wagner steps=200 search_steps=5 learning_rate=0.05", "l2", None),
     ]
 
 
-def subject(options: argparse.Namespace) -> tuple[nn.Module, rbl.Dataset, rbl.Dataset]:
-    """The network, the images that are attacked, and those that set the threshold."""
+def load_subject(options: argparse.Namespace) -> Subject:
+    """Load the network and its images."""
     where = {"data_dir": options.data_dir}
     test = rbl.load_dataset(options.dataset, limit=options.images, **where)
     loaded = (
         trained_model(options.weights) if options.weights else reference_model(test.name, "none")
     )
-    return loaded.module, test, rbl.load_dataset(options.dataset, split="train", **where)
+    training = rbl.load_dataset(options.dataset, split="train", **where)
+    return Subject(loaded.module, test, training)
 
 
 def share(claims: Tensor) -> float:
-    """nan for none."""
+    """Take the share of claims that hold; nan of none."""
     return float(claims.double().mean())
 
 

@@ -1,96 +1,32 @@
-"""Other toolkits' attacks behind one signature, set up to do what ours does: the same steps, step
-size, restarts and start.
+"""Other toolkits' attacks behind one signature, set up to do what ours does.
+
+That is the same steps, step size, restarts and start.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 
-import numpy as np
 import torch
+from harness import Runner, in_batches
+from peer_art import art
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite import registry
-from robustbench_lite.evaluation.prepare import prepare
-from robustbench_lite.model.defended import DefendedModel
-from robustbench_lite.model.fast.path import PROBES, with_fast_path
-from robustbench_lite.rows.losses import margin
-from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.threat.norms import norm_by_name
-
-Runner = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, x, y) -> the perturbed images; a row that no adversarial was found for may come back as
-it is.
-"""
-
-
-class Counter(nn.Module):
-    """Counts the rows that pass through a model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.rows = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows += len(x)
-        return self.model(x)  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def broken(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
-    return torch.cat(
-        [
-            margin(model(a), b, torch.full_like(b, -1)) < 0
-            for a, b in zip(x_adv.split(256), y.split(256), strict=True)  # type: ignore[no-untyped-call]
-        ]
-    )
-
-
-def in_batches(run: Runner, size: int) -> Runner:
-    """How other toolkits work through a data set: one batch after the other, each from the first
-    step to the last.
-    """
-
-    def whole(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat(
-            [run(model, x[i : i + size], y[i : i + size]) for i in range(0, len(y), size)]
-        )
-
-    return whole
-
-
-def as_evaluated(model: nn.Module, x: Tensor) -> DefendedModel:
-    """The copy that evaluate() works on, with its fast path; a counter is left as it is."""
-    if isinstance(model, Counter):
-        return DefendedModel(model)
-    return with_fast_path(prepare(model, registry.create("defense", "none"), x.device), x[:PROBES])
-
-
-def training_images(model: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Those of the training images that the model classifies correctly."""
-    data = load_dataset(options.dataset, split="train", data_dir=options.data_dir)
-    x = data.x.to(options.device)
-    y = data.y.to(options.device)
-    keep = ~broken(model, x, y)
-    return x[keep], y[keep]
 
 
 def plain(options: argparse.Namespace) -> Runner:
-    """PGD as one writes it by hand, on the network as it comes."""
+    """Make what runs PGD as one writes it by hand, on the network as it comes."""
     norm = norm_by_name(options.norm)
     eps = options.eps
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x_adv = (
-            (x + (torch.rand_like(x) * 2 - 1) * eps).clamp(0, 1)
-            if norm.name == "linf"
-            else x.clone()
-        )
+        x_adv = x.clone()
+        if norm.name == "linf":
+            x_adv = (x + (torch.rand_like(x) * 2 - 1) * eps).clamp(0, 1)
         for _ in range(options.steps):
             x_adv.requires_grad_()
             loss = F.cross_entropy(model(x_adv), y, reduction="sum")
@@ -103,6 +39,7 @@ def plain(options: argparse.Namespace) -> Runner:
 
 
 def foolbox(options: argparse.Namespace) -> Runner:
+    """Make what runs Foolbox's attack of that name."""
     import foolbox as peer
 
     name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
@@ -132,6 +69,7 @@ def foolbox(options: argparse.Namespace) -> Runner:
 
 
 def torchattacks(options: argparse.Namespace) -> Runner:
+    """Make what runs the attack of that name of torchattacks."""
     import torchattacks as peer
 
     if options.attack in ("boundary", "zoo", "carlini_wagner") or options.norm == "l1":
@@ -157,112 +95,8 @@ def torchattacks(options: argparse.Namespace) -> Runner:
     return in_batches(run, options.batch_size)
 
 
-def art(options: argparse.Namespace) -> Runner:
-    from art.attacks.evasion import BoundaryAttack, CarliniL2Method, PixelAttack, ZooAttack
-    from art.estimators.classification import PyTorchClassifier
-
-    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        shape = tuple(x.shape[1:])
-        classes = model(x[:1]).shape[1]
-        wrapped = PyTorchClassifier(
-            InSinglePrecision(model),
-            nn.CrossEntropyLoss(),
-            shape,
-            classes,
-            clip_values=(0.0, 1.0),
-            device_type=x.device.type,
-        )
-        if options.attack == "one_pixel":
-            attack = PixelAttack(
-                wrapped, th=int(options.eps), es=1, max_iter=options.steps - 1
-            )  # its population is 400
-        elif options.attack == "boundary":
-            # An iteration of its 20 orthogonal proposals asks about 30 queries: as many in all as
-            # ours.
-            attack = BoundaryAttack(
-                wrapped,
-                targeted=False,
-                max_iter=options.steps // 27,
-                batch_size=options.batch_size,
-                verbose=False,
-            )
-        elif options.attack == "carlini_wagner":
-            attack = CarliniL2Method(
-                wrapped,
-                max_iter=options.steps,
-                binary_search_steps=options.search_steps,
-                initial_const=1e-3,
-                learning_rate=options.step_size,
-                batch_size=options.batch_size,
-                verbose=False,
-            )
-        elif options.attack == "zoo":
-            attack = ZooAttack(
-                wrapped,
-                max_iter=options.steps,
-                binary_search_steps=options.search_steps,
-                initial_const=0.01,
-                nb_parallel=128,
-                use_resize=False,
-                use_importance=False,
-                variable_h=1e-4,
-                verbose=False,
-                batch_size=options.art_batch_size,
-            )
-            # Image by image: of a batch of several it moves the first one only.
-            run_one = attack.generate
-            attack.generate = lambda x, y: np.concatenate(
-                [run_one(a[None], b[None]) for a, b in zip(x, y, strict=True)]
-            )
-        elif options.attack == "patch":
-            return art_patch(wrapped, model, x, classes, options)
-        else:
-            sys.exit(f"Nothing is set up for ART's {options.attack}: leave it out of --against.")
-        x_adv = attack.generate(x.cpu().numpy(), F.one_hot(y, classes).cpu().numpy())
-        return torch.as_tensor(x_adv).to(x)
-
-    return run
-
-
-class InSinglePrecision(nn.Module):
-    """ART's boundary attack hands on images in float64."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.float())  # type: ignore[no-any-return]
-
-
-def art_patch(
-    wrapped: object, model: nn.Module, x: Tensor, classes: int, options: argparse.Namespace
-) -> Tensor:
-    """Fitted for at least as many steps (its epochs are whole ones), and scored at one placement of
-    each image.
-    """
-    from art.attacks.evasion import AdversarialPatchPyTorch
-
-    side, (train, y) = min(x.shape[2:]), training_images(model, options)
-    scale = (4 * options.eps / math.pi) ** 0.5 / side
-    attack = AdversarialPatchPyTorch(
-        wrapped,
-        rotation_max=22.5,
-        scale_min=scale,
-        scale_max=scale,
-        learning_rate=options.step_size,
-        batch_size=options.fit_batch,
-        max_iter=math.ceil(options.steps / math.ceil(len(y) / options.fit_batch)),
-        patch_shape=(x.shape[1], side, side),
-        patch_type="circle",
-        targeted=False,
-        verbose=False,
-    )
-    attack.generate(train.cpu().numpy(), F.one_hot(y, classes).float().cpu().numpy())
-    return torch.as_tensor(attack.apply_patch(x.cpu().numpy(), scale=scale)).to(x)
-
-
 def adv_lib(options: argparse.Namespace) -> Runner:
+    """Make what runs Carlini and Wagner's attack of adv_lib."""
     from adv_lib.attacks.carlini_wagner.l2 import carlini_wagner_l2
 
     if options.attack != "carlini_wagner":

@@ -1,11 +1,10 @@
-"""Which differentiable stand-in for a squeezer makes attacks strongest: the comparison of
-docs/explanation/adaptive.md.
+"""Which differentiable stand-in for a squeezer makes attacks strongest.
 
     python benchmarks/stand_ins.py
     python benchmarks/stand_ins.py --dataset mnist --data-dir data --weights mnist-none.safetensors
 
-prints the robust accuracy of the network behind the real squeezer for attacks that follow each
-candidate. Lower is better.
+Prints the comparison of docs/explanation/adaptive.md: the robust accuracy of the network behind the
+real squeezer for attacks that follow each candidate. Lower is better.
 """
 
 from __future__ import annotations
@@ -19,21 +18,18 @@ from tabulate import tabulate
 from torch import nn
 
 import robustbench_lite as rbl
-from rbl_defenses.feature_squeezing.squeezers import (
-    BitDepth,
-    Median,
-    NonLocalMeans,
-    SoftBitDepth,
-    StraightThrough,
-)
+from rbl_defenses.feature_squeezing.non_local_means import NonLocalMeans
+from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median
+from rbl_defenses.feature_squeezing.stand_ins import SoftBitDepth, StraightThrough
 from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.sources.models import reference_model, trained_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(rbl.Defense):
-    """A squeezer, and what attacks follow instead of it; ``None`` is the squeezer's own
-    gradient.
+    """A squeezer, and what attacks follow instead of it.
+
+    ``None`` is the squeezer's own gradient.
     """
 
     name: ClassVar[str] = "candidate"

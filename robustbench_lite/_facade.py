@@ -1,22 +1,37 @@
-"""Names that are imported when they are first used: those of plug-ins, and the public ones of a
-room.
-"""
+"""Names that are imported when they are first used: those of plug-ins, and a room's public ones."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from robustbench_lite import registry
 
 
-def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
-    """A module-level ``__getattr__`` that loads the registered class of a name, and the names it
-    knows, sorted.
-    """
+class Facade(NamedTuple):
+    """``__getattr__`` and ``__all__`` of a module of plug-ins."""
+
+    get: Callable[[str], Any]
+    """Loads the registered class of a name."""
+    names: list[str]
+    """Those that it knows, sorted."""
+
+
+class Face(NamedTuple):
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a room."""
+
+    get: Callable[[str], Any]
+    """Finds a name in the core module of its home."""
+    list_names: Callable[[], list[str]]
+    names: list[str]
+    """Those that it knows, sorted."""
+
+
+def facade(kind: registry.Kind) -> Facade:
+    """Make the module of all registered plug-ins of ``kind``."""
     from robustbench_lite import registry  # a face needs none of it
 
     classes = {target.partition(":")[2]: name for name, target in registry.targets(kind).items()}
@@ -29,15 +44,11 @@ def facade(kind: registry.Kind) -> tuple[Callable[[str], Any], list[str]]:
             )
         return registry.load(kind, classes[class_name])
 
-    return get, sorted(classes)
+    return Facade(get, sorted(classes))
 
 
-def face(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__`` and ``__dir__`` of ``package``, which find a name in the core module of its
-    home; the names, sorted.
-    """
+def face(package: str, homes: Mapping[str, str]) -> Face:
+    """Make the public names of ``package``; ``homes``: name -> core module that defines it."""
     names = sorted(homes)
 
     def get(name: str) -> Any:
@@ -47,4 +58,4 @@ def face(
             )
         return getattr(importlib.import_module(f"robustbench_lite.{homes[name]}"), name)
 
-    return get, lambda: [*vars(sys.modules[package]), *names], names
+    return Face(get, lambda: [*vars(sys.modules[package]), *names], names)

@@ -1,6 +1,6 @@
 """Write what can be proved of the bundled dual networks into their cards.
 
-python scripts/certify_reference_networks.py --data-dir data
+    python scripts/certify_reference_networks.py --data-dir data
 
 All test images, at the radius of the card. The plain ball, as in published figures, by ``dual``,
 the bound of the paper, and by all bounds together (``auto``); of a network that was trained with
@@ -35,9 +35,10 @@ def _command(card: Card, method: str, cut: bool) -> str:
     )
 
 
-def certified(command: str, data_dir: Path, output: Path) -> Certified:
-    """Run ``command`` with the data where they are; a finished certificate in ``output`` is read
-    instead.
+def certify_by(command: str, data_dir: Path, output: Path) -> Certified:
+    """Run ``command`` with the data where they are.
+
+    A finished certificate in ``output`` is read instead.
     """
     words = [str(data_dir) if word == "data" else word for word in shlex.split(command)]
     done = subprocess.run(
@@ -63,7 +64,9 @@ def main() -> None:
     given = parser.parse_args()
     for path in sorted(given.networks.glob("*-dual_network*.json")):
         card = load_card(path)
-        proved = [certified(command, given.data_dir, given.output) for command in commands_of(card)]
+        proved = [
+            certify_by(command, given.data_dir, given.output) for command in commands_of(card)
+        ]
         new = card.model_copy(update={"certified": proved})
         write_text(path, new.model_dump_json(indent=2, exclude_unset=True) + "\n")
         print(path.stem, *(f"{one.method} {one.certified_accuracy:.2%}" for one in proved))

@@ -1,5 +1,6 @@
-"""Refuse a tag that is not the package's version, or that the changelog has no section of:
-``check_release.py v0.1.0``.
+"""Refuse a tag that is not the package's version, or that the changelog does not know.
+
+python scripts/check_release.py v0.1.0
 """
 
 from __future__ import annotations

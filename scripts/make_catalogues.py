@@ -1,7 +1,8 @@
-"""Write attacks/README.md and defenses/README.md from the registry. A test holds the files to what
-this script would write.
+"""Write attacks/README.md and defenses/README.md from the registry.
 
-python scripts/make_catalogues.py
+    python scripts/make_catalogues.py
+
+A test holds the files to what this script would write.
 """
 
 from __future__ import annotations
@@ -30,17 +31,15 @@ def attacks() -> str:
     details = []
     for name in registry.names("attack"):
         attack = registry.load("attack", name)
-        kind = (
-            "inside a ball of radius eps"
-            if attack.kind == "fixed_eps"
-            else "nearest adversarial; eps is optional"
-        )
+        searches = "nearest adversarial; eps is optional"
+        if attack.kind == "fixed_eps":
+            searches = "inside a ball of radius eps"
         rows.append(
             [
                 f"`{name}`",
                 attack.access.name.lower(),
                 ", ".join(sorted(attack.norms)),
-                kind,
+                searches,
                 "yes" if attack.targeted else "no",
                 attack.version,
                 attack.paper,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
-from robustbench_lite.bounds.training import margin_bounds
+from robustbench_lite.bounds.training import Effort, margin_bounds
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.threat import ThreatModel, norm_by_name
@@ -74,10 +74,9 @@ class DualNetwork(Defense):
                 f"dual_network needs eps above 0, not {self.eps}: eps=0.1, or eps=8/255."
             )
         for field in _SHARES:
-            if not 0 <= getattr(self, field) <= 1:
-                raise UsageError(
-                    f"dual_network needs {field}, a share, in [0, 1], not {getattr(self, field)}."
-                )
+            share = getattr(self, field)
+            if not 0 <= share <= 1:
+                raise UsageError(f"dual_network needs {field}, a share, in [0, 1], not {share}.")
         if not self.settled >= 0:
             raise UsageError(
                 f"dual_network needs settled (a margin) of at least 0, not {self.settled}."
@@ -88,20 +87,23 @@ class DualNetwork(Defense):
             )
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """Every bound there is, for balls of the norm that the network was trained for."""
+        """Prove with every bound there is, for balls of the norm that was trained for."""
         return BoundCertifier() if threat.norm == norm_by_name(self.norm) else None
 
     def radius(self, progress: float) -> float:
-        """The radius after the share ``progress`` of the training."""
+        """Give the radius after the share ``progress`` of the training."""
         return self.eps * self._risen(progress)
 
     def bound(self, progress: float) -> str:
-        """The bound after the share ``progress`` of the training."""
+        """Name the bound after the share ``progress`` of the training."""
         if progress >= self.dual_from:
             return "dual"
         return "ibp" if progress < self.interval_until else "crown-ibp-chord"
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+        effort = Effort(
+            bound=self.bound(batch.progress), projections=self.projections, settled=self.settled
+        )
         with evaluating(model):  # a bound is of the network as it is deployed, and of one image
             margins = margin_bounds(
                 model,
@@ -109,10 +111,8 @@ class DualNetwork(Defense):
                 batch.y,
                 norm=norm_by_name(self.norm),
                 eps=self.radius(batch.progress),
-                bound=self.bound(batch.progress),
+                effort=effort,
                 box=self.box,
-                projections=self.projections,
-                settled=self.settled,
             )
         robust: Tensor = F.cross_entropy(-margins, batch.y)
         clean = 1 - (1 - self.clean_weight) * self._risen(batch.progress)
@@ -121,5 +121,5 @@ class DualNetwork(Defense):
         return (1 - clean) * robust + clean * F.cross_entropy(model(batch.x), batch.y)
 
     def _risen(self, progress: float) -> float:
-        """The share of its way that the warm-up has gone."""
+        """Give the share of its way that the warm-up has gone."""
         return 1.0 if progress >= self.warmup else progress / self.warmup

@@ -80,9 +80,7 @@ class Parseval(Defense):
         return DefendedModel(ScaledLogits(model, self.logit_scale))
 
     def certifier(self, threat: ThreatModel) -> Certifier | None:
-        """Orthonormal layers have a small Lipschitz constant, and the radius that follows from it
-        costs one forward pass.
-        """
+        """Prove by the Lipschitz constant, which is small here: it costs one forward pass."""
         return BoundCertifier(method="lipschitz") if threat.norm.name == "l2" else None
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
@@ -107,8 +105,10 @@ class Parseval(Defense):
             self.store_frame(layer, matrix)
 
     def frame(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
-        """What the retraction keeps orthonormal, as a new tensor: (out, in), for a convolution
-        (out, in kh kw).
+        """Copy what the retraction keeps orthonormal.
+
+        Returns:
+            (out, in), for a convolution (out, in kh kw).
         """
         return layer.weight.detach().flatten(1) * self._scale(layer)  # (out, in kh kw)
 
@@ -117,11 +117,10 @@ class Parseval(Defense):
         layer.weight.copy_((matrix / self._scale(layer)).reshape(layer.weight.shape))
 
     def _scale(self, layer: nn.Conv2d | nn.Linear) -> float:
-        return (
-            math.sqrt(math.prod(layer.kernel_size))
-            if self.scaled_patches and isinstance(layer, nn.Conv2d)
-            else 1.0
-        )
+        """Give the factor by which a frame is larger than the weights."""
+        if self.scaled_patches and isinstance(layer, nn.Conv2d):
+            return math.sqrt(math.prod(layer.kernel_size))
+        return 1.0
 
 
 class ScaledLogits(nn.Module):

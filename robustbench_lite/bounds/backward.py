@@ -1,6 +1,4 @@
-"""The backward engine: linear coefficients of chosen outputs, from a node of the graph back to the
-image.
-"""
+"""The backward engine: linear coefficients of chosen outputs, from a node back to the image."""
 
 from __future__ import annotations
 
@@ -72,16 +70,17 @@ class Backward:
         self.pending[node] = Pending(window.grown(a, both) + seen.grown(other, both), both)
 
     def begin(self, start: Start, lines: Mapping[int, Lines]) -> None:
-        """Rows of single units; where their costs are known, they go on past the ``lines`` of the
-        activations before them.
+        """Begin with rows of single units.
+
+        Where their costs are known, they go on past the ``lines`` of the activations before them.
         """
         self._shift(start.offset)
         if start.paid is not None:
             self._book(start.paid.lower, start.paid.negative)
             if self.rows.run > 1:
-                a = self.rows.scaled(start.a, lines[start.node].above, start.window)
+                a = self.rows.scale_layer(start.a, lines[start.node].above, start.window)
             else:
-                a = self._sloped(start.a, lines[start.node], None, start.window)
+                a = self._multiply(start.a, lines[start.node], None, start.window)
             (source,) = self.graph.nodes[start.node].inputs
             self._to(source, a, start.window, masked=True)  # slopes are 0 in the padding
         elif start.behind:
@@ -121,7 +120,7 @@ class Backward:
                 case Activation():
                     self._pay(a, lines[index].intercept, window)
                     own = None if below is None else below[index]
-                    self.start(node.inputs[0], self._sloped(a, lines[index], own, window), window)
+                    self.start(node.inputs[0], self._multiply(a, lines[index], own, window), window)
                 case Sum(weights):
                     for source, weight in zip(node.inputs, weights, strict=True):
                         self.start(source, a if weight == 1 else a * weight, window)
@@ -136,10 +135,9 @@ class Backward:
 
     def _through(self, index: int, operation: Affine, a: Tensor, window: Window | None) -> None:
         (source,) = self.graph.nodes[index].inputs
-        if window is not None and not (
-            isinstance(operation, Convolution)
-            or (isinstance(operation, Scale) and operation.uniform)
-        ):
+        local = isinstance(operation, Convolution)
+        local = local or (isinstance(operation, Scale) and operation.uniform)
+        if window is not None and not local:
             a = self._whole(index, a, window)
             window = None
         self._shift(operation.offset(a))
@@ -149,8 +147,9 @@ class Backward:
             self.start(source, operation.transpose(a, self.graph.nodes[source].shape), window)
 
     def _to(self, source: int, a: Tensor, window: Window | None, *, masked: bool = False) -> None:
-        """Rows that a layer has left in its input: windows are masked, and made whole once that is
-        the smaller.
+        """Keep rows that a layer has left in its input.
+
+        Windows are masked, and made whole once that is the smaller.
         """
         node = self.graph.nodes[source]
         if window is not None and window.size[0] * window.size[1] >= node.shape[1] * node.shape[2]:
@@ -166,8 +165,9 @@ class Backward:
         self.start(source, a, window)
 
     def _pay(self, a: Tensor, intercept: Tensor, window: Window | None) -> None:
-        """Book what the intercepts cost: they are those of the upper lines, which negative
-        coefficients meet.
+        """Book what the intercepts cost.
+
+        They are those of the upper lines, which negative coefficients meet.
         """
         cost = self.rows.dot(a.clamp(max=0), intercept, window)
         total = self.rows.dot(a, intercept, window)
@@ -178,7 +178,7 @@ class Backward:
         self.constant = self.constant + cost
         self.negative = self.negative + negative
 
-    def _sloped(
+    def _multiply(
         self, a: Tensor, lines: Lines, below: Tensor | None, window: Window | None
     ) -> Tensor:
         """Rows over an activation's input, from rows over its output."""
@@ -225,14 +225,12 @@ def widest_row(graph: Graph, node: int, *, at_units: bool) -> int:
                 len(shape) != 3 or behind.size[0] * behind.size[1] >= shape[1] * shape[2]
             ):
                 behind = None
-            values = (
-                torch.Size(shape).numel()
-                if behind is None
-                else shape[0] * behind.size[0] * behind.size[1]
-            )
+            values = torch.Size(shape).numel()
+            if behind is not None:
+                values = shape[0] * behind.size[0] * behind.size[1]
             widest = max(widest, int(values))
             other = windows.get(source, behind)
-            windows[source] = (
-                behind if other is None or behind is None else behind.with_other(other)
-            )
+            if other is not None and behind is not None:
+                behind = behind.with_other(other)
+            windows[source] = behind
     return widest

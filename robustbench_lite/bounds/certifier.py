@@ -1,5 +1,6 @@
-"""What proves robustness: a certifier has a name and a version, as an attack has, and goes into the
-cell's key like one.
+"""What proves robustness.
+
+A certifier has a name and a version, as an attack has, and goes into the cell's key like one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from robustbench_lite.bounds.certify import METHODS, Certificate, proofs
+from robustbench_lite.bounds.certificate import Certificate
+from robustbench_lite.bounds.certify import METHODS, proofs
 from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.errors import UnknownNameError
 from robustbench_lite.threat import ThreatModel
@@ -22,8 +24,9 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Certifier(ABC):
-    """Base of certifiers: frozen, keyword-only dataclasses of parameters. A defense may bring one
-    of its own.
+    """Base of certifiers, which are frozen, keyword-only dataclasses of parameters.
+
+    A defense may bring one of its own.
     """
 
     version: ClassVar[int] = 1
@@ -34,21 +37,25 @@ class Certifier(ABC):
         """What records call it."""
 
     def check(self, model: nn.Module, shape: tuple[int, ...]) -> None:  # noqa: B027 -- nothing to say is the default
-        """Raise ``UnsupportedLayerError`` for a network that it can prove nothing of, on images of
-        ``shape`` (C, H, W).
+        """Refuse a network that it can prove nothing of, on images of ``shape`` (C, H, W).
+
+        Raises:
+            UnsupportedLayerError: names the layer that no bound is known for.
         """
 
     @abstractmethod
     def prove(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel
     ) -> Iterator[Certificate]:
-        """Lower bounds of the margins under ``threat``, whose eps is a number, a few samples after
-        the other.
+        """Bound the margins from below, a few samples after the other.
 
         No sample's bound depends on the others.
 
-        ``model`` is the network as deployed, in eval mode; ``x`` (N, C, H, W), ``y`` (N,) are on
-        its device.
+        Args:
+            model: the network as deployed, in eval mode.
+            x: images (N, C, H, W), on its device.
+            y: labels (N,), likewise.
+            threat: its eps is a number.
 
         Raises:
             UnsupportedLayerError: names the layer that no bound is known for.
@@ -57,11 +64,11 @@ class Certifier(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundCertifier(Certifier):
-    """Any method of :func:`robustbench_lite.bounds.certify.certify`, with the ball cut by the image
-    bounds.
+    """Prove with a method of :func:`robustbench_lite.bounds.certify.certify`.
 
     Args:
         method: ``ibp``, ``crown-ibp``, ``dual``, ``crown``, ``alpha``, ``auto`` or ``lipschitz``.
+        box: whether the ball is cut by the image bounds.
     """
 
     method: str = "auto"

@@ -1,5 +1,6 @@
-"""Bounds of every hidden unit, layer by layer: intervals, and backward rows for the units that
-intervals leave open.
+"""Bounds of every hidden unit, layer by layer.
+
+They are by intervals, and by backward rows for the units that intervals leave open.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def hidden_bounds(problem: Problem, method: Method) -> Bounds:
     for index in range(max(activations, default=-1) + 1):
         found[index] = node_interval(problem, index, found, method)
         if index in read and method.rows and not is_exact(problem, index):
-            found[index] = _tightened(problem, index, found[index], lines, method)
+            found[index] = _tighten(problem, index, found[index], lines, method)
         operation = graph.nodes[index].operation
         if isinstance(operation, Activation) and method.rows:
             lines[index] = method.relaxation(operation, found[graph.nodes[index].inputs[0]])
@@ -133,9 +134,7 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
 
 
 def is_exact(problem: Problem, index: int) -> bool:
-    """The interval of the node cannot be improved: one layer after a box whose sides move
-    freely.
-    """
+    """Say whether the interval of the node is exact: one layer after a box, say."""
     nodes = problem.graph.nodes
     if not problem.region.is_box:
         return False
@@ -149,7 +148,7 @@ def is_exact(problem: Problem, index: int) -> bool:
     return mixed <= 1
 
 
-def _tightened(
+def _tighten(
     problem: Problem, node: int, known: Interval, lines: dict[int, Lines], method: Method
 ) -> Interval:
     """``known`` with the units that it leaves open bounded by backward rows."""
@@ -228,8 +227,10 @@ def _run(problem: Problem, rows: Rows, start: Start, lines: dict[int, Lines]) ->
 
 
 def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None:
-    """One forward pass books for all units what the lines before them cost; None unless the layer
-    follows activations.
+    """Book for all units, in one forward pass, what the lines before them cost.
+
+    Returns:
+        None unless the layer follows activations.
     """
     operation = problem.graph.nodes[node].operation
     inputs = problem.graph.nodes[node].inputs
@@ -242,8 +243,6 @@ def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None
 
 
 def chunks(problem: Problem, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
-    """Slices of so many rows that a pass back from ``node`` keeps to the chunk size; ``run`` of
-    them are not torn apart.
-    """
+    """Slice rows to the chunk size of a pass back from ``node``, with no ``run`` torn apart."""
     size = max(1, problem.chunk // (run * widest_row(problem.graph, node, at_units=at_units))) * run
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -1,8 +1,7 @@
-"""An upper bound of a network's L2 Lipschitz constant, from the norms of its layers (Cisse et al.
-2017, arXiv:1704.08847).
+"""An upper bound of a network's L2 Lipschitz constant, from the norms of its layers.
 
-A chain multiplies the norms; a weighted sum of branches adds up weight times constant, which for a
-convex combination is at most the largest of them.
+Cisse et al. 2017, arXiv:1704.08847. A chain multiplies the norms; a weighted sum of branches adds
+up weight times constant, which for a convex combination is at most the largest of them.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ _ROUNDING = 1 + 1e-9
 
 @torch.no_grad()
 def lipschitz_constant(graph: Graph) -> float:
-    """L with ``||f(x) - f(x')|| <= L ||x - x'||`` in L2, for images to logits. ``graph`` is in
-    float64.
+    """Bound L with ``||f(x) - f(x')|| <= L ||x - x'||`` in L2, for images to logits.
+
+    ``graph`` is in float64.
     """
     known: list[float] = []
     for node in graph.nodes:
@@ -55,8 +55,9 @@ def lipschitz_constant(graph: Graph) -> float:
 
 
 def operator_norm(node: Node, shape: tuple[int, ...]) -> float:
-    """The largest singular value of an affine node that takes inputs of ``shape``, or a little
-    more; never less.
+    """Bound the largest singular value of an affine node that takes inputs of ``shape``.
+
+    The result may be a little more than that, and never less.
     """
     operation = node.operation
     if isinstance(operation, Scale):
@@ -96,11 +97,10 @@ def _whole_norm(
 
 
 def _periodic_norm(conv: Convolution, weight: Tensor, shape: tuple[int, ...]) -> float:
-    """The norm on a periodic image large enough for nothing to wrap around: zero padding is a part
-    of it (Sedghi et al. 2019).
+    """Compute the norm on a periodic image large enough for nothing to wrap around.
 
-    A stride is a convolution without one over the image's positions sorted by their remainder
-    modulo the stride.
+    Zero padding is a part of it (Sedghi et al. 2019). A stride is a convolution without one over
+    the image's positions sorted by their remainder modulo the stride.
     """
     (sh, sw), (dh, dw) = conv.stride, conv.dilation
     kh, kw = conv.reach
@@ -109,12 +109,10 @@ def _periodic_norm(conv: Convolution, weight: Tensor, shape: tuple[int, ...]) ->
     jh = -(-kh // sh)
     jw = -(-kw // sw)
     padded = F.pad(spread, (0, sw * jw - kw, 0, sh * jh - kh))
-    kernel = (
-        padded.reshape(*weight.shape[:2], jh, sh, jw, sw).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-    )  # (O, C sh sw, jh, jw)
+    strided = padded.reshape(*weight.shape[:2], jh, sh, jw, sw)
+    kernel = strided.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # (O, C sh sw, jh, jw)
     high = -(-(shape[-2] + 2 * conv.padding[0]) // sh) + jh - 1
     wide = -(-(shape[-1] + 2 * conv.padding[1]) // sw) + jw - 1
-    waves = torch.fft.rfft2(kernel, s=(high, wide)).permute(
-        2, 3, 0, 1
-    )  # (H, W / 2 + 1, O, C sh sw)
+    waves = torch.fft.rfft2(kernel, s=(high, wide))  # (O, C sh sw, H, W / 2 + 1)
+    waves = waves.permute(2, 3, 0, 1)
     return float(torch.linalg.matrix_norm(waves, 2).max())

@@ -78,8 +78,9 @@ Stage = Callable[[Work, Question], Tensor]
 
 
 def interval_stage(work: Work, question: Question) -> Tensor:
-    """Interval bound propagation (Gowal et al. 2018, arXiv:1810.12715); the last affine layers are
-    done as one.
+    """Propagate intervals (Gowal et al. 2018, arXiv:1810.12715).
+
+    The last affine layers are done as one.
     """
     nodes = work.problem.graph.nodes
     found = work.bounds(INTERVALS)
@@ -92,31 +93,34 @@ def interval_stage(work: Work, question: Question) -> Tensor:
 
 
 def crown_interval_stage(work: Work, question: Question) -> Tensor:
-    """CROWN-IBP (Zhang et al. 2020, arXiv:1906.06316): hidden units by intervals, the margins by a
-    backward pass.
+    """Bound margins by a backward pass over hidden intervals: CROWN-IBP.
+
+    Zhang et al. 2020, arXiv:1906.06316.
     """
     return rows_back(work, question, work.bounds(INTERVALS), adaptive)
 
 
 def dual_stage(work: Work, question: Question) -> Tensor:
-    """The dual network of Wong and Kolter 2018 (arXiv:1711.00851), which is Fast-Lin: one slope for
-    both lines.
+    """Bound margins with one slope for both lines: the dual network, which is Fast-Lin.
+
+    Wong and Kolter 2018, arXiv:1711.00851.
     """
     return rows_back(work, question, work.bounds(CHORDS), chord)
 
 
 def crown_stage(work: Work, question: Question) -> Tensor:
-    """CROWN (Zhang et al. 2018, arXiv:1811.00866): the lower slope is 0 or 1, whichever leaves the
-    smaller area.
+    """Bound margins with a lower slope of 0 or 1, whichever leaves the smaller area: CROWN.
+
+    Zhang et al. 2018, arXiv:1811.00866.
     """
     return rows_back(work, question, work.bounds(ADAPTIVE), adaptive)
 
 
 def alpha_stage(work: Work, question: Question) -> Tensor:
-    """Lower slopes optimised for each row (Xu et al. 2021, arXiv:2011.13824); the best bound of all
-    steps counts.
+    """Optimise the lower slopes for each row; the best bound of all steps counts.
 
-    Hidden units keep the tighter of their equal-slope and adaptive bounds.
+    Xu et al. 2021, arXiv:2011.13824. Hidden units keep the tighter of their equal-slope and
+    adaptive bounds.
     """
     one = work.bounds(CHORDS)
     other = work.bounds(ADAPTIVE)
@@ -143,8 +147,9 @@ STAGES: dict[str, Stage] = {
 
 
 class _Slopes:
-    """The optimisation of one chunk of rows. Nothing a row does depends on the others, so they may
-    leave at any time.
+    """The optimisation of one chunk of rows.
+
+    Nothing a row does depends on the others, so they may leave at any time.
     """
 
     def __init__(self, problem: Problem, question: Question, lines: dict[int, Lines]) -> None:
@@ -152,9 +157,9 @@ class _Slopes:
         self.question = question
         self.lines = lines
         self.floors = {i: getattr(problem.graph.nodes[i].operation, "slope", 0.0) for i in lines}
-        self.slopes = {
-            i: line.below.index_select(0, question.owner) for i, line in lines.items()
-        }  # (M, *shape)
+        owner = question.owner
+        self.slopes = {i: line.below.index_select(0, owner) for i, line in lines.items()}
+        """Of each activation, (M, *shape)."""
         self.first = {i: torch.zeros_like(slope) for i, slope in self.slopes.items()}
         self.second = {i: torch.zeros_like(slope) for i, slope in self.slopes.items()}
 

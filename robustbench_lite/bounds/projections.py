@@ -1,8 +1,7 @@
-"""Random projections: estimates of the dual network's hidden bounds in a handful of forward passes,
-to train with.
+"""Random projections: estimates of the dual network's hidden bounds, to train with.
 
-Wong et al. 2018, "Scaling provable adversarial defenses", arXiv:1805.12514. An estimate is no
-bound: never certify with it.
+They take a handful of forward passes. Wong et al. 2018, "Scaling provable adversarial defenses",
+arXiv:1805.12514. An estimate is no bound: never certify with it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ _CHUNK = 2**20
 
 
 def projected_bounds(problem: Problem, count: int) -> Bounds:
-    """Estimates of the equal-slope bounds of every activation's input, from ``count`` draws of
-    torch's global generator.
+    """Estimate the equal-slope bounds of every activation's input.
+
+    The estimate is from ``count`` draws of torch's global generator.
     """
     nodes = problem.graph.nodes
     passes = _Passes(problem, count)
@@ -39,13 +39,12 @@ def projected_bounds(problem: Problem, count: int) -> Bounds:
 
 @dataclass
 class _Passes:
-    """The network between its two parallel lines: every activation is D z + t / 2, give or take t /
-    2.
+    """The network between its two parallel lines.
 
-    So a unit is a linear function of the image and of one such uncertainty an activation. How far
-    each of them moves it is the norm of a row that is never formed: the median of the absolute
-    projections on Cauchy vectors (1-norm), or the root mean square of those on Gaussian ones
-    (2-norm).
+    Every activation is D z + t / 2, give or take t / 2. So a unit is a linear function of the image
+    and of one such uncertainty an activation. How far each of them moves it is the norm of a row
+    that is never formed: the median of the absolute projections on Cauchy vectors (1-norm), or the
+    root mean square of those on Gaussian ones (2-norm).
     """
 
     problem: Problem

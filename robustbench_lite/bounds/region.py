@@ -1,5 +1,6 @@
-"""Where the adversary may go: a ball around each image, cut by the bounds of an image. The only
-file here that knows norms.
+"""Where the adversary may go: a ball around each image, cut by the bounds of an image.
+
+This is the only file here that knows norms.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Region(ABC):
 
 @dataclass(frozen=True)
 class BoxRegion(Region):
-    """An Linf ball, whole or cut by the image bounds: either way a box, over which a linear
-    function's minimum is exact.
+    """An Linf ball, whole or cut by the image bounds.
+
+    Either way it is a box, over which a linear function's minimum is exact.
     """
 
     def lowest(self, a: Tensor, rows: Rows, window: Window | None) -> Extremes:
@@ -82,8 +84,10 @@ class BoxRegion(Region):
 
 @dataclass(frozen=True)
 class L2Region(Region):
-    """An L2 ball. Cut by the image bounds, the better of two bounds counts: that of the ball, and
-    that of the box around it.
+    """An L2 ball.
+
+    Cut by the image bounds, the better of two bounds counts: that of the ball, and that of the box
+    around it.
     """
 
     centre: Tensor
@@ -120,8 +124,9 @@ class L2Region(Region):
 
 
 def region_of(x: Tensor, norm: Norm, eps: Tensor, *, box: bool = True) -> Region:
-    """The ball of radius ``eps`` (B,) around ``x`` (B, C, H, W) in the dtype of ``x``; ``box`` cuts
-    it by [0, 1].
+    """Make the ball of radius ``eps`` (B,) around ``x`` (B, C, H, W), in the dtype of ``x``.
+
+    ``box`` cuts it by [0, 1].
     """
     if norm.name not in ("linf", "l2"):
         raise UsageError(f"No certificate is known here for {norm.name}: use linf or l2.")

@@ -26,11 +26,11 @@ class Lines:
 
 
 def chord(activation: Activation, z: Interval) -> Lines:
-    """Both lines with the slope of the chord: the dual network of Wong and Kolter 2018,
-    arXiv:1711.00851 (Fast-Lin).
+    """Give both lines the slope of the chord.
 
-    D = 1 where l >= 0, the leaky slope where u <= 0, (u - slope l) / (u - l) between, with the
-    intercept -l u (1 - slope) / (u - l) there.
+    That is the dual network of Wong and Kolter 2018, arXiv:1711.00851 (Fast-Lin): D = 1 where l >=
+    0, the leaky slope where u <= 0, (u - slope l) / (u - l) between, with the intercept -l u (1 -
+    slope) / (u - l) there.
     """
     slope = activation.slope
     lower = z.lower.clamp(max=0)
@@ -49,8 +49,9 @@ def chord(activation: Activation, z: Interval) -> Lines:
 
 
 def adaptive(activation: Activation, z: Interval) -> Lines:
-    """The chord above; below, the one of the activation's two slopes that leaves the smaller area
-    (CROWN, arXiv:1811.00866).
+    """Take the chord above and, below, the slope of the two that leaves the smaller area.
+
+    CROWN, arXiv:1811.00866.
     """
     lines = chord(activation, z)
     steep = torch.where(z.upper > -z.lower, 1.0, activation.slope).to(lines.above.dtype)
@@ -64,12 +65,11 @@ def image(activation: Activation, z: Interval) -> Interval:
 
 
 def chord_image(activation: Activation, z: Interval) -> Interval:
-    """The interval between the two chord lines: wider than ``image``, and never tighter than what
-    goes back through them.
+    """Bound the output by the two chord lines.
 
-    With it, a unit that the intervals close is closed in the published method too (its bound is
-    concave and positively homogeneous in the row), so that leaving such units out changes no
-    number.
+    That is wider than ``image``, and never tighter than what goes back through the lines. With it,
+    a unit that the intervals close is closed in the published method too (its bound is concave and
+    positively homogeneous in the row), so that leaving such units out changes no number.
     """
     lines = chord(activation, z)
     return Interval(lines.below * z.lower, activation(z.upper))

@@ -1,5 +1,6 @@
-"""Rows go back through an activation, sample by sample: a block of rows stays in the caches of a
-CPU, forth and back.
+"""Rows go back through an activation, sample by sample.
+
+A block of rows stays in the caches of a CPU, forth and back.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from robustbench_lite.bounds.windows import Segment
 
 
 class Relaxed(NamedTuple):
-    """Rows over the input of an activation, and what its intercepts cost them and their negatives,
-    (M,) each.
+    """Rows over the input of an activation.
+
+    With them goes what its intercepts cost them and their negatives, (M,) each.
     """
 
     rows: Tensor
@@ -25,10 +27,14 @@ class Relaxed(NamedTuple):
 
 
 def relax(a: Tensor, lines: Lines, segments: Sequence[Segment]) -> Relaxed:
-    """Rows ``a`` (M, *shape) over the output of an activation, in ``segments`` of one sample each,
-    through its ``lines``.
+    """Take rows over the output of an activation back through its ``lines``.
 
     Negative coefficients meet the upper lines, with their intercepts; the others the lower lines.
+
+    Args:
+        a: the rows, (M, *shape).
+        lines: around the activation.
+        segments: which rows are of which sample.
     """
     last = a.dim() == 4 and not a.is_contiguous()
     # only what these rows need is laid out anew

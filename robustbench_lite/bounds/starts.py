@@ -91,8 +91,9 @@ class Start:
 
     @classmethod
     def windowed(cls, node: Node, layer: Convolution, units: Units) -> Start:
-        """Kernels of ``layer``; (run, *size) for units in runs, as they are the same for
-        every run.
+        """Give the kernels of ``layer`` to units in runs: (run, *size).
+
+        They are the same for every run.
         """
         (source,) = node.inputs
         channel = _channel(node, units)

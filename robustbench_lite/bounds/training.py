@@ -1,10 +1,9 @@
-"""Bounds to train with: the lower bounds of all margins of a batch, with gradients for the
-weights.
-"""
+"""Bounds to train with: those of all margins of a batch, with gradients for the weights."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,27 @@ from robustbench_lite.bounds.relaxation import chord
 from robustbench_lite.threat.norms import Norm
 
 TRAINING_BOUNDS = ("ibp", "crown-ibp", "crown-ibp-chord", "dual")
-"""In the order of their cost; ``crown-ibp-chord`` is the dual network's last pass over hidden
-bounds by intervals.
+"""In the order of their cost.
+
+``crown-ibp-chord`` is the dual network's last pass over hidden bounds by intervals.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a bound to train with may cost.
+
+    Args:
+        bound: one of ``TRAINING_BOUNDS``.
+        projections: for ``dual``: hidden bounds are estimated by so many random projections, which
+            makes the result an estimate too; 0 computes them.
+        settled: margins that intervals prove to be at least this keep that bound. What is left to a
+            dearer one are the other classes, of the images that have any.
+    """
+
+    bound: str
+    projections: int = 0
+    settled: float = math.inf
 
 
 def margin_bounds(
@@ -31,21 +48,22 @@ def margin_bounds(
     *,
     norm: Norm,
     eps: float,
-    bound: str,
+    effort: Effort,
     box: bool = False,
-    projections: int = 0,
-    settled: float = math.inf,
 ) -> Tensor:
-    """Lower bounds of z_y - z_j over the ball around each image, (B, K); 0 for j = y.
+    """Bound z_y - z_j from below over the ball around each image.
 
     Args:
         model: a network that ``certify`` takes, in eval mode.
-        x: images (B, C, H, W), in the dtype that the bounds shall have; ``y``: labels (B,).
-        bound: one of ``TRAINING_BOUNDS``.
-        projections: for ``dual``: hidden bounds are estimated by so many random projections, which
-            makes the result an estimate too; 0 computes them.
-        settled: margins that intervals prove to be at least this keep that bound. What is left to a
-            dearer one are the other classes, of the images that have any.
+        x: images (B, C, H, W), in the dtype that the bounds shall have.
+        y: labels (B,).
+        norm: of the ball.
+        eps: its radius, in input units.
+        effort: which bound, and where.
+        box: perturbed images stay within [0, 1].
+
+    Returns:
+        (B, K); 0 for j = y.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -57,22 +75,23 @@ def margin_bounds(
     owner, other = others.nonzero(as_tuple=True)
     eye = torch.eye(graph.classes, dtype=x.dtype, device=x.device)
     question = Question(owner, eye[y[owner]] - eye[other])
-    if settled == math.inf or bound == "ibp":
-        found = _bounds(work, question, bound, projections)
+    if effort.settled == math.inf or effort.bound == "ibp":
+        found = _bounds(work, question, effort)
     else:
         found = STAGES["ibp"](work, question)
-        rows = (found < settled).nonzero().squeeze(1)
+        rows = (found < effort.settled).nonzero().squeeze(1)
         if len(rows):
             kept, place = torch.unique_consecutive(owner[rows], return_inverse=True)
             open_work = Work(work.problem.take(kept))
             open_question = Question(place, question.rows[rows])
-            found = found.index_put((rows,), _bounds(open_work, open_question, bound, projections))
+            found = found.index_put((rows,), _bounds(open_work, open_question, effort))
     return torch.zeros_like(others, dtype=x.dtype).masked_scatter(others, found)
 
 
-def _bounds(work: Work, question: Question, bound: str, projections: int) -> Tensor:
-    if bound == "dual" and projections:
-        return rows_back(work, question, projected_bounds(work.problem, projections), chord)
-    if bound == "crown-ibp-chord":
+def _bounds(work: Work, question: Question, effort: Effort) -> Tensor:
+    """Bound the rows of ``question``, (M,)."""
+    if effort.bound == "dual" and effort.projections:
+        return rows_back(work, question, projected_bounds(work.problem, effort.projections), chord)
+    if effort.bound == "crown-ibp-chord":
         return rows_back(work, question, work.bounds(INTERVALS), chord)
-    return STAGES[bound](work, question)
+    return STAGES[effort.bound](work, question)

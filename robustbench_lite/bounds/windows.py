@@ -24,8 +24,9 @@ _MANY = 6
 
 
 class Window(NamedTuple):
-    """Rows of ``size`` whose first entry, for a unit at position p, is at ``stride`` p - ``shift``
-    (height, width).
+    """Rows of ``size`` over a part of the layer.
+
+    Their first entry, for a unit at position p, is at ``stride`` p - ``shift`` (height, width).
     """
 
     stride: Pair
@@ -68,8 +69,10 @@ class Window(NamedTuple):
         )
 
     def patches(self, values: Tensor, grid: Pair) -> Tensor:
-        """What each unit of ``grid`` sees of ``values`` (B, C, H, W), zero beyond the edges: (B,
-        units, C, *size).
+        """Cut out what each unit of ``grid`` sees of ``values`` (B, C, H, W).
+
+        Returns:
+            (B, units, C, *size), zero beyond the edges.
         """
         pads: list[int] = []
         for axis in (1, 0):
@@ -93,8 +96,9 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """M rows of coefficients, in the order of their samples; what they are about, without the
-    coefficients.
+    """What M rows of coefficients are about, in the order of their samples.
+
+    The coefficients are kept apart.
     """
 
     owner: Tensor
@@ -118,17 +122,16 @@ class Rows:
         return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid, run)
 
     def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """``a`` (M, *shape) times the ``values`` (B, *shape) of each row's sample, as far as its
-        window shows.
+        """Multiply ``a`` (M, *shape) by the ``values`` (B, *shape) of each row's sample.
+
+        That goes as far as its window shows.
         """
         if self._by_sample(window):
             return torch.cat([a[part] * values[sample] for sample, part in self.segments])
         return self._product(a.reshape(-1, self.run, *a.shape[1:]), values, window)
 
-    def scaled(self, layer: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """The coefficients of a whole ``layer`` (run, *shape), for run after run, times the
-        ``values`` of the run's sample.
-        """
+    def scale_layer(self, layer: Tensor, values: Tensor, window: Window | None) -> Tensor:
+        """Multiply a whole ``layer`` (run, *shape), run after run, by its sample's ``values``."""
         return self._product(layer.unsqueeze(0), values, window)
 
     def dot(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
@@ -140,8 +143,9 @@ class Rows:
         return self.times(a, values, window).flatten(1).sum(1)
 
     def _by_sample(self, window: Window | None) -> bool:
-        """A loop over samples is quicker than a copy of the sample for each row; not where
-        gradients go back through slices.
+        """Say whether to loop over samples, which is quicker than a copy of each for its rows.
+
+        It is not where gradients go back through slices.
         """
         many = len(self.owner) >= _MANY * (self.span[1] - self.span[0])
         small_pieces = works_in_caches(self.owner.device) and not torch.is_grad_enabled()
@@ -160,8 +164,10 @@ class Rows:
         ]
 
     def _product(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:
-        """``a`` (runs or 1, run, ...) times the ``values`` (B, *shape) of each run's sample, (M,
-        ...).
+        """Multiply ``a`` (runs or 1, run, ...) by the ``values`` (B, *shape) of each run's sample.
+
+        Returns:
+            (M, ...).
         """
         own = values[self.span[0] : self.span[1]]
         local = self.owner[:: self.run] - self.span[0]
@@ -177,25 +183,27 @@ class Rows:
         return inside.index_select(0, position)
 
     def spread(self, a: Tensor, shape: Shape, window: Window) -> Tensor:
-        """Coefficients ``a`` (M, C, *size) of a window, as coefficients of the whole layer, (M,
-        *shape).
+        """Write coefficients of a window as those of the whole layer.
+
+        Args:
+            a: (M, C, *size).
+
+        Returns:
+            (M, *shape).
         """
         position = self.position if self.position is not None else torch.zeros_like(self.owner)
         places = torch.stack([position // self.grid[1], position % self.grid[1]])  # (2, M)
-        index = []
+        index = []  # where in the window: (M, side), by axis
         for axis, side in enumerate(shape[-2:]):
             start = places[axis] * window.stride[axis] - window.shift[axis]
-            index.append(
-                torch.arange(side, device=a.device) - start.unsqueeze(1)
-            )  # (M, side): where in the window
+            index.append(torch.arange(side, device=a.device) - start.unsqueeze(1))
         inside = [
             (part >= 0) & (part < size) for part, size in zip(index, window.size, strict=True)
         ]
         rows, columns = (
             part.clamp(0, size - 1) for part, size in zip(index, window.size, strict=True)
         )
-        flat = (
-            (rows.unsqueeze(2) * window.size[1] + columns.unsqueeze(1)).flatten(1).unsqueeze(1)
-        )  # (M, 1, H W)
+        flat = rows.unsqueeze(2) * window.size[1] + columns.unsqueeze(1)  # (M, H, W)
+        flat = flat.flatten(1).unsqueeze(1)  # (M, 1, H W)
         found = a.flatten(2).gather(2, flat.expand(-1, a.shape[1], -1)).reshape(len(a), *shape)
         return found * (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)

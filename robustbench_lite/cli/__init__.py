@@ -1,5 +1,6 @@
-"""``rbl``: the command line. One file a command; torch is imported by the commands that need it,
-when they need it.
+"""``rbl``: the command line. One file a command.
+
+torch is imported by the commands that need it, when they need it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -77,8 +78,7 @@ def rbl(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Looked for before parsing, because it also decides how a command line that cannot be parsed
-    # fails.
+    # Before parsing: it also decides how a command line fails that cannot be parsed.
     verbose = not {"-v", "--verbose"}.isdisjoint(words)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -93,16 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever comes here becomes one line and a code
             if verbose and not _is_usage(error):
                 traceback.print_exc()
-            message, code = _explain(error)
-            _say_error(message)
+            failure = _explain(error)
+            _say_error(failure.message)
+            code = failure.code
     if code == INTERRUPTED:
         _say_error("Interrupted. What is done is kept: the same command continues from there.")
     return int(code or 0)
 
 
 def _require_words(words: Sequence[str]) -> None:
-    """Every word can be that of a command line; a file name that is no UTF-8 is, and can be printed
-    all the same.
+    """Refuse what cannot be a word of a command line.
+
+    A file name that is no UTF-8 can be one, and can be printed all the same.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -117,32 +119,39 @@ def _require_words(words: Sequence[str]) -> None:
             )
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """What to say of ``error``, and the exit code."""
+class _Failure(NamedTuple):
+    """What an error comes to at the command line."""
+
+    message: str
+    code: int
+
+
+def _explain(error: Exception) -> _Failure:
+    """Say what ``error`` means to the user, and with which code to exit."""
     if isinstance(error, RobustBenchError):
-        return str(error), error.exit_code
+        return _Failure(str(error), error.exit_code)
     if _is_usage(error):
-        return _usage(error), 2
-    if (
-        isinstance(error, OSError) and error.strerror and error.filename
-    ):  # the file system's word is no mistake of ours
-        return (
+        return _Failure(_explain_usage(error), 2)
+    # The file system's word is no mistake of ours.
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return _Failure(
             f"Cannot use {str(error.filename)!r}: {error.strerror}. Name another path, or mend "
             "what is there.",
             2,
         )
-    return f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
+    return _Failure(
+        f"Unexpected {type(error).__name__}: {error}. Run with -v for the traceback.", 1
+    )
 
 
 def _is_usage(error: Exception) -> bool:
-    """The parser's own errors: which package they live in depends on the version of typer, what
-    they can do does not.
-    """
+    """Tell the parser's own errors from others."""
+    # Which package they live in depends on the version of typer; what they can do does not.
     return hasattr(error, "format_message")
 
 
-def _usage(error: Exception) -> str:
-    """A parser's error with the likely fix."""
+def _explain_usage(error: Exception) -> str:
+    """Say what a parser's error means, with the likely fix."""
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     near = sorted(getattr(error, "possibilities", None) or ())
     if near:  # some versions have said so already
@@ -158,7 +167,7 @@ def _usage(error: Exception) -> str:
 
 
 def _say_error(message: str) -> None:
-    """One line on stderr, whatever the message looks like: a file name may be no text."""
+    """Print one line on stderr, whatever ``message`` looks like: a file name may be no text."""
     message = printable(message.encode("utf-8", errors="backslashreplace").decode())
     typer.echo(
         f"{typer.style('Error:', fg='red', bold=True)} {' '.join(message.split())}", err=True

@@ -1,11 +1,9 @@
-"""From the options of ``rbl evaluate`` to what is run: networks, attacks, threat model. Imports
-torch.
-"""
+"""From options to what they name: images, networks, attacks, radius. Imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,13 +35,38 @@ _USUAL_EPS = {
 Note = Callable[[str], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The options under "Data": which images a command works on."""
+
+    dataset: str
+    split: str = "test"
+    limit: int | None = None
+    data_dir: Path | None = None
+    download: bool = False
+
+    def load(self) -> Dataset:
+        """Read them."""
+        return load_dataset(
+            self.dataset,
+            split=self.split,  # type: ignore[arg-type]
+            limit=self.limit,
+            data_dir=self.data_dir,
+            download=self.download,
+        )
+
+    def load_training(self) -> Dataset:
+        """Read all training images of the same data set."""
+        return replace(self, split="train", limit=None).load()
+
+
 def radius(eps: str | None, norm: str, dataset: str) -> str | None:
-    """``--eps``, or the usual radius of that norm and data set; ``None`` where there is none."""
+    """Take ``--eps``, or the usual radius of that norm and data set; ``None``: there is none."""
     return _USUAL_EPS.get((norm_by_name(norm).name, dataset)) if eps is None else eps
 
 
 def batch_size(text: str) -> int | Literal["auto"]:
-    """``--batch-size``: a number or ``auto``."""
+    """Read ``--batch-size``: a number or ``auto``."""
     if text == "auto":
         return "auto"
     number = parse_whole(text)
@@ -55,7 +78,7 @@ def batch_size(text: str) -> int | Literal["auto"]:
 
 
 def outputs(text: str) -> Outputs:
-    """``--outputs``."""
+    """Read ``--outputs``."""
     known: tuple[Outputs, ...] = get_args(Outputs)
     for kind in known:
         if text == kind:
@@ -66,8 +89,10 @@ def outputs(text: str) -> Outputs:
 def attacks(
     specs: Sequence[str], threat: ThreatModel, note: Note, trust: Trust = Trust.REGISTERED
 ) -> list[Attack]:
-    """The attacks of ``specs``; ``all`` stands for every registered one that can work under
-    ``threat``.
+    """Make the attacks of ``specs``.
+
+    ``all`` stands for every registered one that can work under ``threat``; ``note`` is told of
+    those that cannot.
     """
     chosen: list[Attack] = []
     for spec in specs:
@@ -89,29 +114,20 @@ def attacks(
     return list(dict.fromkeys(chosen))
 
 
-def calibrate(
-    plan: Plan, dataset: str, data_dir: Path | None, download: bool, settings: Settings
-) -> Plan:
-    """``plan`` with what its defenses set from the training images of ``dataset``."""
+def calibrate(plan: Plan, images: Images, settings: Settings) -> Plan:
+    """Let the defenses of ``plan`` set what they set from training images, if any does."""
     if not any(subject.defense.calibrates for subject in plan.subjects):
         return plan
-    images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
+    training = images.load_training()
     subjects = [
-        calibrate_defense(s, images, plan.data, settings.device, settings.outputs)
+        calibrate_defense(s, training, plan.data, settings.device, settings.outputs)
         for s in plan.subjects
     ]
     return replace(plan, subjects=subjects)
 
 
-def fit_data(
-    plan: Plan,
-    specs: Sequence[str],
-    dataset: str,
-    data_dir: Path | None,
-    download: bool,
-    note: Note,
-) -> Plan:
-    """``plan`` with the training images of ``dataset``, if an attack is fitted on some.
+def add_fit_data(plan: Plan, specs: Sequence[str], images: Images, note: Note) -> Plan:
+    """Give ``plan`` the training images, if an attack is fitted on some.
 
     Without any, an attack that is not in ``specs`` but came with ``all`` is left out.
     """
@@ -119,14 +135,13 @@ def fit_data(
     if not universal:
         return plan
     try:
-        images = load_dataset(dataset, split="train", data_dir=data_dir, download=download)
-        check_fit_data(universal[0], images, plan.data)
-        return replace(plan, fit_data=images)
+        training = images.load_training()
+        check_fit_data(universal[0], training, plan.data)
+        return replace(plan, fit_data=training)
     except UsageError as error:
         rest = [attack for attack in plan.attacks if attack not in universal]
-        if not rest or {registry.Spec.parse(spec).name for spec in specs} & {
-            attack.name for attack in universal
-        }:
+        typed = {registry.Spec.parse(spec).name for spec in specs}
+        if not rest or typed & {attack.name for attack in universal}:
             raise UsageError(f"No training images for {universal[0].name}: {error}") from error
         note(f"{universal[0].name} is left out: {error}")
         return replace(plan, attacks=rest)
@@ -139,14 +154,14 @@ def subjects(
     note: Note,
     trust: Trust = Trust.REGISTERED,
 ) -> list[Subject]:
-    """The defenses of ``specs`` around ``network``, or around the bundled networks; ``all`` stands
-    for all that there are.
+    """Put the defenses of ``specs`` around ``network``, or around the bundled networks.
+
+    ``all`` stands for all that can stand there; ``note`` is told of those that cannot.
     """
     if not specs:
         trust = trust.in_files
-        specs = [
-            network.card.defense if network is not None and network.card is not None else "none"
-        ]
+        card = None if network is None else network.card
+        specs = ["none" if card is None else card.defense]
     chosen: list[str] = []
     for spec in specs:
         chosen += [spec] if spec != "all" else _all_defenses(data, network, note)
@@ -159,9 +174,7 @@ def subjects(
 def _compare(
     network: LoadedModel, defenses: Sequence[str], data: Dataset, note: Note, trust: Trust
 ) -> None:
-    """Say where a network that comes trained is not what its defense or its images make it look
-    like.
-    """
+    """Say where a trained network is not what its defense or its images make it look like."""
     card = network.card
     trained = None if card is None else trained_part(defense_from(card.defense, trust.in_files))
     for spec in defenses:
@@ -186,21 +199,19 @@ def _compare(
 def network_from(
     model: str | None, weights: Path | None, trust: Trust = Trust.REGISTERED
 ) -> LoadedModel | None:
-    """The user's network; ``None`` when no option names one."""
+    """Load the user's network; ``None`` when no option names one."""
     if model is not None:
         return load_model(model, weights, trust)
     return None if weights is None else trained_model(weights, trust)
 
 
 def _all_defenses(data: Dataset, network: LoadedModel | None, note: Note) -> list[str]:
-    """Defenses that can stand before the network at hand."""
+    """Name the defenses that can stand before the network at hand."""
     chosen = []
     for name in registry.names("defense"):
         trains = registry.load("defense", name).trains
-        if (
-            network is None
-            and network_name(data.name, name if trains else "none") not in network_files()
-        ):
+        bundled = network_name(data.name, name if trains else "none")
+        if network is None and bundled not in network_files():
             note(f"{name} is left out: no bundled network was trained on {data.name} with it.")
         elif network is not None and trains:
             note(f"{name} is left out: it acts in training, and the network comes trained.")

@@ -1,6 +1,4 @@
-"""``rbl certify``: prove for which samples no perturbation changes the class, and print one
-table.
-"""
+"""``rbl certify``: prove for which samples no perturbation changes the class."""
 
 from __future__ import annotations
 
@@ -55,18 +53,20 @@ def certify(
         from robustbench_lite.bounds.certifier import BoundCertifier
         from robustbench_lite.cli import arguments
         from robustbench_lite.evaluation.certified import certify_all
-        from robustbench_lite.sources.load_data import load_dataset
         from robustbench_lite.threat import ThreatModel
 
         eps = arguments.radius(eps, norm, dataset)
         threat = ThreatModel.parse(norm, eps)
         if threat.eps is None:
             raise UsageError(
-                "A certificate is for a ball and needs its radius: give --eps, for example --eps "
-                "0.1."
+                "A certificate is for a ball and needs its radius: give --eps, for example "
+                "--eps 0.1."
             )
         certifier = BoundCertifier(method=method, box=not no_box)
-        data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
+        images = arguments.Images(
+            dataset=dataset, split=split, limit=limit, data_dir=data_dir, download=download
+        )
+        data = images.load()
         network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
         subjects = arguments.subjects(
             defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code)
@@ -84,13 +84,12 @@ def certify(
     for line in [] if quiet else left_out:
         typer.echo(line, err=True)
     rows = [_row(one, subject.label) for one, subject in zip(found, subjects, strict=True)]
-    if format_name == "json":
-        print(json.dumps({"certificates": rows}, indent=1))
-    else:
-        print(_table(rows))
+    as_json = format_name == "json"
+    print(json.dumps({"certificates": rows}, indent=1) if as_json else _table(rows))
 
 
 def _row(one: Proved, label: str) -> dict[str, Any]:
+    """Write what JSON says of one certificate."""
     record = one.record
     if record is None:
         raise ValueError("A certificate without a limit of time is always finished.")
@@ -118,6 +117,7 @@ def _row(one: Proved, label: str) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    """Write the certificates as a table, and below it what a reader must know besides."""
     from tabulate import tabulate
 
     from robustbench_lite.records.statistics import Interval
@@ -139,14 +139,12 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     lines = [tabulate(shown, headers="keys", disable_numparse=True, colglobalalign="left"), ""]
+    partial = [row for row in rows if row["partial"]]
     lines += sorted(
-        {
-            f"Partial: the first {row['n']:,} samples of {row['dataset']} only."
-            for row in rows
-            if row["partial"]
-        }
+        {f"Partial: the first {row['n']:,} samples of {row['dataset']} only." for row in partial}
     )
-    lines += sorted({f"{row['note'][0].upper()}{row['note'][1:]}." for row in rows if row["note"]})
+    said = [row["note"] for row in rows if row["note"]]
+    lines += sorted({f"{note[0].upper()}{note[1:]}." for note in said})
     if any(row["cached"] for row in rows):
         lines.append("Read from an earlier run's certificate; --fresh certifies again.")
     return "\n".join([*lines, *(f"Certificate: {row['record']}" for row in rows)])

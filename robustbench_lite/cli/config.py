@@ -1,5 +1,6 @@
-"""``--config FILE``: a TOML file with the options of a command under their own names. The command
-line wins.
+"""``--config FILE``: a TOML file with the options of a command under their own names.
+
+The command line wins.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _CONFIG = Form(
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of an eager ``--config`` option: what the file says becomes the default of every
-    other option.
+    """Make what the file says the default of every other option.
+
+    It is the callback of an eager ``--config`` option.
     """
     if path is not None:
         ctx.default_map = _defaults(path, _options(ctx))
@@ -57,8 +59,9 @@ def _defaults(path: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any, option: Any, what: str) -> Any:
-    """``value`` as the command line would carry it: text, a list of texts, or for a flag true or
-    false.
+    """Write ``value`` as the command line would carry it.
+
+    That is text, a list of texts, or for a flag true or false.
     """
     if getattr(option, "is_flag", False):
         if not isinstance(value, bool):

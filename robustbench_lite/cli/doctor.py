@@ -69,12 +69,10 @@ def doctor(
         lambda: _folder(output),
         _self_test,
     ):
-        for finding in _guarded(check):
-            mark = (
-                typer.style("ok  ", fg="green")
-                if finding.fix is None
-                else typer.style("FAIL", fg="red", bold=True)
-            )
+        for finding in _guard(check):
+            mark = typer.style("ok  ", fg="green")
+            if finding.fix is not None:
+                mark = typer.style("FAIL", fg="red", bold=True)
             typer.echo(f"{mark} {finding.name:<12} {finding.text}")
             if finding.fix is not None:
                 broken += 1
@@ -84,9 +82,10 @@ def doctor(
     typer.echo("All is well.")
 
 
-def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of ``check``; whatever it raises is a finding too, so that the other checks
-    still run.
+def _guard(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of ``check``.
+
+    Whatever it raises is a finding too, so that the other checks still run.
     """
     try:
         yield from check()
@@ -115,12 +114,11 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
-    gpus += ["mps"] if torch.backends.mps.is_available() else []
+    gpus: list[str] = []
+    if torch.cuda.is_available():
+        gpus += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        gpus.append("mps")
     threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     yield Finding("devices", f"{', '.join([*gpus, 'cpu'])}; {threads}")
 
@@ -145,15 +143,14 @@ def _plugins() -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     for (name, split), fingerprint in _BUNDLED_FINGERPRINTS.items():
         data = _bundled_images(name, split)
-        intact = data.fingerprint == fingerprint
-        fix = (
-            None
-            if intact
-            else "The bundled images were changed: "
-            "pip install --force-reinstall --no-deps robustbench_lite."
-        )
         images = f"{len(data):,} bundled {split} images of {data.name}"
-        yield Finding("data", f"{images}, {'hash agrees' if intact else 'hash differs'}", fix)
+        if data.fingerprint == fingerprint:
+            yield Finding("data", f"{images}, hash agrees")
+        else:
+            fix = "pip install --force-reinstall --no-deps robustbench_lite."
+            yield Finding(
+                "data", f"{images}, hash differs", f"The bundled images were changed: {fix}"
+            )
 
 
 def _bundled_images(name: str, split: str) -> Dataset:

@@ -60,11 +60,10 @@ def evaluate(
     left_out: list[str] = []
     with progress_bar(quiet) as on_progress:
         from robustbench_lite.cli import arguments
-        from robustbench_lite.evaluation.plan import Plan, foresee
+        from robustbench_lite.cli.crossing import Crossing
+        from robustbench_lite.evaluation.plan import foresee
         from robustbench_lite.evaluation.run import run
         from robustbench_lite.evaluation.settings import Settings
-        from robustbench_lite.sources.load_data import load_dataset
-        from robustbench_lite.threat import ThreatModel
 
         settings = Settings(
             seed=seed,
@@ -81,36 +80,36 @@ def evaluate(
             certify=certify,
             certify_seconds=certify_seconds,
         )
-        eps = arguments.radius(eps, norm, dataset)
-        threat = ThreatModel.parse(norm, eps, targeted)
-        attacks = arguments.attacks(
-            attack or ["pgd"], threat, left_out.append, opt.trust(ctx, "attack", allow_code)
+        crossing = Crossing(
+            attacks=attack or ["pgd"],
+            defenses=defense,
+            norm=norm,
+            eps=eps,
+            targeted=targeted,
+            model=model,
+            weights=weights,
+            images=arguments.Images(
+                dataset=dataset, split=split, limit=limit, data_dir=data_dir, download=download
+            ),
+            trust=lambda option: opt.trust(ctx, option, allow_code),
         )
-        data = load_dataset(dataset, split=split, limit=limit, data_dir=data_dir, download=download)  # type: ignore[arg-type]
-        network = arguments.network_from(model, weights, opt.trust(ctx, "model", allow_code))
-        subjects = arguments.subjects(
-            defense, data, network, left_out.append, opt.trust(ctx, "defense", allow_code)
-        )
-        work = Plan(subjects=subjects, attacks=attacks, data=data, threat=threat)
-        work = arguments.fit_data(work, attack or [], dataset, data_dir, download, left_out.append)
-        work = arguments.calibrate(work, dataset, data_dir, download, settings)
-        if not dry_run:
-            report = run(work, settings)
+        plan = crossing.plan(settings, left_out.append)
+        report = None if dry_run else run(plan, settings)
     if not quiet:
         _say(left_out)
-    if dry_run:
-        print(tables.foreseen(foresee(work, settings), format_name))
+    if report is None:
+        print(tables.foreseen(foresee(plan, settings), format_name))
     else:
         _print_report(report, format_name, quiet)
 
 
 def _print_report(report: Report, format_name: str, quiet: bool) -> None:
-    """The table on stdout with what belongs to it; for other formats stdout holds nothing else."""
+    """Print the table with what belongs to it; for other formats stdout holds nothing else."""
     print(tables.render(report, format_name))
-    remarks = [
-        *([] if format_name == "md" else tables.notes(report)),
-        *filter(None, [tables.written(report)]),
-    ]
+    remarks = [] if format_name == "md" else tables.notes(report)
+    written = tables.say_where(report)
+    if written:
+        remarks.append(written)
     if format_name == "table":
         print("\n" + "\n".join(remarks))
     elif not quiet:

@@ -1,5 +1,6 @@
-"""``rbl list``: what there is, by name. Reads package metadata and source text; imports no plug-in
-and no torch.
+"""``rbl list``: what there is, by name.
+
+Reads package metadata and source text; imports no plug-in and no torch.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def _section(name: str, rows: list[Row], heading: bool) -> str:
 
 
 def _sections(kind: str | None) -> dict[str, Callable[[], list[Row]]]:
-    """The sections of one kind, or all: attacks and defenses that come from a source have one of
-    their own after ours.
+    """Gather the sections of one kind, or all.
+
+    Attacks and defenses that come from a source have one of their own after ours.
     """
     chosen: dict[str, Callable[[], list[Row]]] = {}
     for name, rows in SECTIONS.items():
@@ -91,11 +93,11 @@ def _sections(kind: str | None) -> dict[str, Callable[[], list[Row]]]:
             chosen[name] = rows
             if name in _SOURCED:
                 for source in registry.sources(_SOURCED[name]):
-                    chosen[f"{name} of {source}"] = partial(_sourced, _SOURCED[name], source)
+                    chosen[f"{name} of {source}"] = partial(_list_sourced, _SOURCED[name], source)
     return chosen
 
 
-def _sourced(kind: registry.Kind, source: str) -> list[Row]:
+def _list_sourced(kind: registry.Kind, source: str) -> list[Row]:
     try:
         catalogue = registry.source(kind, source).catalogue()
     except (ImportError, AttributeError):
@@ -111,8 +113,9 @@ def _plugins(kind: registry.Kind) -> list[Row]:
 
 
 def describe(target: str) -> str:
-    """One line on the plug-in ``module:Class``, from its source: first sentence of the module, and
-    the paper of the class.
+    """Describe the plug-in ``module:Class`` in one line, from its source.
+
+    The line is the first sentence of the module, and the paper of the class.
     """
     module, _, class_name = target.partition(":")
     try:
@@ -156,12 +159,14 @@ def _card_line(path: Path) -> str:
         attack = " ".join(card["attack"].split()[:2])  # name and steps; `rbl show` has the rest
         clean = f"{card['clean_accuracy']:.1%} clean"
         robust = f"{card['robust_accuracy']:.1%} under {attack}, {threat}"
-        return printable(", ".join([f"{card['network']}: {clean}", robust, *_certified(card)]))
+        return printable(
+            ", ".join([f"{card['network']}: {clean}", robust, *_state_certified(card)])
+        )
     except (UsageError, ValueError, KeyError, TypeError, AttributeError):
         return "its card cannot be read: see `rbl doctor`"
 
 
-def _certified(card: Any) -> list[str]:
+def _state_certified(card: Any) -> list[str]:
     """The largest share that is proved at the radius of the card, if any is."""
     proved = [
         one

@@ -22,36 +22,39 @@ def _option(
     metavar: str = "",
     parser: Callable[[str], Any] | None = None,
 ) -> Any:
-    """An option under the heading ``panel`` of the help."""
+    """Make an option that stands under the heading ``panel`` of the help."""
     return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, parser=parser)
 
 
 def _folder(text: str | Path) -> Path:
-    """The path of a folder that is written to; an empty one would be the folder that the user
-    stands in.
-    """
+    """Read the path of a folder that is written to."""
+    # An empty one would be the folder that the user stands in.
     if not str(text).strip() or "\0" in str(text):
         raise typer.BadParameter(f"{str(text)!r} is no folder: write the path of one")
     return Path(text)
 
 
 def trust(ctx: typer.Context, option: str, allow_code: bool) -> Trust:
-    """What the names in the value of ``option`` may lead to: it was typed, or it stood in the file
-    of ``--config``.
+    """Say what the names in the value of ``option`` may lead to.
+
+    That depends on where they stood: typed on the command line, or in the file of ``--config``.
     """
+    if allow_code:
+        return Trust.ANY
     source = ctx.get_parameter_source(option)
     typed = source is None or source.name == "COMMANDLINE"
-    return Trust.ANY if allow_code else Trust.INSTALLED if typed else Trust.REGISTERED
+    return Trust.INSTALLED if typed else Trust.REGISTERED
 
 
 def trust_in_files(allow_code: bool) -> Trust:
-    """What the names in boards, cards and records may lead to."""
+    """Say what the names in boards, cards and records may lead to."""
     return Trust.ANY if allow_code else Trust.REGISTERED
 
 
 def _add_networks(ctx: typer.Context, sources: str | None) -> str | None:
-    """Through the environment, so that worker processes have them too; it is as before when the
-    command has ended.
+    """Hand the sources of networks on through the environment, so that workers have them too.
+
+    The environment is as before when the command has ended.
     """
     if sources is not None:
         before = os.environ.get(ENVIRONMENT)
@@ -64,7 +67,7 @@ def _add_networks(ctx: typer.Context, sources: str | None) -> str | None:
 
 
 def _hush(ctx: typer.Context, quiet: bool) -> bool:
-    """Nothing below an error is logged while the command runs."""
+    """Let nothing below an error be logged while the command runs."""
     if quiet:
         logger = logging.getLogger("robustbench_lite")
         before = logger.level

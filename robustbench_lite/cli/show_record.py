@@ -112,11 +112,11 @@ def _making(made: Provenance) -> Rows:
 
 def _versions(made: Provenance) -> Rows:
     """With what its numbers depend on beside these, on an accelerator."""
-    rows: Rows = [("versions", _named(made.versions))]
-    return [*rows, ("numerics", _named(made.numerics))] if made.numerics else rows
+    rows: Rows = [("versions", _list_values(made.versions))]
+    return [*rows, ("numerics", _list_values(made.numerics))] if made.numerics else rows
 
 
-def _named(values: Mapping[str, object]) -> str:
+def _list_values(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 

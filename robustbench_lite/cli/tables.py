@@ -50,8 +50,9 @@ def foreseen(cells: Sequence[Prospect], name: str) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """What a reader must know beside the numbers: one line each, without repeating a line that
-    holds for all cells.
+    """Say what a reader must know beside the numbers, one line each.
+
+    A line that holds for all cells is not repeated.
     """
     from robustbench_lite.sources.load_data import NOTES
 
@@ -82,7 +83,7 @@ def notes(report: Report) -> list[str]:
     ]
 
 
-def written(report: Report) -> str | None:
+def say_where(report: Report) -> str | None:
     """Where the records are."""
     paths = [cell.path for cell in report.cells if cell.path is not None]
     if len(paths) == 1:
@@ -142,8 +143,9 @@ def threat(cell: Cell) -> str:
 
 
 def _median(cell: Cell) -> str:
-    """Inside a given ball the distance says where the search was, not how near an adversarial
-    is.
+    """Write the median distance, where it says something.
+
+    Inside a given ball it says where the search was, not how near an adversarial is.
     """
     if cell.identity.threat.eps is not None:
         return ""

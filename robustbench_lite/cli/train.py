@@ -1,28 +1,23 @@
-"""``rbl train``: train a network with a defense, and write its weights with a card that says how
-they came about.
+"""``rbl train``: train a network with a defense, and write its weights with a card.
+
+The card says how they came about.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_lite.cli import options as opt
-from robustbench_lite.cli.progress import progress_bar
-from robustbench_lite.errors import CellError, DataError, RobustBenchError, UsageError, told
 
 if TYPE_CHECKING:
     from robustbench_lite.sources.card import Card
-    from robustbench_lite.training.trainer import Progress, Recipe
 
-#: Options that change no weight: they stay out of the command that the card records.
-_NAME_LENGTH = 100
 _UNRECORDED = {"device", "output", "fresh", "verbose", "quiet", "download"}
+"""Options that change no weight: they stay out of the command that the card records."""
 
 
 def train(
@@ -51,119 +46,47 @@ def train(
 ) -> None:
     """Train a network. Killed at any moment, the same command continues where it was."""
     from robustbench_lite import registry
-    from robustbench_lite.cli.arguments import radius
+    from robustbench_lite.cli import arguments, training
     from robustbench_lite.evaluation.devices import pick_device
-    from robustbench_lite.evaluation.inputs import check_fit
-    from robustbench_lite.evaluation.modes import require_separate_rows
-    from robustbench_lite.sources import model_zoo, models
-    from robustbench_lite.sources.load_data import data_root, load_dataset
+    from robustbench_lite.sources import models
     from robustbench_lite.threat import ThreatModel
-    from robustbench_lite.training import trainer
-    from robustbench_lite.training.card import Training, make_card
+    from robustbench_lite.training.trainer import Recipe
 
     trust = registry.Trust.ANY if allow_code else registry.Trust.INSTALLED
-    recipe = trainer.Recipe(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-    )
-    if len(registry.split("defense", defense)) > 1:
-        raise UsageError(
-            f"A network is trained with one defense, not with {defense!r}: train with the part "
-            "that acts in training, and "
-            "compose when you evaluate."
-        )
-    chosen = registry.create("defense", defense, trust)
+    recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    acting = training.defense_from(defense, trust)
     judge = registry.create("attack", attack, trust)
-    threat = ThreatModel.parse(norm, radius(eps, norm, dataset))
+    threat = ThreatModel.parse(norm, arguments.radius(eps, norm, dataset))
     where = pick_device(device)
-    check_fit(judge, threat)
-    if threat.eps is None:
-        raise UsageError(
-            "The card states the accuracy at one radius: give --eps, for example --eps 0.1."
-        )
-    root = data_root(data_dir)
-    data = load_dataset(dataset, split="train", limit=limit, data_dir=root, download=download)
-    test = load_dataset(dataset, split="test", data_dir=root, download=download)
-    if data.split == test.split:
-        raise DataError(
-            f"{dataset} has no test split: give x_train, y_train, x_test and y_test, or two "
-            "folders."
-        )
-    if data.x.shape[1:] != test.x.shape[1:]:
-        raise DataError(
-            f"{dataset} has images of {tuple(data.x.shape[1:])} to train on, and "
-            f"{tuple(test.x.shape[1:])} to test on."
-        )
-    spec = models.network_spec(registry.Spec.parse(network if model is None else model), data)
-    module = trainer.initialise(lambda: models.build(spec, trust), seed, where)
-    require_separate_rows(module)  # no weights that come out of its training could be examined
-    if name is None:
-        name = model_zoo.network_name(
-            Path(dataset.partition(":")[2] or dataset).stem, chosen.name, spec.name
-        )
-    _require_name(name)
-    checkpoint = output / f"{name}.checkpoint.pt"
+    examiner = training.Examiner(attack=judge, threat=threat)
+    examiner.require_radius()
+    images = arguments.Images(dataset=dataset, limit=limit, data_dir=data_dir, download=download)
+    splits = training.load_splits(images)
+    spec = models.network_spec(
+        registry.Spec.parse(network if model is None else model), splits.train
+    )
+    module = training.initialise(spec, trust, seed, where)
+    course = training.Course(
+        name=training.name_of(name, dataset, acting, spec),
+        network=spec,
+        module=module,
+        defense=acting,
+        splits=splits,
+        recipe=recipe,
+    )
+    checkpoint = output / f"{course.name}.checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
-    with _progress_bar(name, recipe, quiet) as on_progress:
-        curve = trainer.train(
-            module,
-            chosen,
-            data,
-            recipe,
-            checkpoint=checkpoint,
-            device=where,
-            on_progress=on_progress,
-        )
-    about = {
-        "name": name,
-        "network": spec.name,
-        "network_params": dict(spec.params),
-        "command": _command(ctx),
-    }
-    with _kept(models.save_uncarded(module, name, output)), progress_bar(quiet) as on_test:
-        training = Training(defense=chosen, recipe=recipe, data=data, curve=curve, about=about)
-        card = make_card(
-            module, training, attack=judge, threat=threat, test=test, on_progress=on_test
-        )
+    curve = course.train(checkpoint, where, quiet)
+    with training.naming_weights(models.save_uncarded(module, course.name, output)):
+        card = course.examine(examiner, curve, _command(ctx), quiet)
     path = models.save_trained(module, card, output)
     if not quiet:
         _print_table(card, path)
 
 
-def _require_name(name: str) -> None:
-    """Refuse what cannot be the stem of two files, or would be a hidden one."""
-    whole = (
-        Path(name).name == name
-        and name.strip() == name
-        and name.isprintable()
-        and not name.startswith(".")
-    )
-    if not whole or not 0 < len(name) <= _NAME_LENGTH:
-        raise UsageError(
-            f"--name is {name!r}; it names files in --output, so it has 1 to {_NAME_LENGTH} "
-            "characters, no slash, no line end, "
-            "no space around it and no dot before it."
-        )
-
-
-@contextmanager
-def _kept(path: Path) -> Iterator[None]:
-    """Whatever ends the examination, its message says that the weights, at ``path``, are there."""
-    kept = (
-        f"The training is done and its weights are in {path}: the same command goes on with the "
-        "examination."
-    )
-    try:
-        yield
-    except RobustBenchError as error:
-        error.args = (f"{error} {kept}",)
-        raise
-    except Exception as error:  # what it is, nobody can know; hours of training stand behind it
-        raise CellError(f"The examination failed: {told(error)} {kept}") from error
-
-
 def _command(ctx: typer.Context) -> str:
-    """The command as typed, with a neutral data folder and without what changes no weight."""
+    """Write the command as typed, but with a neutral data folder and no option of _UNRECORDED."""
     words = ["rbl", "train"]
     for option in ctx.command.params:
         source = ctx.get_parameter_source(option.name or "")
@@ -171,38 +94,14 @@ def _command(ctx: typer.Context) -> str:
         if source is None or source.name != "COMMANDLINE" or option.name in _UNRECORDED:
             continue
         flag = max(option.opts, key=len)
-        words += (
-            [flag] if value is True else [flag, "data" if option.name == "data_dir" else str(value)]
-        )
+        words.append(flag)
+        if value is not True:
+            words.append("data" if option.name == "data_dir" else str(value))
     return shlex.join(words)
 
 
-@contextmanager
-def _progress_bar(name: str, recipe: Recipe, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr, with the loss and the time that is left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task(name, total=None)
-
-        def show(progress: Progress) -> None:
-            steps = progress.steps_per_epoch
-            done = progress.epoch * steps + progress.step
-            text = f"{name}  epoch {progress.epoch + 1}/{recipe.epochs}  loss {progress.loss:.3f}"
-            bar.update(task, description=text, total=recipe.epochs * steps, completed=done)
-
-        yield show
-
-
 def _print_table(card: Card, path: Path) -> None:
+    """Print what the card says of the network, and where its weights are."""
     from tabulate import tabulate
 
     rows = [

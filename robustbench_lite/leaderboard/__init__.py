@@ -1,3 +1,4 @@
-"""Boards, planning, ranking, rendering, checking: everything in ``leaderboards/`` is a pure
-function of boards and records.
+"""Boards, planning, ranking, rendering, checking.
+
+Everything in ``leaderboards/`` is a pure function of boards and records.
 """

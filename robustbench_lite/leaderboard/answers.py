@@ -1,5 +1,6 @@
-"""Do the networks at hand answer as the records of a board say? A record of another network is no
-result of the board.
+"""Do the networks at hand answer as the records of a board say?
+
+A record of another network is no result of the board.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Other(NamedTuple):
 
 
 def of_other_networks(one: Loaded, bench: Bench) -> Iterator[Other]:
-    """The cells of a board whose networks at hand answer otherwise; where network or images are not
-    here, nothing is said.
+    """Find the cells of a board whose networks at hand answer otherwise.
+
+    Where network or images are not here, nothing is said.
     """
     if not bench.has_data():
         return

@@ -131,9 +131,7 @@ class Threat(Part):
 
 
 class Curve(Part):
-    """Cells beside the table: one attack over several radii, for the accuracy-against-eps
-    picture.
-    """
+    """Cells beside the table: one attack over several radii, for accuracy against eps."""
 
     norm: str
     eps: list[str] = Field(min_length=1)
@@ -143,11 +141,9 @@ class Curve(Part):
     @field_validator("eps", mode="before")
     @classmethod
     def _read_eps(cls, values: Any) -> Any:
-        return (
-            [_eps(value) for value in values]
-            if isinstance(values, Sequence) and not isinstance(values, str)
-            else values
-        )
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            return values
+        return [_eps(value) for value in values]
 
 
 class Ranking(Part):
@@ -209,22 +205,18 @@ def load_board(path: Path) -> Board:
         with explained(str(path), _BOARD):
             board = Board.model_validate(content)
     except UsageError as error:  # of the registry, about a spec or a number
-        raise (
-            error
-            if str(path) in str(error)
-            else UsageError(f"The board {path} cannot be used: {error}")
-        ) from error
+        if str(path) in str(error):
+            raise
+        raise UsageError(f"The board {path} cannot be used: {error}") from error
     board._name = path.stem
     return board
 
 
 def board_names(root: Path) -> list[str]:
     """The boards of a leaderboards folder, sorted."""
-    return (
-        sorted(path.stem for path in (root / BOARDS).glob("*.toml"))
-        if os.path.isdir(root / BOARDS)
-        else []
-    )
+    if not os.path.isdir(root / BOARDS):
+        return []
+    return sorted(path.stem for path in (root / BOARDS).glob("*.toml"))
 
 
 def load_boards(root: Path, names: Sequence[str] = ()) -> list[Board]:

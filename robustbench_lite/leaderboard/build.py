@@ -1,5 +1,6 @@
-"""Everything that is rendered, as file name -> text: a pure function of boards, results and the
-versions of the plug-ins.
+"""Everything that is rendered, as file name -> text.
+
+It is a pure function of boards, results and the versions of the plug-ins.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from robustbench_lite.files.text import read_text
 from robustbench_lite.leaderboard.board import PAGE, TABLES
 from robustbench_lite.leaderboard.examples import read_examples
 from robustbench_lite.leaderboard.load import Loaded, load
-from robustbench_lite.leaderboard.render import tables
+from robustbench_lite.leaderboard.render.cells import caption, rank_note
 from robustbench_lite.leaderboard.render.gallery import Picture, pictures
+from robustbench_lite.leaderboard.render.markdown import markdown_table
 from robustbench_lite.leaderboard.render.page import MAX_BYTES, Section, page, section
+from robustbench_lite.leaderboard.render.tables import FORMATS
 from robustbench_lite.leaderboard.results import GALLERY, Problem, results_folder
 from robustbench_lite.leaderboard.standing.document import Document
 from robustbench_lite.leaderboard.standing.summary import document
@@ -69,7 +72,7 @@ def build(root: Path, trust: Trust = Trust.REGISTERED) -> Built:
     for one in loaded:
         name = one.board.name
         doc = documents[name] = document(one.sheet)
-        for suffix, render in tables.FORMATS.items():
+        for suffix, render in FORMATS.items():
             files[f"{TABLES}/{name}.{suffix}"] = render(doc)
         gallery = _gallery(one, doc, root)
         problems += gallery.problems
@@ -139,5 +142,5 @@ def _include(page_name: str, board: str, threat: str, documents: Mapping[str, Do
         raise UsageError(
             f"{page_name} takes in the table {threat!r} of the board {board!r}, which there is not."
         )
-    words = f"{tables.caption(doc, chosen)} {tables.rank_note(doc)}"
-    return f"\n{tables.markdown_table(doc, chosen)}\n\n{words}\n\n"
+    words = f"{caption(doc, chosen)} {rank_note(doc)}"
+    return f"\n{markdown_table(doc, chosen)}\n\n{words}\n\n"

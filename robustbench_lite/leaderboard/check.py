@@ -25,7 +25,7 @@ from robustbench_lite.leaderboard.results import (
     GALLERY,
     JOURNAL,
     Problem,
-    misnamed,
+    misnaming,
 )
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.records.files import REPLACED
@@ -60,7 +60,7 @@ def check(root: Path, trust: Trust = Trust.REGISTERED) -> Checked:
     problems = list(built.problems)
     for one in built.loaded:
         problems += record_problems(one)
-    problems += [*_orphans(root, built), *lock_problems(root, slots), *_rendered(root, built)]
+    problems += [*_orphans(root, built), *lock_problems(root, slots), *_check_rendered(root, built)]
     return Checked(problems, built)
 
 
@@ -109,14 +109,14 @@ def _certificate(path: Path, where: str, one: Loaded) -> Iterator[Problem]:
                 f"rbl leaderboard migrate {one.board.name}",
             )
         if path.stem != record.key:
-            yield misnamed(path, where, record.key)
+            yield misnaming(path, where, record.key)
     except RecordError as error:
         yield Problem(
             where, str(error).replace(str(path), where), f"restore it, or prove it again: rm {path}"
         )
 
 
-def _rendered(root: Path, built: Built) -> Iterator[Problem]:
+def _check_rendered(root: Path, built: Built) -> Iterator[Problem]:
     """Every table and page is what a rebuild gives, byte for byte."""
     mend = f"rbl leaderboard build --root {root}"
     for name, text in sorted(built.files.items()):

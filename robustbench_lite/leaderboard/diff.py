@@ -99,14 +99,14 @@ Boards = dict[str, Shown]
 def tables_at(where: str | None, root: Path) -> Iterator[Boards]:
     """What the tables say of a folder, of a git revision, or (None) of ``root`` as it is."""
     if where is None or os.path.isdir(where):
-        yield _read(root if where is None else Path(where))
+        yield _read_tables(root if where is None else Path(where))
         return
     with tempfile.TemporaryDirectory() as folder:
         _extract(where, root, Path(folder))
-        yield _read(Path(folder))
+        yield _read_tables(Path(folder))
 
 
-def _read(root: Path) -> Boards:
+def _read_tables(root: Path) -> Boards:
     boards = {}
     for path in sorted((root / TABLES).glob("*.json")):
         content = read_json(path, _TABLE)

@@ -1,5 +1,6 @@
-"""The rows of a board: what each network and defense is known by, and the network itself when it is
-to be measured.
+"""The rows of a board.
+
+That is what each network and defense is known by, and the network itself when it is to be measured.
 """
 
 from __future__ import annotations
@@ -63,21 +64,19 @@ def identify(entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.RE
 def subject_of(
     entrant: Entrant, board: Board, root: Path, trust: Trust = Trust.REGISTERED
 ) -> Subject:
-    """The network of ``entrant`` behind its defense. Code that it names is run only with ``trust``
-    for it.
+    """Load the network of ``entrant``, and put it behind its defense.
+
+    Code that it names is run only with ``trust`` for it.
     """
     if is_bundled(entrant):
         network = named_network(entrant.model or _bundled_name(entrant, board, trust), trust)
     elif entrant.model is not None:
         where, colon, factory = entrant.model.partition(":")
-        own = (
-            f"{below(root, where, 'A model', _PATHS)}:{factory}"
-            if colon and where.endswith(".py")
-            else entrant.model
-        )
-        network = load_model(
-            own, None if entrant.weights is None else _weights(entrant, root), trust
-        )
+        own = entrant.model
+        if colon and where.endswith(".py"):
+            own = f"{below(root, where, 'A model', _PATHS)}:{factory}"
+        weights = None if entrant.weights is None else _weights(entrant, root)
+        network = load_model(own, weights, trust)
     else:
         network = trained_model(_weights(entrant, root), trust)
     defense = _choose_defense(entrant, network.card, trust)
@@ -107,8 +106,9 @@ def _unknown(entrant: Entrant, name: str | None, trust: Trust, missing: str = ""
 
 
 def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
-    """The bundled network that was trained with the defense, or with the part of it that acts in
-    training.
+    """Name the bundled network that was trained with the defense.
+
+    Of a composition it is the part that acts in training which counts.
     """
     wanted = trained_part(defense_from(entrant.defense or "none", trust))
     return network_name(
@@ -117,8 +117,9 @@ def _bundled_name(entrant: Entrant, board: Board, trust: Trust) -> str:
 
 
 def _choose_defense(entrant: Entrant, card: Card | None, trust: Trust) -> Defense:
-    """The defense of the row; what acts in training has the hyper-parameters of the training where
-    the row gives none.
+    """Make the defense of the row.
+
+    What acts in training has the hyper-parameters of the training where the row gives none.
     """
     if entrant.defense is None:
         return defense_from("none" if card is None else card.defense, trust)

@@ -89,7 +89,7 @@ class Examples(Strict):
     examples: list[Example] = Field(min_length=1)
     seal: str = ""
 
-    def sealed(self) -> Examples:
+    def seal_anew(self) -> Examples:
         """The same with the seal that belongs to it."""
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
@@ -111,13 +111,13 @@ def migrate_examples(path: Path, found: Found) -> bool:
         read_examples(path, found)
         return False
     content = content.model_copy(update={"format_version": FORMAT_VERSION})
-    _check(path, content.sealed(), found)
+    _check(path, content.seal_anew(), found)
     _write(path, content)
     return True
 
 
 def _write(path: Path, content: Examples) -> None:
-    content = content.sealed()
+    content = content.seal_anew()
     write_text(path, json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
@@ -137,7 +137,7 @@ def _check(path: Path, content: Examples, found: Found) -> None:
         version = f"format version {content.format_version}; known is {FORMAT_VERSION}"
         mend = "version 1 becomes that by `rbl leaderboard migrate`"
         raise RecordError(f"{path.name} is of {version} ({mend})")
-    if content.seal != content.sealed().seal:
+    if content.seal != content.seal_anew().seal:
         raise RecordError(f"{path.name} was changed: its seal does not agree with its contents")
     if (content.key, content.digest) != (found.record.key, found.record.digest):
         other = "its key or digest is another"

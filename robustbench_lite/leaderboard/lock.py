@@ -1,5 +1,6 @@
-"""The lock on implementations: a changed attack or defense must not pass for the one that was
-measured.
+"""The lock on implementations.
+
+A changed attack or defense must not pass for the one that was measured.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def current(plugin: Plugin) -> Locked:
 
 
 def source_hash(module: str) -> str:
-    """SHA-256 over the code of ``module`` and of what it imports from its own package; comments and
-    docstrings do not count.
+    """Hash the code of ``module`` and of what it imports from its own package.
+
+    Comments and docstrings do not count.
     """
     digest = hashlib.sha256()
     for name, source in sorted(_sources(module).items()):
@@ -104,11 +106,9 @@ def _file_of(module: str) -> Path | None:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return (
-        Path(spec.origin)
-        if spec is not None and spec.origin and spec.origin.endswith(".py")
-        else None
-    )
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
 
 
 def _imports(source: Source, module: str) -> Iterator[str]:
@@ -123,9 +123,7 @@ def _imports(source: Source, module: str) -> Iterator[str]:
 
 
 def bare(source: Source) -> str:
-    """The text without comments, docstrings and blank lines, the same under any version of
-    Python.
-    """
+    """Strip comments, docstrings and blank lines, alike under any version of Python."""
     lines = source.text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT:
@@ -182,11 +180,9 @@ def lock_problems(root: Path, slots: Iterable[Slot]) -> list[Problem]:
             continue
         where = f"{kind} {name}"
         if there is None or there.version != here.version:
-            state = (
-                "is not locked yet"
-                if there is None
-                else f"is version {here.version} now, the lock has {there.version}"
-            )
+            state = "is not locked yet"
+            if there is not None:
+                state = f"is version {here.version} now, the lock has {there.version}"
             problems.append(
                 Problem(where, state, f"rbl leaderboard run && rbl leaderboard lock --root {root}")
             )
@@ -221,16 +217,12 @@ def lock(root: Path, slots: Iterable[Slot], same_verdicts: Iterable[str]) -> lis
     fresh = {plugin: current(plugin) for plugin in plugins}
     for (kind, name), here in fresh.items():
         there = locks.get((kind, name))
-        if (
-            there is not None
-            and there.version == here.version
-            and there != here
-            and name not in allowed
-        ):
+        changed_in_place = there is not None and there.version == here.version and there != here
+        if changed_in_place and name not in allowed:
             raise UsageError(
                 f"The source of the {kind} {name!r} was changed, and it is still version "
-                f"{here.version}. Raise the version if "
-                f"a verdict may change; else say so: rbl leaderboard lock {name} --same-verdicts."
+                f"{here.version}. Raise the version if a verdict may change; else say so: "
+                f"rbl leaderboard lock {name} --same-verdicts."
             )
         if there != here:
             changed.append(f"{kind} {name} version {here.version}")

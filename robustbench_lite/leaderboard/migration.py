@@ -24,8 +24,9 @@ from robustbench_lite.threat import ThreatModel
 
 
 def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
-    """Cells and certificates first, then what lies beside the cells: fits and examples. A file is
-    written in one step.
+    """Migrate cells and certificates first, then fits and examples.
+
+    A file is written in one step.
     """
     bench = Bench(board, root, means)
 
@@ -70,8 +71,12 @@ def migrate(board: Board, root: Path, means: Means) -> Iterator[Migrated]:
 
 
 def _say_radius(path: Path, written: Mapping[tuple[str, float | None], str | None]) -> bool:
-    """Give a certificate that lacks it its radius as the board writes it; True if it was written.
+    """Give a certificate that lacks it its radius as the board writes it.
+
     Key and digest stay.
+
+    Returns:
+        Whether it was written.
     """
     record, _ = read_certificate(path)
     threat = record.identity.threat

@@ -135,13 +135,13 @@ def read_results(folder: Path, root: Path) -> Results:
             results.problems.append(Problem(where, what, mend))
             continue
         if path.stem != found.record.key:
-            results.problems.append(misnamed(path, where, found.record.key))
+            results.problems.append(misnaming(path, where, found.record.key))
             continue
         results.found.append(found)
     return results
 
 
-def misnamed(path: Path, where: str, key: str) -> Problem:
+def misnaming(path: Path, where: str, key: str) -> Problem:
     """A file that is not named after the key of its record."""
     what = f"the file is not named after its key, {key}"
     return Problem(where, what, f"mv {path} {path.with_stem(key)}")

@@ -12,8 +12,9 @@ from robustbench_lite.leaderboard.standing.summary import document
 
 
 def report_page(run: Path, title: str) -> str:
-    """The page for the records of ``run`` (a folder of `rbl evaluate`, or one record), a section
-    for each data set.
+    """Render the page of a run, with a section for each data set.
+
+    ``run`` is a folder of `rbl evaluate`, or one record.
     """
     paths = [run] if run.is_file() else sorted((run / CELLS).glob("*.json"))
     if not paths:

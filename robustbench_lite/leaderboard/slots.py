@@ -168,7 +168,7 @@ def flat_differences(asked: Fields, there: Fields) -> list[str]:
         wanted = asked.get(field)
         found = there.get(field)
         if wanted != found:
-            shown = f"the board asks for {_shown(wanted)}, the record has {_shown(found)}"
+            shown = f"the board asks for {_show_value(wanted)}, the record has {_show_value(found)}"
             lines.append(f"{field}: {shown}")
     return lines
 
@@ -199,7 +199,7 @@ def flat(identity: Identity) -> Fields:
     return values
 
 
-def _shown(value: Any) -> str:
+def _show_value(value: Any) -> str:
     return f"{value[:16]}..." if isinstance(value, str) and len(value) > 40 else repr(value)
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from rbl_attacks.foolbox.catalogue import ENTRIES, catalogue, load
+from rbl_attacks.foolbox.catalogue import catalogue, load
+from rbl_attacks.foolbox.table import ENTRIES
 from robustbench_lite.errors import AttackError
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes

@@ -2,7 +2,7 @@
 
 A row looks for a start until a point succeeds; it narrows that down to the boundary; then it walks.
 Rows of all stages lie side by side: each of ``start``, ``narrow`` and ``walk`` (in
-``boundary_moves``) changes the rows of its own stage and leaves the others alone.
+``moves``) changes the rows of its own stage and leaves the others alone.
 """
 
 from __future__ import annotations

@@ -23,35 +23,33 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from rbl_attacks.foolbox.catalogue import Entry
+from rbl_attacks.foolbox.description import docstring_of, fields_of, paper_of
+from rbl_attacks.foolbox.table import Entry
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack
 from robustbench_lite.threat import ThreatModel
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore", DeprecationWarning
-    )  # foolbox 3.3.4 imports a SciPy module by its old name
+    # foolbox 3.3.4 imports a SciPy module by its old name.
+    warnings.simplefilter("ignore", DeprecationWarning)
     import foolbox
     from foolbox.models.pytorch import PyTorchModel
 
 ADAPTER_VERSION = 1
-#: Not for the user to choose: the threat model has norms and axes, and what is no plain value has
-#: no place in a record.
-_HIDDEN = {"self", "distance", "constraint", "channel_axis", "init_attack", "tensorboard"}
-#: Of 0 or fewer Foolbox itself makes a search that finds nothing.
 _BUDGETS = ("restarts", "steps", "binary_search_steps", "repeats")
-#: How a Foolbox attack says that it found no place to start from, or no way on: a search without
-#: success, and no error.
+"""Of 0 or fewer Foolbox itself makes a search that finds nothing."""
 _GAVE_UP = re.compile(r"init_attack failed|Gradient vanished")
+"""How a Foolbox attack says that it found no way on: a search without success, and no error."""
 _START_FAILED = re.compile(r"assert .*\bis_adv(ersarial)?\(")
+"""How it says that it found no place to start from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoolboxAttack(DrivenAttack):
-    """Base of the classes that ``attack_class`` makes: one a Foolbox attack, with its constructor's
-    arguments as fields.
+    """Base of the classes that ``attack_class`` makes, one a Foolbox attack.
+
+    Their fields are the arguments of its constructor.
     """
 
     foolbox_class: ClassVar[Any]
@@ -66,16 +64,11 @@ class FoolboxAttack(DrivenAttack):
         self.build(None)  # what its constructor refuses is refused now
 
     def build(self, threat: ThreatModel | None) -> Any:
-        """The attack as an object of foolbox."""
-        values = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "restarts"
-        }
-        if (
-            threat is not None
-            and "constraint" in inspect.signature(self.foolbox_class.__init__).parameters
-        ):
+        """Make the attack as an object of foolbox."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "restarts"]
+        values = {name: getattr(self, name) for name in names}
+        takes = inspect.signature(self.foolbox_class.__init__).parameters
+        if threat is not None and "constraint" in takes:
             values["constraint"] = threat.norm.name
         return self.foolbox_class(**values)
 
@@ -83,15 +76,12 @@ class FoolboxAttack(DrivenAttack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel
     ) -> Tensor | None:
         wrapped = PyTorchModel(model, bounds=(0, 1), device=x.device)
-        aimed = int(target) >= 0
-        criterion = (
-            foolbox.criteria.TargetedMisclassification(target)
-            if aimed
-            else foolbox.criteria.Misclassification(y)
-        )
+        criterion: foolbox.criteria.Criterion = foolbox.criteria.Misclassification(y)
+        if int(target) >= 0:
+            criterion = foolbox.criteria.TargetedMisclassification(target)
         radius = {"epsilon": threat.radius} if self.kind == "fixed_eps" else {}
         try:
-            with _root_logger_left_alone():
+            with _spare_root_logger():
                 return self.build(threat).run(wrapped, x, criterion, **radius)  # type: ignore[no-any-return]
         except (AssertionError, RuntimeError, ValueError) as error:
             if _gave_up(error):
@@ -100,18 +90,19 @@ class FoolboxAttack(DrivenAttack):
 
 
 def _gave_up(error: Exception) -> bool:
+    """Tell a search that found no start, or no way on, from a mistake."""
     if isinstance(error, AssertionError):
-        # Foolbox's assertions carry no message: the line says whether it is about the start or
-        # about a mistake.
+        # Foolbox's assertions carry no message: the line says what it is about.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return "foolbox" in frame.filename and bool(_START_FAILED.search(frame.line or ""))
     return bool(_GAVE_UP.search(str(error)))
 
 
 @contextmanager
-def _root_logger_left_alone() -> Iterator[None]:
-    """Some attacks log through the root logger, which gives it a handler where the program has set
-    up none.
+def _spare_root_logger() -> Iterator[None]:
+    """Take away the handlers that the root logger gets meanwhile.
+
+    Some attacks log through it, which gives it one where the program has set up none.
     """
     root = logging.getLogger()
     before = list(root.handlers)
@@ -124,12 +115,12 @@ def _root_logger_left_alone() -> Iterator[None]:
 
 @cache
 def attack_class(name: str, entry: Entry) -> type[FoolboxAttack]:
-    """A dataclass with the hyper-parameters of ``foolbox.attacks.<name>`` as fields."""
+    """Make a dataclass with the hyper-parameters of ``foolbox.attacks.<name>`` as fields."""
     target = getattr(foolbox.attacks, name)
     members = {
         "__module__": __name__,
-        "__doc__": _docstring(target),
-        "paper": _paper(target),
+        "__doc__": docstring_of(target),
+        "paper": paper_of(target),
         "foolbox_class": target,
         "name": f"foolbox:{name}",
         "version": _version(),
@@ -139,52 +130,21 @@ def attack_class(name: str, entry: Entry) -> type[FoolboxAttack]:
         "targeted": entry.targeted,
     }
     made = dataclasses.make_dataclass(
-        name, _fields(target), bases=(FoolboxAttack,), namespace=members, frozen=True, kw_only=True
+        name,
+        fields_of(target),
+        bases=(FoolboxAttack,),
+        namespace=members,
+        frozen=True,
+        kw_only=True,
     )
     return typing.cast("type[FoolboxAttack]", made)
 
 
-def _fields(target: Any) -> list[Any]:
-    """(name, type, default) of the hyper-parameters, read from the constructor."""
-    if not inspect.isfunction(target.__init__):  # inherited from object: nothing to choose
-        return []
-    hints = typing.get_type_hints(target.__init__)
-    fields: list[Any] = []
-    for parameter in inspect.signature(target.__init__).parameters.values():
-        if parameter.name in _HIDDEN:
-            continue
-        kind = hints[parameter.name]
-        default = parameter.default
-        if default is parameter.empty:
-            fields.append((parameter.name, kind))
-        else:  # 0 and 0.0 would make two keys of one cell
-            fields.append(
-                (
-                    parameter.name,
-                    kind,
-                    dataclasses.field(default=float(default) if kind is float else default),
-                )
-            )
-    return fields
-
-
 def _version() -> int:
-    """The adapter's version and Foolbox's in one number, 1_030304: another Foolbox may give other
-    verdicts.
+    """Put the adapter's version and Foolbox's into one number, 1_030304.
+
+    Another Foolbox may give other verdicts.
     """
     parts = [int(part) for part in re.findall(r"\d+", installed_version("foolbox"))[:3]]
     major, minor, patch = [*parts, 0, 0, 0][:3]
     return ADAPTER_VERSION * 1_000_000 + major * 10_000 + minor * 100 + patch
-
-
-def _paper(target: Any) -> str:
-    found = re.search(r"arxiv\.org/abs/([\d.]+\d)", inspect.getdoc(target) or "")
-    return (
-        f"{f'arXiv:{found[1]}, ' if found else ''}as in Foolbox (Rauber et al. 2020, JOSS 5(53), "
-        "2607)"
-    )
-
-
-def _docstring(target: Any) -> str:
-    """Foolbox's own text, with its arguments written as ours are (``steps: ...``)."""
-    return re.sub(r"^( +\w+) +: ?", r"\1: ", inspect.getdoc(target) or "", flags=re.MULTILINE)

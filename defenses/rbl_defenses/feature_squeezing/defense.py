@@ -13,13 +13,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from rbl_defenses.feature_squeezing.detector import AgreeingDetector, Detector, detection_scores
-from rbl_defenses.feature_squeezing.squeezers import (
-    BitDepth,
-    Median,
-    NonLocalMeans,
-    SoftBitDepth,
-    StraightThrough,
-)
+from rbl_defenses.feature_squeezing.non_local_means import NonLocalMeans
+from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median
+from rbl_defenses.feature_squeezing.stand_ins import stand_in_for
 from robustbench_lite.defense import Defense
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.defended import DefendedModel, Traits, Wrapper
@@ -73,19 +69,14 @@ class FeatureSqueezing(Defense):
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise UsageError(f"feature_squeezing needs bits from 1 to 8, or none, not {self.bits}.")
         if self.median is not None and self.median < 2:
+            given = f"not {self.median}"
             raise UsageError(
-                "feature_squeezing needs a median of at least 2 pixels, or none, not "
-                f"{self.median}."
+                f"feature_squeezing needs a median of at least 2 pixels, or none, {given}."
             )
-        if (
-            self.nlm_search % 2 == 0
-            or self.nlm_patch % 2 == 0
-            or min(self.nlm_search, self.nlm_patch) < 1
-        ):
-            raise UsageError(
-                f"feature_squeezing needs odd nlm_search and nlm_patch, not {self.nlm_search}, "
-                f"{self.nlm_patch}."
-            )
+        sides = self.nlm_search, self.nlm_patch
+        if min(sides) < 1 or any(side % 2 == 0 for side in sides):
+            given = f"not {self.nlm_search}, {self.nlm_patch}"
+            raise UsageError(f"feature_squeezing needs odd nlm_search and nlm_patch, {given}.")
         if not self.nlm_strength > 0:
             raise UsageError(
                 f"feature_squeezing needs an nlm_strength above 0, not {self.nlm_strength}."
@@ -93,14 +84,14 @@ class FeatureSqueezing(Defense):
         if self.bits is None and self.median is None and not self.nlm:
             raise UsageError("feature_squeezing squeezes nothing: set bits, median or nlm=true.")
         if not 0 < self.false_positives < 1:
+            given = f"not {self.false_positives}"
             raise UsageError(
-                "feature_squeezing needs false_positives (a share) in (0, 1), not "
-                f"{self.false_positives}."
+                f"feature_squeezing needs false_positives (a share) in (0, 1), {given}."
             )
         if self.threshold is not None and not (self.detect and 0 <= self.threshold <= 2):
+            given = f"not {self.threshold}"
             raise UsageError(
-                "feature_squeezing takes a threshold in [0, 2], with detect=true, not "
-                f"{self.threshold}."
+                f"feature_squeezing takes a threshold in [0, 2], with detect=true, {given}."
             )
 
     @property
@@ -110,8 +101,8 @@ class FeatureSqueezing(Defense):
     def calibrated(self, model: nn.Module, images: Tensor) -> FeatureSqueezing:
         scores = detection_scores(model, self.squeezers(), images).sort().values
         allowed = int(self.false_positives * len(scores))
-        # Four digits: the threshold goes into the keys of cells, and the last bits of a score
-        # differ between machines.
+        # Four digits: the threshold goes into keys, and the last bits of a score differ between
+        # machines.
         return replace(self, threshold=float(f"{float(scores[-1 - allowed]):.4g}"))
 
     def wrap(self, model: nn.Module) -> DefendedModel:
@@ -122,31 +113,27 @@ class FeatureSqueezing(Defense):
         if self.threshold is None:
             raise UsageError(
                 "feature_squeezing detect=true sets its threshold on clean training images, and "
-                "there are none: give "
-                "fit_data=(x_train, y_train), a data set with a training split, or threshold=1.2."
+                "there are none: give fit_data=(x_train, y_train), a data set with a training "
+                "split, or threshold=1.2."
             )
         surrogate = AgreeingDetector(model, stand_in, self.threshold)
-        return DefendedModel(
-            Detector(model, real, self.threshold), Traits(surrogate=surrogate, abstains=True)
-        )
+        detector = Detector(model, real, self.threshold)
+        return DefendedModel(detector, Traits(surrogate=surrogate, abstains=True))
 
     def squeezers(self) -> list[nn.Module]:
-        """Those that are set."""
-        return [
-            *([] if self.bits is None else [BitDepth(self.bits)]),
-            *([] if self.median is None else [Median(self.median)]),
-            *(
-                [NonLocalMeans(self.nlm_search, self.nlm_patch, self.nlm_strength)]
-                if self.nlm
-                else []
-            ),
-        ]
+        """Make those that are set."""
+        chosen: list[nn.Module] = []
+        if self.bits is not None:
+            chosen.append(BitDepth(self.bits))
+        if self.median is not None:
+            chosen.append(Median(self.median))
+        if self.nlm:
+            chosen.append(NonLocalMeans(self.nlm_search, self.nlm_patch, self.nlm_strength))
+        return chosen
 
     def stand_ins(self) -> list[nn.Module]:
-        """The same with gradients that lead somewhere; docs/explanation/adaptive.md has the
-        comparison behind the choice.
-        """
-        return [_followed(squeezer) for squeezer in self.squeezers()]
+        """Make what attacks follow instead of each, with gradients that lead somewhere."""
+        return [stand_in_for(squeezer) for squeezer in self.squeezers()]
 
 
 class Squeezed(Wrapper):
@@ -161,14 +148,3 @@ class Squeezed(Wrapper):
 
     def forward(self, x: Tensor, rng: SampleRng | None = None) -> Tensor:
         return self.inner(self.squeeze(x), rng)
-
-
-def _followed(squeezer: nn.Module) -> nn.Module:
-    """What an attack takes the gradient of instead of ``squeezer``."""
-    match squeezer:
-        case BitDepth():
-            return SoftBitDepth(squeezer)
-        case NonLocalMeans():
-            return StraightThrough(squeezer)
-        case _:
-            return squeezer

@@ -19,7 +19,7 @@ from robustbench_lite.bounds.graph.operations import (
     Pair,
     Reshape,
     Scale,
-    scaled,
+    fold,
 )
 from robustbench_lite.errors import UnsupportedLayerError
 
@@ -39,10 +39,10 @@ class Value:
 
 
 class Builder:
-    """Adds nodes, one layer after the other, with probe images in hand: every shape is known where
-    it is needed.
+    """Adds nodes, one layer after the other, with probe images in hand.
 
-    ``call`` is the traced call that the next nodes are for; errors name it.
+    Every shape is known where it is needed. ``call`` is the traced call that the next nodes are
+    for; errors name it.
     """
 
     def __init__(self, probe: Tensor, dtype: torch.dtype) -> None:
@@ -52,9 +52,7 @@ class Builder:
         self.call: fx.Node
 
     def add(self, operation: Operation, inputs: Any, probe: Tensor) -> Value:
-        """A node for ``operation`` on the values ``inputs``, whose result on the probes is
-        ``probe``.
-        """
+        """Add a node for ``operation`` on ``inputs``; its result on the probes is ``probe``."""
         if len(probe) != len(self.probe):
             raise self.unsupported("a reshape that mixes images")
         name = str(self.call.target).removeprefix("0.")
@@ -142,11 +140,9 @@ class Builder:
         before = self.nodes[x.node]
         source = self.call.all_input_nodes[0]
         alone = len(source.users) == 1 and x.node == len(self.nodes) - 1
-        folded = (
-            scaled(before.operation, operation)
-            if alone and isinstance(before.operation, Affine)
-            else None
-        )
+        folded = None
+        if alone and isinstance(before.operation, Affine):
+            folded = fold(before.operation, operation)
         if folded is None:
             return self.add(operation, [x], probe)
         self.nodes[-1] = Node(folded, before.inputs, before.shape, before.name)
@@ -167,11 +163,9 @@ class Builder:
         return tensor
 
     def cast(self, tensor: Any) -> Any:
-        return (
-            None
-            if tensor is None
-            else (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
-        )
+        if tensor is None:
+            return None
+        return (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
 
     def unsupported(self, what: str) -> UnsupportedLayerError:
         name = str(self.call.target) if self.call.op == "call_module" else str(self.call.name)

@@ -29,8 +29,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which inputs come first; the first is the image, the last gives the
-    logits.
+    """Nodes in an order in which inputs come first.
+
+    The first is the image, the last gives the logits.
     """
 
     nodes: list[Node]

@@ -1,5 +1,6 @@
-"""What a node of the graph computes: affine maps, sums and activations. Shapes are those of one
-sample, without the row.
+"""What a node of the graph computes: affine maps, sums and activations.
+
+Shapes are those of one sample, without the row.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ class Affine(Operation, ABC):
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
-        """|W| radius: how far the output moves when every input moves by up to ``radius``, (B, *in)
-        -> (B, *out).
+        """Say how far the output moves when every input moves by up to ``radius``: |W| radius.
+
+        Returns:
+            (B, *out), of (B, *in).
         """
 
     @abstractmethod
@@ -84,9 +87,7 @@ class Affine(Operation, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Affine):
-    """scale * x + shift, both broadcast over the shape of a sample: normalisation and batch
-    norm.
-    """
+    """scale * x + shift, both broadcast over the shape of a sample: normalisation, batch norm."""
 
     scale: Tensor
     shift: Tensor
@@ -131,8 +132,9 @@ class Linear(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Convolution(Affine):
-    """``weight`` (out, in / groups, kh, kw), ``bias`` (out,), zero padding; average pooling is one
-    with a group a channel.
+    """A convolution with zero padding; average pooling is one with a group a channel.
+
+    ``weight`` is (out, in / groups, kh, kw), ``bias`` (out,).
     """
 
     weight: Tensor
@@ -178,9 +180,7 @@ class Convolution(Affine):
         )
 
     def transpose_window(self, a: Tensor) -> Tensor:
-        """W^T a where ``a`` is a window of the output: the whole window of the input that it sees,
-        padding included.
-        """
+        """Compute W^T a, where ``a`` is a window of the output, over all that it sees."""
         values = a[0].numel()
         if values > SMALL_WINDOW or len(a) < values:
             return F.conv_transpose2d(
@@ -202,8 +202,9 @@ class Convolution(Affine):
 
     @cached_property
     def _fast(self) -> InputGradient | None:
-        """The transpose as a forward convolution, where a CPU does that faster: few channels, or
-        float64.
+        """Make the transpose a forward convolution, where a CPU does that faster.
+
+        It does with few channels, or in float64.
         """
         inputs = self.weight.shape[1]
         if not (works_in_caches(self.weight.device) and self.simple) or self._skips:
@@ -229,10 +230,8 @@ class Convolution(Affine):
         return (kernel[0] - 1) * self.dilation[0] + 1, (kernel[1] - 1) * self.dilation[1] + 1
 
 
-def scaled(operation: Affine, scale: Scale) -> Affine | None:
-    """``scale`` after ``operation`` as one operation (batch norm folded into the weights); None
-    where it is not one.
-    """
+def fold(operation: Affine, scale: Scale) -> Affine | None:
+    """Fold ``scale`` into the ``operation`` before it; None where they are not one."""
     if isinstance(operation, Scale):
         return Scale(operation.scale * scale.scale, operation.shift * scale.scale + scale.shift)
     if not isinstance(operation, Linear | Convolution) or not scale.uniform:

@@ -1,5 +1,6 @@
-"""From a network to its graph: torch.fx follows the network's own forward, and every call is
-matched to an operation.
+"""From a network to its graph.
+
+torch.fx follows the network's own forward, and every call is matched to an operation.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ _SAME = 1e-4
 def graph_of(
     model: nn.Module, shape: Shape, dtype: torch.dtype = torch.float64, *, live: bool = False
 ) -> Graph:
-    """The graph of ``model``, which takes images of ``shape`` (C, H, W) and is in eval mode;
-    ``live`` lets gradients through.
+    """Make the graph of a network.
+
+    Args:
+        model: in eval mode.
+        shape: of its images, (C, H, W).
+        dtype: of the bounds.
+        live: lets gradients through to the weights.
 
     Raises:
         UnsupportedLayerError: names the layer that no bound is known for.
@@ -57,13 +63,11 @@ def graph_of(
     with as_model_error(failed), torch.no_grad():
         expected = model(probe.clone())
         found = graph.forward(probe)
-    if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * max(
-        1.0, float(expected.abs().max())
-    ):
+    size = max(1.0, float(expected.abs().max()))
+    if expected.dim() != 2 or float((expected - found).abs().max()) > _SAME * size:
         raise ModelError(
             f"{type(model).__name__} computes something else than its layers say (hooks, half "
-            "precision or random layers?): "
-            "it cannot be certified as it is."
+            "precision or random layers?): it cannot be certified as it is."
         )
     return graph
 
@@ -114,11 +118,9 @@ class _Walk:
         if call.op == "call_module":
             return self._module(self.root.get_submodule(str(target)), args)
         if not any(isinstance(part, Value) for part in [*_flat(args), *kwargs.values()]):
-            return (
-                target(*args, **kwargs)
-                if callable(target)
-                else getattr(args[0], str(target))(*args[1:], **kwargs)
-            )
+            if callable(target):
+                return target(*args, **kwargs)
+            return getattr(args[0], str(target))(*args[1:], **kwargs)
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         return self._function(name, args, kwargs)
 
@@ -131,15 +133,8 @@ class _Walk:
             case nn.Linear():
                 return self.builder.linear(x, module.weight, module.bias)
             case nn.Conv2d() if module.padding_mode == "zeros":
-                return self.builder.convolution(
-                    x,
-                    module.weight,
-                    module.bias,
-                    module.stride,
-                    module.padding,
-                    module.dilation,
-                    module.groups,
-                )
+                layout = module.stride, module.padding, module.dilation, module.groups
+                return self.builder.convolution(x, module.weight, module.bias, *layout)
             case nn.AvgPool2d():
                 return self.builder.pool(
                     x,
@@ -205,17 +200,13 @@ class _Walk:
             return self.builder.add(
                 Sum((1.0, sign(0.0, 1.0))), [left, right], sign(left.probe, right.probe)
             )
-        x, constant = (
-            (left, self.builder.constant(right))
-            if isinstance(left, Value)
-            else (right, self.builder.constant(left))
-        )
+        x, other = (left, right) if isinstance(left, Value) else (right, left)
+        constant = self.builder.constant(other)
         one = torch.ones((), dtype=self.builder.dtype, device=constant.device)
         if linear:
-            swapped = x is right and sign is operator.sub
-            return self.builder.scale(
-                x, -one if swapped else one, constant if swapped else sign(0.0, constant)
-            )
+            if x is right and sign is operator.sub:
+                return self.builder.scale(x, -one, constant)
+            return self.builder.scale(x, one, sign(0.0, constant))
         if x is right and sign is operator.truediv:
             raise self.builder.unsupported("division by the image")
         return self.builder.scale(x, sign(one, constant), 0 * one)

@@ -1,6 +1,4 @@
-"""What it takes to measure the cells of a board: its data, its networks, and the places where
-results are kept.
-"""
+"""What it takes to measure a board: its data, its networks, and where results are kept."""
 
 from __future__ import annotations
 
@@ -62,8 +60,9 @@ class AtHand(NamedTuple):
 
 
 class Bench:
-    """A board with what is needed to measure it; data and networks are read when they are first
-    asked for.
+    """A board with what is needed to measure it.
+
+    Data and networks are read when they are first asked for.
     """
 
     def __init__(self, board: Board, root: Path, means: Means) -> None:
@@ -91,8 +90,9 @@ class Bench:
         return _part(data, ids)
 
     def has_data(self) -> bool:
-        """The images are here. Those that come with the package always are: that they cannot be
-        read is an error.
+        """Say whether the images are here.
+
+        Those that come with the package always are: that they cannot be read is an error.
         """
         try:
             return bool(len(self.data))
@@ -132,8 +132,9 @@ class Bench:
         return self._subjects[row]
 
     def row_of(self, model: ModelId, defense: PluginId) -> int | None:
-        """The row whose network, as it is at hand, has the weights of ``model`` and stands behind
-        ``defense``.
+        """Find the row whose network has the weights of ``model`` and stands behind ``defense``.
+
+        It is the network as it is at hand that counts.
         """
         wanted = _as_recorded(defense)
         for known in self._at_hand:
@@ -168,9 +169,7 @@ class Bench:
         return self._fingerprints[key] == wanted.fingerprint
 
     def answers(self, row: int, ids: NDArray[np.int64]) -> Behaviour:
-        """What the network of a row answers on probe images, those of the samples ``ids`` (N,)
-        among them.
-        """
+        """Ask the network of a row about probe images, the samples ``ids`` (N,) among them."""
         key = (row, tuple(ids[:IMAGES].tolist()))
         if key not in self._answers:
             data = self.part(ids[:_DIAGNOSED])
@@ -221,12 +220,12 @@ def _as_recorded(plugin: PluginId) -> list[dict[str, Any]]:
 
 
 def _covers(stated: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
-    """Whether ``stated`` is what ``wanted`` says; parameters that came later, and so are not in it,
-    may be anything.
+    """Say whether ``stated`` is what ``wanted`` says.
+
+    Parameters that came later, and so are not in it, may be anything.
     """
-    if [(part["name"], part["version"]) for part in stated] != [
-        (part["name"], part["version"]) for part in wanted
-    ]:
+    one, other = ([(part["name"], part["version"]) for part in parts] for parts in (stated, wanted))
+    if one != other:
         return False
     pairs = ((a["parameters"], b["parameters"]) for a, b in zip(stated, wanted, strict=True))
     return all(name in a and a[name] == value for a, b in pairs for name, value in b.items())

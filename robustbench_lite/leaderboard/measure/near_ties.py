@@ -1,5 +1,6 @@
-"""Why a sample that is measured again gets another verdict than recorded: a margin or a search that
-hangs on rounding.
+"""Why a sample that is measured again gets another verdict than recorded.
+
+The reason is a margin, or a search, that hangs on rounding.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ JITTER = 2.0**-20
 
 
 class Rounded(Wrapper):
-    """A network whose logits carry another rounding; ``number`` says which. Its gradients carry it
-    as well.
+    """A network whose logits carry another rounding; ``number`` says which.
+
+    Its gradients carry it as well.
     """
 
     def __init__(self, model: DefendedModel, number: int) -> None:
@@ -50,10 +52,10 @@ def _wrap(model: DefendedModel, wrapper: nn.Module) -> DefendedModel:
 
 
 class Watched(Wrapper):
-    """A network that remembers how near to its goal an attack on one sample came: the smallest
-    margin of a point in the ball.
+    """A network that remembers how near to its goal an attack on one sample came.
 
-    For a random network one draw says nothing about a vote: nothing is remembered.
+    That is the smallest margin of a point in the ball. For a random network one draw says nothing
+    about a vote: nothing is remembered.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from robustbench_lite.evaluation.run import run, targets
 from robustbench_lite.leaderboard.examples import Example, Images, write_examples
 from robustbench_lite.leaderboard.measure.bench import Bench
 from robustbench_lite.leaderboard.measure.near_ties import ROUNDINGS, round_otherwise, watch
-from robustbench_lite.leaderboard.measure.selection import chosen_samples
+from robustbench_lite.leaderboard.measure.selection import choose_samples
 from robustbench_lite.leaderboard.results import FITS, GALLERY, Found
 from robustbench_lite.leaderboard.slots import Slot
 from robustbench_lite.records.journal import open_journal
@@ -167,7 +167,7 @@ def keep_examples(bench: Bench, slot: Slot, found: Found) -> None:
     ids = found.record.identity.data.ids()[found.arrays.broken]
     if not bench.board.gallery or not len(ids):
         return
-    chosen = chosen_samples(ids, found.record.digest, "gallery", bench.board.gallery)
+    chosen = choose_samples(ids, found.record.digest, "gallery", bench.board.gallery)
     examples = Repeat(bench, slot, found).examples(chosen)
     write_examples(bench.folder / GALLERY / found.path.name, found, examples)
 

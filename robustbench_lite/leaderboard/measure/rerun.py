@@ -19,7 +19,7 @@ from robustbench_lite.leaderboard.load import Loaded
 from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.measure.near_ties import excuse, excuse_of_search
 from robustbench_lite.leaderboard.measure.repeat import Repeat, Verdict, verdicts_of
-from robustbench_lite.leaderboard.measure.selection import cells_in_turn, chosen_samples, queries_of
+from robustbench_lite.leaderboard.measure.selection import cells_in_turn, choose_samples, queries_of
 from robustbench_lite.leaderboard.results import Problem
 from robustbench_lite.records.provenance import other_torch
 
@@ -85,7 +85,7 @@ def _rerun_board(
         slot = cells[number].slot
         found = cells[number].found
         recorded = found.record.identity.data.ids()
-        ids = chosen_samples(recorded, found.record.digest, choice.salt, choice.samples)
+        ids = choose_samples(recorded, found.record.digest, choice.salt, choice.samples)
         cost = queries_of(found, ids)
         if cost > budget:
             done.left_out += 1

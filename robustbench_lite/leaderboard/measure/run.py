@@ -1,5 +1,6 @@
-"""Measure the cells of boards that are missing or out of date: in this process or several, all of
-them or a shard.
+"""Measure the cells of boards that are missing or out of date.
+
+That is done in this process or several, for all of them or a shard.
 """
 
 from __future__ import annotations
@@ -184,9 +185,8 @@ def _run_side_by_side(
     jobs: int,
 ) -> Iterator[Done]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would inherit the locks of torch's threads
+    # A fork would inherit the locks of torch's threads.
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start, (root, means, threads)) as pool:
         waiting: list[Future[Done]] = [pool.submit(_work, cell) for cell in planned]
         try:
@@ -210,7 +210,9 @@ def _start(root: Path, means: Means, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed tells nobody: without this its workers would go on, and the next run
+    """Let a worker end when its parent does.
+
+    A parent that was killed tells nobody: without this its workers would go on, and the next run
     beside them.
     """
     parent = multiprocessing.parent_process()

@@ -1,5 +1,6 @@
-"""Which cells and samples are looked at again: by a hash of their content, so that nobody picks
-them and all pick the same.
+"""Which cells and samples are looked at again.
+
+A hash of their content says it, so that nobody picks them and all pick the same.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.results import Found
 
 
-def chosen_samples(ids: NDArray[np.int64], digest: str, salt: str, count: int) -> NDArray[np.int64]:
-    """``count`` of ``ids`` (N,), in ascending order: those whose hash with ``digest`` and ``salt``
-    is smallest.
+def choose_samples(ids: NDArray[np.int64], digest: str, salt: str, count: int) -> NDArray[np.int64]:
+    """Choose ``count`` of ``ids`` (N,), in ascending order.
+
+    They are those whose hash with ``digest`` and ``salt`` is smallest.
     """
     ordered = sorted(ids.tolist(), key=lambda sample: _hash(f"{salt}/{digest}/{sample}"))
     return np.array(sorted(ordered[:count]), dtype=np.int64)

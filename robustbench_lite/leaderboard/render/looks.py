@@ -19,8 +19,9 @@ class Look(NamedTuple):
 
 
 def look_of(place: int) -> Look:
-    """Of the row in that place, from 0 on: a colour that comes again does so with another marker
-    and another dash.
+    """Choose the look of the row in that place, from 0 on.
+
+    A colour that comes again does so with another marker and another dash.
     """
     again = place // len(_COLOURS)
     return Look(

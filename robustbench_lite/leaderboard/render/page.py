@@ -1,5 +1,6 @@
-"""One self-contained HTML page: tables that sort and filter, pictures, a gallery, and what lies
-behind each cell.
+"""One self-contained HTML page.
+
+It has tables that sort and filter, pictures, a gallery, and what lies behind each cell.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from robustbench_lite.leaderboard import words
-from robustbench_lite.leaderboard.render import tables
+from robustbench_lite.leaderboard.render import cells
 from robustbench_lite.leaderboard.render.charts import Chart, charts, drawn_by
 from robustbench_lite.leaderboard.render.gallery import Picture
 from robustbench_lite.leaderboard.standing.document import (
@@ -63,20 +64,26 @@ class Shown(NamedTuple):
 
 
 def section(sheet: Sheet, doc: Document, gallery: list[Picture]) -> Section:
-    """Everything that the page shows of one board."""
+    """Gather everything that the page shows of one board."""
     return Section(doc, charts(sheet, doc), gallery)
 
 
 def page(
     title: str, sections: list[Section], *, records: str = "results/{board}/cells/{record}"
 ) -> str:
-    """The page; ``records`` says where a cell's record lies, relative to it ("": nowhere)."""
+    """Render the page.
+
+    Args:
+        title: of the whole.
+        sections: one a board.
+        records: where a cell's record lies, relative to the page; "" for nowhere.
+    """
     from jinja2 import Environment
 
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.globals.update(text=tables, headings=_headings, cells=_shown)
+    environment.globals.update(text=cells, headings=_headings, cells=_show_row)
     places = [(section.doc, place) for section in sections for place in section.doc.measured()]
     details = {place.cell.key: _details(doc, place, records) for doc, place in places}
     return environment.from_string(_template("page.html.j2")).render(
@@ -96,25 +103,26 @@ def _template(name: str) -> str:
 
 
 def _headings(threat: ThreatTable) -> list[Heading]:
-    return [Heading(name, name not in ("model", "defense")) for name in tables.headings(threat)]
+    """Head the columns, and say which of them hold numbers."""
+    return [Heading(name, name not in ("model", "defense")) for name in cells.headings(threat)]
 
 
-def _shown(row: RankedRow, threat: ThreatTable) -> list[Shown]:
-    """What each column shows of a row."""
+def _show_row(row: RankedRow, threat: ThreatTable) -> list[Shown]:
+    """Say what each column shows of a row."""
     standing = row.threats[threat.id]
-    cells = [standing.attacks[attack.id] for attack in threat.attacks]
+    attacked = [standing.attacks[attack.id] for attack in threat.attacks]
     beside = [standing.worst, standing.certified, standing.open, standing.queries]
-    values: list[Value] = [row.clean, *cells, *beside]
+    values: list[Value] = [row.clean, *attacked, *beside]
     names = [
-        Shown(tables.rank(row), row.rank.best if row.rank else _LAST),
+        Shown(cells.rank(row), row.rank.best if row.rank else _LAST),
         Shown(row.model, row.model),
         Shown(row.defense, row.defense),
     ]
-    texts = tables.values(row, threat)[len(names) :]
-    return [*names, *(_shown_value(text, value) for text, value in zip(texts, values, strict=True))]
+    texts = cells.values(row, threat)[len(names) :]
+    return [*names, *(_show_value(text, value) for text, value in zip(texts, values, strict=True))]
 
 
-def _shown_value(text: str, value: Value) -> Shown:
+def _show_value(text: str, value: Value) -> Shown:
     if isinstance(value, Missing):
         return Shown(text, _LOW, why=value.missing)
     return Shown(text, _order(value), key=value.key if isinstance(value, MeasuredCell) else None)
@@ -147,7 +155,7 @@ def _facts(row: RankedRow, cell: MeasuredCell) -> list[list[str]]:
     versions = ", ".join(f"{name} {version}" for name, version in cell.versions.items())
     measured = f"{cell.created} in {cell.seconds:g} s on {cell.device}, by: {cell.made_by}"
     return [
-        ["robust accuracy", f"{tables.share(cell)} % ({right})"],
+        ["robust accuracy", f"{cells.share(cell)} % ({right})"],
         ["measure it again", cell.command],
         ["attack", words.plugin_in_full(cell.attack)],
         *(["defense", words.plugin_in_full(part)] for part in cell.defense.parts or [cell.defense]),

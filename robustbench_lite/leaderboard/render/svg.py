@@ -1,5 +1,6 @@
-"""Pictures of matplotlib as part of a page: with ids and styles of their own, and without what
-nobody sees.
+"""Pictures of matplotlib as part of a page.
+
+They have ids and styles of their own, and nothing that nobody sees.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def _own_ids(svg: str, name: str) -> str:
 
 
 def _classes(svg: str, scope: str) -> str:
-    """Styles that occur more than once become classes, which mean something within ``scope``
-    alone.
+    """Turn styles that occur more than once into classes.
+
+    These mean something within ``scope`` alone.
     """
     found = Counter(re.findall(r' style="([^"]*)"', svg))
     named = {

@@ -1,5 +1,6 @@
-"""Which differences between rows are more than luck: exact McNemar tests, Holm's correction, ranges
-of ranks.
+"""Which differences between rows are more than luck.
+
+Exact McNemar tests, Holm's correction, ranges of ranks.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ class RankRange(NamedTuple):
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """The exact two-sided p-value that two rows, verdicts (N,) on the same samples, are equally
-    robust.
+    """Compute the exact two-sided p-value that two rows are equally robust.
 
-    Only samples on which they differ say anything (McNemar 1947); under the null each falls to
-    either side with equal chance.
+    The rows are verdicts (N,) on the same samples. Only samples on which they differ say anything
+    (McNemar 1947); under the null each falls to either side with equal chance.
 
     >>> mcnemar(np.array([True] * 6), np.array([False] * 6))
     0.03125
@@ -54,8 +54,9 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 
 
 def rank_ranges(robust: Sequence[NDArray[np.bool_]], alpha: float) -> list[RankRange]:
-    """The ranks of rows with verdicts ``robust`` (N,) each: below all that are significantly
-    better, above all worse ones.
+    """Rank rows with verdicts ``robust`` (N,) each.
+
+    A row is below all that are significantly better, above all worse ones.
     """
     pairs = list(combinations(range(len(robust)), 2))
     differs = holm([mcnemar(robust[a], robust[b]) for a, b in pairs], alpha)

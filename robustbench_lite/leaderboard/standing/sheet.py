@@ -1,6 +1,4 @@
-"""What a table shows, whether it comes from a board or from somebody's own run: rows, columns, and
-the records in between.
-"""
+"""What a table shows, of a board or of somebody's own run: rows, columns, records."""
 
 from __future__ import annotations
 
@@ -177,7 +175,7 @@ def join_proofs(
         names = {column.id for column in group.attacks}
         for row in sorted({row for row, column in cells if column in names}):
             found = [cells[row, name] for name in names if (row, name) in cells]
-            verdicts = _proved(found)
+            verdicts = _merge_verdicts(found)
             if verdicts:
                 ids = np.array(sorted(verdicts), dtype=np.int64)
                 certified = np.array([verdicts[i] for i in ids.tolist()], dtype=np.bool_)
@@ -185,7 +183,7 @@ def join_proofs(
     return proofs
 
 
-def _proved(found: Iterable[Found]) -> dict[int, bool]:
+def _merge_verdicts(found: Iterable[Found]) -> dict[int, bool]:
     """Data-set index -> whether any of the records proves the sample robust."""
     verdicts: dict[int, bool] = {}
     for one in found:

@@ -97,7 +97,7 @@ def _standing(sheet: Sheet, row: int, group: ThreatTable, worst: Worst | str) ->
     attacks = _attacks(sheet, row, group)
     return Standing(
         worst=_worst(worst),
-        certified=_NO_CERTIFICATE if proof is None else _certified(proof),
+        certified=_NO_CERTIFICATE if proof is None else _share_certified(proof),
         open=_open(proof, worst),
         queries=_queries(list(attacks.values())),
         attacks=attacks,
@@ -110,7 +110,7 @@ def _worst(worst: Worst | str) -> WorstShare | Missing:
     return WorstShare.of(int(worst.robust.sum()), len(worst.ids), over=list(worst.by))
 
 
-def _certified(proof: Proof) -> Share:
+def _share_certified(proof: Proof) -> Share:
     return Share.of(int(proof.certified.sum()), len(proof.ids))
 
 

@@ -14,8 +14,9 @@ from robustbench_lite.leaderboard.standing.sheet import Sheet
 
 
 class Worst(NamedTuple):
-    """Samples of a row, (N,) data-set indices, with what is left of them after every attack of a
-    threat model.
+    """What is left of the samples of a row after every attack of a threat model.
+
+    The samples are (N,) data-set indices.
     """
 
     ids: NDArray[np.int64]
@@ -40,10 +41,12 @@ def worst_cases(sheet: Sheet) -> WorstCases:
 
 
 def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
-    """A sample is robust if no attack that was run on it broke it; text says why nothing can be
-    said.
+    """Call a sample robust if no attack that was run on it broke it.
 
     Attacks with fewer samples say nothing of the others, in every row alike.
+
+    Returns:
+        Text says why nothing can be said.
     """
     for column in group.attacks:
         if (row, column.id) not in sheet.cells:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.bounds import certify as module
-from robustbench_lite.bounds import hidden
-from robustbench_lite.bounds.certify import NEAR, certify
+from robustbench_lite.bounds import hidden, margins
+from robustbench_lite.bounds.certify import certify
 from robustbench_lite.bounds.graph.tracing import graph_of
 from robustbench_lite.bounds.hidden import CHORDS, Problem, hidden_bounds
+from robustbench_lite.bounds.margins import NEAR
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.errors import ModelError, UnknownNameError, UnsupportedLayerError, UsageError
 from robustbench_lite.model.layers import Normalize
@@ -114,9 +114,9 @@ def test_float32_is_far_more_exact_than_what_is_decided_again_in_float64(
 ) -> None:
     model, x, y = trained
     size = model(x).abs().amax(1)
-    monkeypatch.setattr(module, "NEAR", 0.0)
+    monkeypatch.setattr(margins, "NEAR", 0.0)
     single = certify(model, x, y, eps=0.1, method="dual").margins
-    monkeypatch.setattr(module, "NEAR", float("inf"))
+    monkeypatch.setattr(margins, "NEAR", float("inf"))
     double = certify(model, x, y, eps=0.1, method="dual").margins
     assert not torch.equal(single, double)
     assert ((single - double).abs() < NEAR / 30 * size).all()

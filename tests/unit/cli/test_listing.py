@@ -60,8 +60,8 @@ def test_what_is_proved_of_a_network_stands_in_its_line_and_in_what_show_prints(
 
 def test_what_is_proved_at_another_radius_is_not_in_the_line() -> None:
     proved = {"certified_accuracy": 0.9, "method": "dual", "norm": "linf", "eps": 0.1}
-    assert listing._certified({"norm": "linf", "eps": 0.1, "certified": [proved]}) == [
+    assert listing._state_certified({"norm": "linf", "eps": 0.1, "certified": [proved]}) == [
         "90.0% certified (dual)"
     ]
-    assert listing._certified({"norm": "linf", "eps": 0.2, "certified": [proved]}) == []
-    assert listing._certified({"norm": "l2", "eps": 0.1, "certified": [proved]}) == []
+    assert listing._state_certified({"norm": "linf", "eps": 0.2, "certified": [proved]}) == []
+    assert listing._state_certified({"norm": "l2", "eps": 0.1, "certified": [proved]}) == []

@@ -55,7 +55,7 @@ def test_a_cell_that_failed_stands_in_the_table_as_an_error() -> None:
     failed = cell(status="error", arrays=None, path=None, error="it broke")
     assert "error" in tables.render(Report([failed]), "table")
     assert json.loads(tables.render(Report([failed]), "json"))["cells"][0]["error"] == "it broke"
-    assert tables.written(Report([failed])) is None
+    assert tables.say_where(Report([failed])) is None
 
 
 def test_what_holds_for_all_cells_is_said_once() -> None:
@@ -64,7 +64,7 @@ def test_what_holds_for_all_cells_is_said_once() -> None:
     assert tables.notes(Report([cell(status="partial"), cell()]))[0].startswith(
         "none x pgd: Partial"
     )
-    assert tables.written(both) == "2 records in out/cells"
+    assert tables.say_where(both) == "2 records in out/cells"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rbl_defenses.dual_network import DualNetwork
 from robustbench_lite.bounds.certify import certify
-from robustbench_lite.bounds.training import TRAINING_BOUNDS, margin_bounds
+from robustbench_lite.bounds.training import TRAINING_BOUNDS, Effort, margin_bounds
 from robustbench_lite.defense import TrainingBatch
 from robustbench_lite.errors import UnsupportedLayerError, UsageError
 from robustbench_lite.model.layers import ConvexAggregation
@@ -88,8 +88,9 @@ def test_training_lowers_the_bounds_that_certify_reports(
     name: str, bound: str, norm: str, box: bool
 ) -> None:
     model, batch = _network(name), _batch()
+    effort = Effort(bound=bound)
     found = margin_bounds(
-        model, batch.x, batch.y, norm=norm_by_name(norm), eps=0.05, bound=bound, box=box
+        model, batch.x, batch.y, norm=norm_by_name(norm), eps=0.05, effort=effort, box=box
     )
     expected = certify(model, batch.x, batch.y, norm=norm, eps=0.05, method=bound, box=box).margins
     torch.testing.assert_close(_smallest(found, batch.y), expected, rtol=1e-4, atol=1e-4)
@@ -126,8 +127,9 @@ def test_the_gradient_of_every_weight_is_that_of_finite_differences(
     model, batch = _network(name).double(), _batch(rows=3)
 
     def loss() -> Tensor:
+        ball: dict[str, Any] = {"norm": norm_by_name(norm), "eps": 0.05}
         margins = margin_bounds(
-            model, batch.x.double(), batch.y, norm=norm_by_name(norm), eps=0.05, bound=bound
+            model, batch.x.double(), batch.y, effort=Effort(bound=bound), **ball
         )
         return F.cross_entropy(-margins, batch.y)
 
@@ -152,12 +154,13 @@ def test_the_gradient_of_every_weight_is_that_of_finite_differences(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_more_projections_come_nearer_to_the_bound(name: str, norm: str) -> None:
     model, batch = _network(name), _batch()
-    given: dict[str, Any] = {"norm": norm_by_name(norm), "eps": 0.05, "bound": "dual"}
-    exact = margin_bounds(model, batch.x, batch.y, **given).detach()
+    given: dict[str, Any] = {"norm": norm_by_name(norm), "eps": 0.05}
+    exact = margin_bounds(model, batch.x, batch.y, effort=Effort(bound="dual"), **given).detach()
     errors = []
     for count in (11, 3001):
         torch.manual_seed(0)
-        found = margin_bounds(model, batch.x, batch.y, projections=count, **given).detach()
+        effort = Effort(bound="dual", projections=count)
+        found = margin_bounds(model, batch.x, batch.y, effort=effort, **given).detach()
         errors.append(float((found - exact).norm() / exact.norm()))
     assert errors[1] < min(0.04, errors[0])
     assert errors[0] > 0, "with a handful of projections the bound is an estimate"
@@ -203,14 +206,15 @@ def test_settled_margins_are_interval_bounds_and_the_others_the_dual_network_s()
     with torch.no_grad():
         model[-1].bias.copy_(torch.tensor([1.0, 0.5, 0.0]))
     intervals, dual = (
-        margin_bounds(model, batch.x, batch.y, bound=bound, **given).detach()
+        margin_bounds(model, batch.x, batch.y, effort=Effort(bound=bound), **given).detach()
         for bound in ("ibp", "dual")
     )
     own = F.one_hot(batch.y, 3).bool()
     settled = float(intervals[~own].median())
     kept = (intervals >= settled) & ~own
     assert 0 < int(kept.sum()) < int((~own).sum())
-    mixed = margin_bounds(model, batch.x, batch.y, bound="dual", settled=settled, **given).detach()
+    effort = Effort(bound="dual", settled=settled)
+    mixed = margin_bounds(model, batch.x, batch.y, effort=effort, **given).detach()
     torch.testing.assert_close(mixed, torch.where(kept, intervals, dual))
 
 

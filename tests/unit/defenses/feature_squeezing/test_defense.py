@@ -13,14 +13,9 @@ from torch import nn
 import robustbench_lite as rbl
 from rbl_defenses.feature_squeezing.defense import FeatureSqueezing
 from rbl_defenses.feature_squeezing.detector import Detector, detection_scores, roc_area
-from rbl_defenses.feature_squeezing.squeezers import (
-    BitDepth,
-    Median,
-    NonLocalMeans,
-    SoftBitDepth,
-    StraightThrough,
-    mirrored,
-)
+from rbl_defenses.feature_squeezing.non_local_means import NonLocalMeans
+from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median, mirrored
+from rbl_defenses.feature_squeezing.stand_ins import SoftBitDepth, StraightThrough
 from robustbench_lite.defense.composition import defense_from
 from robustbench_lite.errors import UsageError
 from robustbench_lite.sources.models import reference_model

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from robustbench_lite.leaderboard.render import tables
+from robustbench_lite.leaderboard.render import cells
+from robustbench_lite.leaderboard.render.tables import FORMATS
 from robustbench_lite.leaderboard.standing.document import (
     Document,
     Missing,
@@ -58,13 +59,13 @@ def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) ->
     assert row.rank is None
     assert row.threats[LINF].worst == Missing(missing="two: not measured")
     table = doc.threats[0]
-    line = dict(zip(tables.headings(table), tables.values(row, table), strict=True))
+    line = dict(zip(cells.headings(table), cells.values(row, table), strict=True))
     assert {
         line[name] for name in ("rank", "two", "worst case", "certified", "open", "queries")
     } == {"-"}
-    assert any("two: not measured" in reason for reason in tables.missing(doc))
-    assert "| - |" in tables.markdown(doc)
-    assert "not measured" in tables.as_csv(doc)
+    assert any("two: not measured" in reason for reason in cells.missing(doc))
+    assert "| - |" in FORMATS["md"](doc)
+    assert "not measured" in FORMATS["csv"](doc)
     assert doc.rows[-1] is row
     assert known(standing_of(doc, "e").worst).accuracy == 0.0
 
@@ -107,7 +108,7 @@ def test_certified_and_worst_case_enclose_the_truth(sheet: Make) -> None:
 def test_the_open_interval_counts_samples_that_are_neither_proved_nor_broken(sheet: Make) -> None:
     part = standing_of(document(sheet(cell("d", "one", "1111", "1110", certified="1000"))), "d")
     assert part.open == OpenRange(n=4, samples=2, low=0.25, high=0.75)
-    assert tables.between(part.open) == "25.0 to 75.0"
+    assert cells.between(part.open) == "25.0 to 75.0"
 
 
 def test_the_open_interval_is_of_the_samples_that_were_to_be_certified(sheet: Make) -> None:
@@ -131,7 +132,7 @@ def test_rows_stand_in_the_order_of_their_worst_case_whatever_the_order_of_files
 
 def test_every_format_says_n_and_units(sheet: Make) -> None:
     doc = document(sheet(cell("d_1", "one", "1111", "1101")))
-    for name, render in tables.FORMATS.items():
+    for name, render in FORMATS.items():
         text = render(doc)
         assert text == render(doc)
         assert text.endswith("\n")
@@ -139,5 +140,5 @@ def test_every_format_says_n_and_units(sheet: Make) -> None:
         if name in ("md", "tex"):
             assert "n = 4" in text
             assert "95" in text
-    assert r"d\_1" in tables.latex(doc)
-    assert "in %" in tables.caption(doc, doc.threats[0])
+    assert r"d\_1" in FORMATS["tex"](doc)
+    assert "in %" in cells.caption(doc, doc.threats[0])
