@@ -20,9 +20,10 @@ from robustbench_lite.model.passes import Passes
 from robustbench_lite.records.journal import Journal, Outcome, image_bytes, image_from_bytes
 from robustbench_lite.records.outcomes import CellArrays, Margins
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.engine import Outcome as Found
+from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.task import Outcome as Found
+from robustbench_lite.search.task import Task
 
 _FLUSH_SECONDS = 2.0
 """At most this much finished work waits for the judge and the journal."""

@@ -38,7 +38,7 @@ from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import read_images, write_images
 from robustbench_lite.records.outcomes import CellArrays
 from robustbench_lite.records.provenance import provenance
-from robustbench_lite.search.attack import FittedAttack
+from robustbench_lite.search.fitted import FittedAttack
 from robustbench_lite.sources.datasets import Dataset
 
 NO_GRADIENT = "the gradient is 0 at"

@@ -31,7 +31,8 @@ from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.files import write_bytes
-from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.fitted import Fit, FittedAttack, UniversalAttack
 from robustbench_lite.sources.datasets import Dataset
 from robustbench_lite.threat import ThreatModel
 

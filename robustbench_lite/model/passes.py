@@ -63,6 +63,15 @@ class Points(NamedTuple):
         )
 
 
+class LogitsAndGradient(NamedTuple):
+    """What a pass forth and back gives."""
+
+    logits: Tensor
+    """(N, K)."""
+    gradient: Tensor
+    """Of the per-sample loss by the images, (N, C, H, W)."""
+
+
 class Passes:
     """Runs a model on batches of at most ``batch_size`` points; what may write over its input gets
     a copy.
@@ -158,26 +167,24 @@ class Passes:
         for draw in range(count):
             yield self._logits(padded, draw)[: len(points.x)]
 
-    def gradient(self, points: Points, loss: Loss) -> tuple[Tensor, Tensor]:
-        """(N, K) logits and (N, C, H, W) gradient of the per-sample loss, for at most
-        ``batch_size`` points.
-        """
+    def gradient(self, points: Points, loss: Loss) -> LogitsAndGradient:
+        """Compute logits and the gradient of ``loss``, for at most ``batch_size`` points."""
         padded = points.padded()
         draws = self.forwards_per_point
         surrogate = self.surrogate
         sums: list[Tensor] = []
         for draw in range(draws):
             x = padded.x.detach().requires_grad_()
+            watched = padded._replace(x=x)
             with exact(), torch.enable_grad():
-                logits = self._call(surrogate or self._followed, padded._replace(x=x), draw)
+                logits = self._call(surrogate or self._followed, watched, draw)
                 seen = self._seen(logits, padded.y)
-                gradient = _by_image(
-                    loss(seen, padded.y, padded.target).sum(), padded._replace(x=x)
-                )
+                gradient = _by_image(loss(seen, padded.y, padded.target).sum(), watched)
             logits = self._logits(padded, draw) if surrogate is not None else logits.detach()
             sums = [sums[0] + logits, sums[1] + gradient] if sums else [logits, gradient]
         logits, gradient = (part / draws if draws > 1 else part for part in sums)
-        return self._credited(logits, padded.y)[: len(points.x)], gradient[: len(points.x)]
+        count = len(points.x)
+        return LogitsAndGradient(self._credited(logits, padded.y)[:count], gradient[:count])
 
     def _mean_logits(self, points: Points, draws: int) -> Tensor:
         padded = points.padded()

@@ -15,7 +15,7 @@ from robustbench_lite.attacks import Patch
 from robustbench_lite.evaluation import fitting
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.search.attack import Fit
+from robustbench_lite.search.fitted import Fit
 from tests.conftest import images, small_network
 
 SHAPE, PIXELS = (1, 9, 9), 12
