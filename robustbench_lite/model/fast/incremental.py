@@ -89,9 +89,9 @@ def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
     with kept_generators():
         try:
             twin = frozen_twin(module)
-            program, reasons = program_of(twin, shape)
-            incremental = Incremental(program)
-            because = f": {reasons[0]}" if reasons else ""
+            built = program_of(twin, shape)
+            incremental = Incremental(built.program)
+            because = f": {built.reasons[0]}" if built.reasons else ""
             if incremental.gain <= max(1.0, LEAST_GAIN):
                 return _refused(f"windows gain too little (x{incremental.gain:.1f}){because}")
             gap = _largest_gap(incremental, twin, shape)
@@ -102,7 +102,7 @@ def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
             )
     if not gap <= 1:
         return _refused("windows lead to other logits than whole passes")
-    return Attempt(Incremental(program.on(module)), None)
+    return Attempt(Incremental(built.program.on(module)), None)
 
 
 def _refused(reason: str) -> Attempt:
