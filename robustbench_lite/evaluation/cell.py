@@ -21,7 +21,8 @@ from robustbench_lite.evaluation.fitting import fit_attack, is_of_another, needs
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.report import Cell
-from robustbench_lite.machine.numerics import name_of, settings_of
+from robustbench_lite.machine.devices import name_of
+from robustbench_lite.machine.numerics import settings_of
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import ANEW, anew, objection

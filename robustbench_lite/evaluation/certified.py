@@ -21,13 +21,8 @@ from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.diagnosis import Outputs, copied, diagnose, prepare
 from robustbench_lite.evaluation.inputs import Subject
 from robustbench_lite.evaluation.probes import ask
-from robustbench_lite.machine.numerics import (
-    device_of,
-    exactly,
-    name_of,
-    proving_device,
-    settings_of,
-)
+from robustbench_lite.machine.devices import device_of, name_of, proving_device
+from robustbench_lite.machine.numerics import exactly, settings_of
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.behaviour import ANEW, Behaviour, anew, objection
 from robustbench_lite.records.certificate import (

@@ -19,8 +19,9 @@ from robustbench_lite.evaluation.modes import (
 )
 from robustbench_lite.evaluation.outputs import Outputs as Outputs
 from robustbench_lite.evaluation.outputs import check_outputs, check_probabilities, doubt
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.machine.memory import keep_freed_memory
-from robustbench_lite.machine.numerics import device_of, exactly
+from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.copies import own_copy
 from robustbench_lite.model.defended import DefendedModel, Wrapper, takes_rng
 from robustbench_lite.model.passes import Passes, Points

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError, RobustBenchError, told
+from robustbench_lite.machine.generators import own_generators
 from robustbench_lite.machine.kernels import works_in_caches
-from robustbench_lite.machine.numerics import exact, own_generators
+from robustbench_lite.machine.numerics import exact
 from robustbench_lite.model.defended import DefendedModel, credited, takes_rng
 from robustbench_lite.model.fast.incremental import Attempt, Incremental, attempt
 from robustbench_lite.rows.losses import Loss

@@ -18,7 +18,7 @@ from robustbench_lite.evaluation.inputs import Subject, short_label
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
-from robustbench_lite.machine.numerics import device_of
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.datasets import NOTES, Dataset

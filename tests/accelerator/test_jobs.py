@@ -16,7 +16,7 @@ from robustbench_lite import registry
 from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation.diagnosis import copied
 from robustbench_lite.evaluation.inputs import pick_device
-from robustbench_lite.machine.numerics import device_of
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.datasets import Dataset
