@@ -20,7 +20,8 @@ from robustbench_lite.rows.looks import looks_are_free
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Attack, Query, State
 from robustbench_lite.search.claims import Keeper
-from robustbench_lite.search.oracle import Cost, Oracle
+from robustbench_lite.search.cost import Cost
+from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.search.telling import OnStep, Teller
@@ -137,12 +138,12 @@ class Engine:
     def _step(self, slots: Slots) -> Step:
         """Let the attack ask, and tell it the answer."""
         query = self.attack.ask(slots.state)
-        cost = self.oracle.cost(query, ~slots.done)
+        cost = self.oracle.meter.cost(query, ~slots.done)
         if self.query_budget is not None:
             used = slots.forward + slots.backward + cost.forward + cost.backward
             broke = used > self.query_budget
             slots = slots.replace(done=slots.done | broke)
-            cost = self.oracle.cost(query, ~slots.done)
+            cost = self.oracle.meter.cost(query, ~slots.done)
         if self._may_leave_it_to_the_judge(query):
             return Step(self._leave_it_to_the_judge(slots, query, cost), query)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
