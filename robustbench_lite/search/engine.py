@@ -28,8 +28,8 @@ from robustbench_lite.search.telling import OnStep, Teller
 from robustbench_lite.threat import ThreatModel
 
 
-class Step(NamedTuple):
-    """Where a step has led."""
+class Turn(NamedTuple):
+    """Where one question and its answer have led."""
 
     slots: Slots
     query: Query
@@ -135,7 +135,7 @@ class Engine:
         rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
         return self.attack.init(x, y, self.threat, rng)  # type: ignore[no-any-return]
 
-    def _step(self, slots: Slots) -> Step:
+    def _step(self, slots: Slots) -> Turn:
         """Let the attack ask, and tell it the answer."""
         query = self.attack.ask(slots.state)
         cost = self.oracle.meter.cost(query, ~slots.done)
@@ -145,7 +145,7 @@ class Engine:
             slots = slots.replace(done=slots.done | broke)
             cost = self.oracle.meter.cost(query, ~slots.done)
         if self._may_leave_it_to_the_judge(query):
-            return Step(self._leave_it_to_the_judge(slots, query, cost), query)
+            return Turn(self._leave_it_to_the_judge(slots, query, cost), query)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
         answer, finite = self.oracle.answer(query, rows, cost)
         if finite is not None:
@@ -158,7 +158,7 @@ class Engine:
             forward=slots.forward + cost.forward,
             backward=slots.backward + cost.backward,
         )
-        return Step(slots, query)
+        return Turn(slots, query)
 
     def _may_leave_it_to_the_judge(self, query: Query) -> bool:
         """Tell whether nothing depends on the answer to one last point a row.

@@ -189,12 +189,3 @@ def _gains(layer: nn.Conv2d) -> bool:
         and layer.padding_mode == "zeros"
         and isinstance(layer.padding, tuple)
     )
-
-
-def hooked(layer: nn.Module) -> bool:
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-    )

@@ -93,19 +93,19 @@ def attempt(module: nn.Module, shape: tuple[int, ...]) -> Attempt:
             incremental = Incremental(built.program)
             because = f": {built.reasons[0]}" if built.reasons else ""
             if incremental.gain <= max(1.0, LEAST_GAIN):
-                return _refused(f"windows gain too little (x{incremental.gain:.1f}){because}")
+                return _refuse(f"windows gain too little (x{incremental.gain:.1f}){because}")
             gap = _largest_gap(incremental, twin, shape)
         except Exception as error:  # noqa: BLE001 -- the network's own code may raise anything; whole passes show it
-            return _refused(
+            return _refuse(
                 "its forward cannot be followed "
                 f"({(str(error) or type(error).__name__).splitlines()[0]})"
             )
     if not gap <= 1:
-        return _refused("windows lead to other logits than whole passes")
+        return _refuse("windows lead to other logits than whole passes")
     return Attempt(Incremental(built.program.on(module)), None)
 
 
-def _refused(reason: str) -> Attempt:
+def _refuse(reason: str) -> Attempt:
     logger.debug("Neighbours get whole passes: %s.", reason)
     return Attempt(None, reason)
 

@@ -100,7 +100,7 @@ def writes(target: Any, kwargs: Mapping[str, Any], args: Sequence[Any]) -> bool:
     )
 
 
-def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
+def _of_reshape(shape: Sequence[int], *sizes: Any) -> Call | None:
     wanted = torch.empty(tuple(shape), device="meta").reshape(*sizes).shape
     if tuple(wanted) == tuple(shape):
         return Call(Same(), lambda x: x)
@@ -108,12 +108,12 @@ def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
     return Call(Flat(), lambda x: x.flatten(1)) if tuple(wanted) == every else None
 
 
-def _flattened(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> Call | None:
+def _of_flatten(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> Call | None:
     whole = start_dim == 1 and end_dim in (-1, len(shape) - 1)
     return Call(flat(shape), lambda x: x.flatten(1)) if whole else None
 
 
-def _mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
+def _of_mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
     if (
         len(shape) != 4
         or not isinstance(dim, tuple | list)
@@ -123,7 +123,7 @@ def _mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | 
     return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
 
 
-def _largest(
+def _of_largest(
     shape: Sequence[int],
     kernel_size: Any,
     stride: Any = None,
@@ -146,12 +146,12 @@ def _largest(
     return None if return_indices else Call(pool, whole)
 
 
-def _averaged(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
+def _of_average(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
     pool = average(*args, **kwargs)
     return None if pool is None else Call(pool, lambda x: F.avg_pool2d(x, *args, **kwargs))
 
 
-def _adaptively_averaged(shape: Sequence[int], output_size: Any) -> Call | None:
+def _of_adaptive_average(shape: Sequence[int], output_size: Any) -> Call | None:
     operation = adaptive_average(shape, output_size)
     return (
         None
@@ -160,17 +160,17 @@ def _adaptively_averaged(shape: Sequence[int], output_size: Any) -> Call | None:
     )
 
 
-def _dropped(
+def _of_dropout(
     shape: Sequence[int], p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Call | None:
     return None if training else Call(Same(), lambda x: x)
 
 
-def _linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
+def _of_linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
     return Call(Linear(weight.detach()), lambda x: F.linear(x, weight, bias))
 
 
-def _convolved(
+def _of_convolution(
     shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Call | None:
     settings = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False), **kwargs)
@@ -234,15 +234,15 @@ _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "multiply": operator.mul,
 }
 _FUNCTIONS: dict[str, Callable[..., Call | None]] = {
-    "view": _reshaped,
-    "reshape": _reshaped,
-    "flatten": _flattened,
-    "mean": _mean,
-    "max_pool2d": _largest,
-    "avg_pool2d": _averaged,
-    "adaptive_avg_pool2d": _adaptively_averaged,
-    "dropout": _dropped,
-    "linear": _linear,
-    "conv2d": _convolved,
+    "view": _of_reshape,
+    "reshape": _of_reshape,
+    "flatten": _of_flatten,
+    "mean": _of_mean,
+    "max_pool2d": _of_largest,
+    "avg_pool2d": _of_average,
+    "adaptive_avg_pool2d": _of_adaptive_average,
+    "dropout": _of_dropout,
+    "linear": _of_linear,
+    "conv2d": _of_convolution,
     "contiguous": lambda shape: Call(Same(), lambda x: x),
 }

@@ -121,29 +121,35 @@ def _of_module(module: nn.Module, shape: Sequence[int]) -> Operation | None:
         return convolution(module.weight, module.stride, module.padding, dilation, groups)  # type: ignore[arg-type]
     if kind is nn.BatchNorm2d or (kind is nn.BatchNorm1d and len(shape) == 2):
         return _batch_norm(module)  # type: ignore[arg-type]
+    if kind is nn.Flatten and [module.start_dim, module.end_dim] == [1, -1]:
+        return flat(shape)
+    if kind is nn.Linear:
+        return Linear(module.weight.detach())  # type: ignore[operator]
+    return _of_pool(module, shape)
+
+
+def _of_pool(module: nn.Module, shape: Sequence[int]) -> Operation | None:
+    kind = type(module)
     if isinstance(module, nn.MaxPool2d) and kind is nn.MaxPool2d and not module.return_indices:
-        stride = pair(module.stride or module.kernel_size)
         return Pool(
             pair(module.kernel_size),
-            stride,
+            pair(module.stride or module.kernel_size),
             pair(module.padding),
             pair(module.dilation),
             largest=True,
         )
-    if kind is nn.AvgPool2d:
-        parts = (
+    if isinstance(module, nn.AvgPool2d) and kind is nn.AvgPool2d:
+        return average(
             module.kernel_size,
             module.stride,
             module.padding,
             module.ceil_mode,
             module.count_include_pad,
+            module.divisor_override,
         )
-        return average(*parts, module.divisor_override)  # type: ignore[arg-type]
     if kind is nn.AdaptiveAvgPool2d:
         return adaptive_average(shape, module.output_size)
-    if kind is nn.Flatten and [module.start_dim, module.end_dim] == [1, -1]:
-        return flat(shape)
-    return Linear(module.weight.detach()) if kind is nn.Linear else None  # type: ignore[operator]
+    return None
 
 
 def _out_of_place(module: nn.Module) -> nn.Module:

@@ -151,7 +151,7 @@ class Program:
             inputs = [values[number] for number in step.inputs]
             output = values[at + 1] = step.whole(*inputs)
             own = [part[: len(base)] for part in inputs]
-            prepared.append(step.rule.prepared(own, output[: len(base)]))
+            prepared.append(step.rule.prepare(own, output[: len(base)]))
             for number in step.inputs:
                 if self._last_use[number] == at and number not in crossing:
                     values.pop(number, None)

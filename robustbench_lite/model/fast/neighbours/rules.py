@@ -143,13 +143,13 @@ def _convolution(
     if (product if by_matrices else SLIDING_COST * sliding.cost) > whole_cost(operation, after):
         raise Unfit("takes windows that are too large to gain anything")
     return (
-        WindowedConvolution.of(_ungrouped(weight, groups), slides, operation.dilation)
+        WindowedConvolution.of(_ungroup(weight, groups), slides, operation.dilation)
         if by_matrices
         else sliding
     )
 
 
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
+def _ungroup(weight: Tensor, groups: int) -> Tensor:
     """``weight`` (O, C / groups, kh, kw) as that of a convolution of one group, (O, C, kh, kw)."""
     if groups == 1:
         return weight

@@ -125,7 +125,7 @@ class Steps:
         step = self.taken[-1]
         if not isinstance(step.rule, WindowedConvolution | SlidConvolution):
             return None
-        rule = step.rule.scaled(factor.expand(value.probe.shape[1]))
+        rule = step.rule.scale(factor.expand(value.probe.shape[1]))
         self.taken[-1] = step._replace(rule=rule, whole=chain((step.whole, whole)))
         return replace(value, probe=whole(value.probe))
 

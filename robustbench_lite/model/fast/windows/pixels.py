@@ -131,9 +131,9 @@ class Spread:
             bottom = self.after.high.length - self.before.high.length - top
             right = self.after.wide.length - self.before.wide.length - left
             return F.pad(windows.change, (0, 0, left, right, top, bottom))
-        return self._gathered(windows, *map(table, gaps))
+        return self._gather(windows, *map(table, gaps))
 
-    def _gathered(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
+    def _gather(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
         change, (high, wide) = windows.change, self.after
         row = torch.arange(high.length) - tops[windows.row, None]  # (N, h')
         column = torch.arange(wide.length) - lefts[windows.column, None]  # (N, w')
@@ -167,7 +167,7 @@ class Cut:
     beyond: float
     """What is beyond the edges."""
 
-    def prepared(self, output: Tensor) -> Tensor:
+    def prepare(self, output: Tensor) -> Tensor:
         """``output`` (B, C, H, W) as windows are cut from it."""
         high, wide = self.axes
         edges = (wide.before, wide.after, high.before, high.after)

@@ -54,7 +54,7 @@ class Rule(ABC):
         """Whether it may change what lies beyond the edges though nothing did before."""
         return False
 
-    def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
+    def prepare(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
         """Take what it needs of the base.
 
         Args:
@@ -120,7 +120,7 @@ class Activation(Rule):
     def clears(self) -> bool:
         return self.beyond != 0
 
-    def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
+    def prepare(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
         return (_prepare(inputs[0], self.after, self.beyond),)
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
@@ -143,7 +143,7 @@ class Rectifier(Rule):
     def clears(self) -> bool:
         return True
 
-    def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
+    def prepare(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
         return (_prepare(inputs[0], self.after, float("-inf")),)
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
@@ -165,7 +165,7 @@ class Rectifier(Rule):
 
 def _prepare(base: Tensor, after: Axes | None, beyond: float) -> Tensor:
     """Give the ``base`` as windows are cut from it, with ``beyond`` around; vectors as they are."""
-    return base if after is None else Cut(after, beyond).prepared(base)
+    return base if after is None else Cut(after, beyond).prepare(base)
 
 
 @dataclass(frozen=True)

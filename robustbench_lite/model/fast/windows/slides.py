@@ -115,7 +115,7 @@ class WindowedConvolution(Rule):
     def reaches_out(self) -> bool:
         return True
 
-    def scaled(self, factor: Tensor) -> WindowedConvolution:
+    def scale(self, factor: Tensor) -> WindowedConvolution:
         """With the output's channels times ``factor`` (O,)."""
         return replace(self, matrices=self.matrices * factor.repeat(self.after.area))
 
@@ -158,7 +158,7 @@ class SlidConvolution(_Sliding):
     def cost(self) -> int:
         return self.after.area * int(self.weight.numel())
 
-    def scaled(self, factor: Tensor) -> SlidConvolution:
+    def scale(self, factor: Tensor) -> SlidConvolution:
         """With the output's channels times ``factor`` (O,)."""
         return replace(self, weight=self.weight * factor.reshape(-1, 1, 1, 1))
 
@@ -193,8 +193,8 @@ class MaxPool(_Sliding):
     def clears(self) -> bool:
         return True
 
-    def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
-        return self._field.prepared(inputs[0]), self._output.prepared(output)
+    def prepare(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
+        return self._field.prepare(inputs[0]), self._output.prepare(output)
 
     @property
     def _field(self) -> Cut:
