@@ -32,31 +32,44 @@ from robustbench_lite.model.fast.neighbours.layers import (
 def call_of_function(
     target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Sequence[int]
 ) -> Call | None:
-    """What the function (or method's name) ``target`` does to its first argument, a tensor of
-    ``shape``.
+    """Read what a function or method does to its first argument.
 
-    ``args`` and ``kwargs`` are its other arguments: constants.
+    Args:
+        target: the function, or the method's name.
+        args: its other arguments, constants.
+        kwargs: likewise.
+        shape: that of its first argument, a tensor.
+
+    Returns:
+        None where windows do not know it.
     """
     name = name_of(target)
     if name in _ACTIVATIONS:
         settings = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
-        numbers = [
-            value for value in args if not isinstance(value, bool)
-        ]  # the last may be inplace=True
+        # The last may be inplace=True.
+        numbers = [value for value in args if not isinstance(value, bool)]
         if any(isinstance(value, Tensor) for value in (*numbers, *settings.values())):
             return None
         function = getattr(torch, name) if hasattr(torch, name) else getattr(F, name)
         return Call(Elementwise(name == "relu"), lambda x: function(x, *numbers, **settings))
     maker = _FUNCTIONS.get(name)
-    return (
-        None
-        if maker is None
-        else maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
-    )
+    if maker is None:
+        return None
+    return maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
 
 
 def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
-    """``left`` and ``right`` are constants, or ``None`` for the tensor of ``shape``."""
+    """Read a sum, a product or the like.
+
+    Args:
+        target: the operator or the method's name.
+        left: a constant, or None for the tensor.
+        right: likewise.
+        shape: that of the tensor.
+
+    Returns:
+        None where windows do not know it.
+    """
     sign = _SIGNS.get(name_of(target))
     constants = [part for part in (left, right) if part is not None]
     if sign is None or any(not isinstance(part, int | float | Tensor) for part in constants):
@@ -75,8 +88,9 @@ def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int])
 
 
 def name_of(target: Any) -> str:
-    """The plain name of a function of torch or Python, or of a method; empty for any other.
-    In-place ones have the same.
+    """Name a function of torch or Python, or a method; in-place ones have the same name.
+
+    The name of any other is empty.
     """
     if isinstance(target, str):
         return target if target.startswith("__") else target.removesuffix("_")
@@ -88,16 +102,12 @@ def name_of(target: Any) -> str:
 
 
 def writes(target: Any, kwargs: Mapping[str, Any], args: Sequence[Any]) -> bool:
-    """Whether the function or method ``target`` writes its result over its first argument."""
+    """Tell whether the function or method ``target`` writes over its first argument."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     own = name.endswith("_") and not name.endswith("__")
+    own |= name in ("iadd", "isub", "imul", "itruediv")
     flagged = name_of(target) in _ACTIVATIONS and any(value is True for value in args)
-    return (
-        own
-        or flagged
-        or bool(kwargs.get("inplace"))
-        or name in ("iadd", "isub", "imul", "itruediv")
-    )
+    return own or flagged or bool(kwargs.get("inplace"))
 
 
 def _of_reshape(shape: Sequence[int], *sizes: Any) -> Call | None:
@@ -114,11 +124,9 @@ def _of_flatten(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> 
 
 
 def _of_mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
-    if (
-        len(shape) != 4
-        or not isinstance(dim, tuple | list)
-        or sorted(part % 4 for part in dim) != [2, 3]
-    ):
+    if len(shape) != 4 or not isinstance(dim, tuple | list):
+        return None
+    if sorted(part % 4 for part in dim) != [2, 3]:
         return None
     return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
 
@@ -153,11 +161,9 @@ def _of_average(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
 
 def _of_adaptive_average(shape: Sequence[int], output_size: Any) -> Call | None:
     operation = adaptive_average(shape, output_size)
-    return (
-        None
-        if operation is None
-        else Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
-    )
+    if operation is None:
+        return None
+    return Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
 
 
 def _of_dropout(
@@ -175,16 +181,15 @@ def _of_convolution(
 ) -> Call | None:
     settings = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False), **kwargs)
     operation = convolution(weight, **{"stride": 1, "padding": 0, **settings})
-    return (
-        None
-        if operation is None
-        else Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
-    )
+    if operation is None:
+        return None
+    return Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
 
 
 def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:
-    """``constant`` as (C,) or (); ``None`` where it differs from place to place or makes the result
-    larger.
+    """Shape ``constant`` as (C,) or ().
+
+    None where it differs from place to place, or makes the result larger.
     """
     tensor = torch.as_tensor(constant)
     if tensor.numel() == 1 and tensor.dim() <= len(shape):

@@ -31,10 +31,14 @@ class Affine(NamedTuple):
 
 
 class Sum(NamedTuple):
+    """A weighted sum of its inputs."""
+
     weights: tuple[float, ...]
 
 
 class Convolution(NamedTuple):
+    """A convolution with a bias, or without."""
+
     weight: Tensor
     stride: Pair
     padding: Pair
@@ -43,6 +47,8 @@ class Convolution(NamedTuple):
 
 
 class Pool(NamedTuple):
+    """A mean over windows, or the largest value."""
+
     kernel: Pair
     stride: Pair
     padding: Pair
@@ -63,6 +69,8 @@ class Flat(NamedTuple):
 
 
 class Linear(NamedTuple):
+    """A matrix product with a bias, or without."""
+
     weight: Tensor
 
 
@@ -77,7 +85,7 @@ class Call(NamedTuple):
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to ``module``, or has given this instance another forward."""
+    """Tell whether somebody listens to ``module``, or gave this instance another forward."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -89,8 +97,9 @@ def hooked(module: nn.Module) -> bool:
 
 
 def call_of_module(module: nn.Module, shapes: Sequence[Sequence[int]]) -> Call | None:
-    """What ``module``, called with tensors of ``shapes`` alone, does; ``None`` where windows do not
-    know it.
+    """Read what ``module`` does, called with tensors of ``shapes`` alone.
+
+    None where windows do not know it.
     """
     if hooked(module) or module.training:
         return None
@@ -153,7 +162,7 @@ def _of_pool(module: nn.Module, shape: Sequence[int]) -> Operation | None:
 
 
 def _out_of_place(module: nn.Module) -> nn.Module:
-    """``module``, or its twin that leaves its input as it is."""
+    """Give ``module``, or its twin that leaves its input as it is."""
     if not getattr(module, "inplace", False):
         return module
     twin = copy.copy(module)
@@ -164,6 +173,7 @@ def _out_of_place(module: nn.Module) -> nn.Module:
 def convolution(
     weight: Tensor, stride: Any, padding: Any, dilation: Any = 1, groups: int = 1
 ) -> Convolution | None:
+    """Read a convolution by its settings as torch takes them."""
     reach = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
     if padding == "same":
         if any(part % 2 for part in reach):
@@ -188,6 +198,7 @@ def average(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Pool | None:
+    """Read a pool of means by its settings as torch takes them."""
     if ceil_mode or (not count_include_pad and pair(padding) != (0, 0)):
         return None  # what a sum is divided by depends on the place
     return Pool(
@@ -196,6 +207,7 @@ def average(
 
 
 def adaptive_average(shape: Sequence[int], output_size: Any) -> Operation | None:
+    """Read an adaptive pool of means over a map of ``shape`` (B, C, H, W)."""
     sides = shape[2:]
     wanted = [
         side if size is None else size for side, size in zip(sides, pair(output_size), strict=True)
@@ -211,10 +223,12 @@ def adaptive_average(shape: Sequence[int], output_size: Any) -> Operation | None
 
 
 def flat(shape: Sequence[int]) -> Operation:
+    """Read a flattening of a tensor of ``shape``."""
     return Same() if len(shape) == 2 else Flat()
 
 
 def pair(value: Any) -> Pair:
+    """Make two numbers of one, or of two."""
     parts = list(value) if isinstance(value, tuple | list) else [value]
     return int(parts[0]), int(parts[-1])
 

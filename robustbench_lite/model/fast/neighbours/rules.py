@@ -88,9 +88,8 @@ def rule_of(
 
 def needs_clear(operation: Operation) -> bool:
     """Tell whether changes beyond the edges would come in again."""
-    return isinstance(operation, Convolution | Mean) or (
-        isinstance(operation, Pool) and not operation.largest
-    )
+    averages = isinstance(operation, Pool) and not operation.largest
+    return averages or isinstance(operation, Convolution | Mean)
 
 
 def whole_cost(operation: Operation, after: Shape) -> int:
@@ -119,13 +118,10 @@ def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, afte
     lies = Axes(high.after, wide.after)
     if isinstance(operation, Convolution):
         return _convolution(operation, (high, wide), spread, lies, after)
+    sliding = (lies, spread, shape[1], operation.stride, operation.kernel)
     if operation.largest:
-        return MaxPool(
-            lies, spread, shape[1], operation.stride, operation.kernel, operation.dilation
-        )
-    return AveragePool(
-        lies, spread, shape[1], operation.stride, operation.kernel, operation.divisor
-    )
+        return MaxPool(*sliding, operation.dilation)
+    return AveragePool(*sliding, operation.divisor)
 
 
 def _convolution(
@@ -142,15 +138,13 @@ def _convolution(
     by_matrices = fits and product <= SLIDING_COST * sliding.cost
     if (product if by_matrices else SLIDING_COST * sliding.cost) > whole_cost(operation, after):
         raise Unfit("takes windows that are too large to gain anything")
-    return (
-        WindowedConvolution.of(_ungroup(weight, groups), slides, operation.dilation)
-        if by_matrices
-        else sliding
-    )
+    if not by_matrices:
+        return sliding
+    return WindowedConvolution.of(_ungroup(weight, groups), slides, operation.dilation)
 
 
 def _ungroup(weight: Tensor, groups: int) -> Tensor:
-    """``weight`` (O, C / groups, kh, kw) as that of a convolution of one group, (O, C, kh, kw)."""
+    """Make ``weight`` (O, C / groups, kh, kw) that of one group, (O, C, kh, kw)."""
     if groups == 1:
         return weight
     outputs = weight.shape[0] // groups
