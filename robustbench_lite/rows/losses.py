@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from robustbench_lite.rows.looks import surely_none
 
 _SATURATED = 2.0**-24
-"""A cross-entropy below this is 0: p of the class is 1 in float32. The next value that there is,
-log(1 + 2^-23), comes out on either side of 2^-23 from one release of torch to the next, so the
-threshold lies half way."""
+"""A cross-entropy below this is 0: p of the class is 1 in float32.
+
+The next value that there is, log(1 + 2^-23), comes out on either side of 2^-23 from one release of
+torch to the next, so the threshold lies half way.
+"""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> (N,)."""
 LossName = Literal["ce", "margin", "dlr"]

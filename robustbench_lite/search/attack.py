@@ -133,9 +133,7 @@ class Answer:
     logits: Tensor | None = None
     """() + (K,)."""
     gradient: Tensor | None = None
-    """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that
-    asked for none.
-    """
+    """Of the loss by the points, shaped as they are; 0 for rows that asked for none."""
     loss_of: Callable[[], Tensor] | None = None
     """For queries that name a loss: gives its values, (); most attacks never ask."""
 

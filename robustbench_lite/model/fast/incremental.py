@@ -25,9 +25,11 @@ from robustbench_lite.model.fast.neighbours.program import Program
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 1.25
-"""A network whose neighbours cost more than the whole pass divided by this is not worth the
-sorting. The estimate is rough: networks between this and 1.8 took from as long as whole passes down
-to a third of the time, and none took longer."""
+"""A network whose neighbours cost more than a whole pass divided by this is not worth the sorting.
+
+The estimate is rough: networks between this and 1.8 took from as long as whole passes down to a
+third of the time, and none took longer.
+"""
 _SAME = 1e-4
 """Largest difference between a neighbour's logits and those of a whole pass.
 

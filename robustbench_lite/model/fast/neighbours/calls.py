@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.model.fast.neighbours.layers import (
-    Affine,
+from robustbench_lite.model.fast.neighbours.operations import (
     Call,
     Elementwise,
     Flat,
@@ -20,7 +19,6 @@ from robustbench_lite.model.fast.neighbours.layers import (
     Mean,
     Pool,
     Same,
-    Sum,
     adaptive_average,
     average,
     convolution,
@@ -56,35 +54,6 @@ def call_of_function(
     if maker is None:
         return None
     return maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
-
-
-def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
-    """Read a sum, a product or the like.
-
-    Args:
-        target: the operator or the method's name.
-        left: a constant, or None for the tensor.
-        right: likewise.
-        shape: that of the tensor.
-
-    Returns:
-        None where windows do not know it.
-    """
-    sign = _SIGNS.get(name_of(target))
-    constants = [part for part in (left, right) if part is not None]
-    if sign is None or any(not isinstance(part, int | float | Tensor) for part in constants):
-        return None
-    if not constants:
-        linear = sign in (operator.add, operator.sub)
-        return Call(Sum((1.0, 1.0 if sign is operator.add else -1.0)), sign) if linear else None
-    constant = _by_channel(constants[0], shape)
-    if constant is None or (left is not None and sign is operator.truediv):
-        return None
-    whole = (lambda x: sign(x, right)) if left is None else (lambda x: sign(left, x))
-    if sign in (operator.add, operator.sub):
-        turned = left is not None and sign is operator.sub
-        return Call(Affine(torch.tensor(-1.0) if turned else None), whole)
-    return Call(Affine(constant if sign is operator.mul else 1 / constant), whole)
 
 
 def name_of(target: Any) -> str:
@@ -186,18 +155,6 @@ def _of_convolution(
     return Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
 
 
-def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Shape ``constant`` as (C,) or ().
-
-    None where it differs from place to place, or makes the result larger.
-    """
-    tensor = torch.as_tensor(constant)
-    if tensor.numel() == 1 and tensor.dim() <= len(shape):
-        return tensor.reshape(())
-    sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
-    return tensor.reshape(-1) if sizes == (1, shape[1]) + (1,) * (len(shape) - 2) else None
-
-
 _ACTIVATIONS = {
     "relu",
     "relu6",
@@ -222,21 +179,6 @@ _ACTIVATIONS = {
     "abs",
     "square",
     "neg",
-}
-_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "iadd": operator.add,
-    "sub": operator.sub,
-    "isub": operator.sub,
-    "mul": operator.mul,
-    "imul": operator.mul,
-    "truediv": operator.truediv,
-    "itruediv": operator.truediv,
-    "div": operator.truediv,
-    "true_divide": operator.truediv,
-    "divide": operator.truediv,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
 }
 _FUNCTIONS: dict[str, Callable[..., Call | None]] = {
     "view": _of_reshape,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_lite.model.fast.neighbours.layers import Affine
+from robustbench_lite.model.fast.neighbours.operations import Affine
 from robustbench_lite.model.fast.neighbours.program import Program
 from robustbench_lite.model.fast.neighbours.reading import Reader
 from robustbench_lite.model.fast.neighbours.rest import Rest

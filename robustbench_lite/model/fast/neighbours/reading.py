@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from robustbench_lite.model.fast.neighbours.calls import (
-    call_of_arithmetic,
-    call_of_function,
-    name_of,
-    writes,
-)
-from robustbench_lite.model.fast.neighbours.layers import Call, call_of_module, hooked
+from robustbench_lite.model.fast.neighbours.arithmetic import call_of_arithmetic
+from robustbench_lite.model.fast.neighbours.calls import call_of_function, name_of, writes
+from robustbench_lite.model.fast.neighbours.layers import call_of_module, hooked
+from robustbench_lite.model.fast.neighbours.operations import Call
 from robustbench_lite.model.fast.neighbours.rules import Unfit
 from robustbench_lite.model.fast.neighbours.values import Fact, Value
 

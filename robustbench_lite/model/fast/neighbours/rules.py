@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from robustbench_lite.model.fast.neighbours.layers import (
+from robustbench_lite.model.fast.neighbours.operations import (
     Affine,
     Call,
     Convolution,

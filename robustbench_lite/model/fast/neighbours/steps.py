@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from robustbench_lite.model.fast.neighbours.layers import (
+from robustbench_lite.model.fast.neighbours.operations import (
     Affine,
     Call,
     Elementwise,
