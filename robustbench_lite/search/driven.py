@@ -20,11 +20,11 @@ from robustbench_lite.errors import AttackError, RobustBenchError
 from robustbench_lite.machine.generators import kept_generators, seed_generators
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search.announcing import Announcer, OnStep
 from robustbench_lite.search.attack import Answer, Attack, Query, State
 from robustbench_lite.search.lanes import Lane
-from robustbench_lite.search.respondent import Asked, Respondent
+from robustbench_lite.search.respondent import Pending, Respondent
 from robustbench_lite.search.task import Outcome, Task
-from robustbench_lite.search.telling import OnStep, Teller
 from robustbench_lite.search.view import InFlight, View
 from robustbench_lite.threat import ThreatModel
 
@@ -105,7 +105,7 @@ class DrivenEngine:
         rows: list[InFlight] = []
         width = min(self.LANES, self.passes.batch_size)
         done = 0
-        teller = Teller(on_step)
+        announcer = Announcer(on_step)
         try:
             while True:
                 for position in islice(waiting, width - len(rows)):
@@ -118,8 +118,8 @@ class DrivenEngine:
                 over = [row for row in rows if row.lane.request is None]
                 rows = [row for row in rows if row.lane.request is not None]
                 done += len(over)
-                if teller.due:
-                    teller.tell(done)
+                if announcer.due:
+                    announcer.announce(done)
                 if over:
                     yield _outcome(over)
         finally:
@@ -164,7 +164,7 @@ class DrivenEngine:
 
     def _answer(self, rows: Sequence[InFlight]) -> None:
         """Answer what the rows ask, as far as they may, and let each run on."""
-        asked = [Asked(row, row.lane.request) for row in rows if row.lane.request is not None]
+        asked = [Pending(row, row.lane.request) for row in rows if row.lane.request is not None]
         replies = self.respondent.reply(asked)
         with kept_generators():
             for row, _ in asked:

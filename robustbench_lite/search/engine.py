@@ -18,13 +18,13 @@ from robustbench_lite.errors import AttackError
 from robustbench_lite.model.passes import Passes, Points, not_finite
 from robustbench_lite.rows.looks import looks_are_free
 from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search.announcing import Announcer, OnStep
 from robustbench_lite.search.attack import Attack, Query, State
 from robustbench_lite.search.claims import Keeper
 from robustbench_lite.search.cost import Cost
 from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.search.task import Outcome, Task
-from robustbench_lite.search.telling import OnStep, Teller
 from robustbench_lite.threat import ThreatModel
 
 
@@ -79,7 +79,7 @@ class Engine:
         if not len(positions):
             return
         waiting = iter(positions)
-        teller = Teller(on_step)
+        announcer = Announcer(on_step)
         width = self.oracle.rows_at_once(self.threat, tuple(task.x.shape[1:]))
         slots = self._enter(task, waiting, width)
         left = len(positions) - len(slots.y)
@@ -87,10 +87,10 @@ class Engine:
         while len(slots.y):
             slots, query = self._step(slots)
             step += 1
-            if teller.due:
+            if announcer.due:
                 progress = self.attack.progress(slots.state)
                 in_flight = 0.0 if progress is None else float(progress.sum())
-                teller.tell(len(positions) - left - len(slots.y) + in_flight)
+                announcer.announce(len(positions) - left - len(slots.y) + in_flight)
             if not self._time_to_settle(slots, step, left):
                 continue
             gone = slots.done.nonzero().squeeze(1)

@@ -19,7 +19,7 @@ from robustbench_lite.model.fast.neighbours.rest import Rest
 from robustbench_lite.model.fast.neighbours.rules import Unfit
 from robustbench_lite.model.fast.neighbours.steps import Steps
 from robustbench_lite.model.fast.neighbours.tracing import Tracer, asks_shape, place_of
-from robustbench_lite.model.fast.neighbours.values import Fact, Value
+from robustbench_lite.model.fast.neighbours.values import Fact, Windowed
 from robustbench_lite.model.fast.windows.pixels import Axes, Axis
 
 
@@ -58,13 +58,13 @@ class _Builder:
     def __init__(self, root: nn.Module, probe: Tensor, not_followed: Mapping[str, str]) -> None:
         self.root = root
         self.probe = probe
-        self.values: dict[fx.Node, Value | Fact] = {}
+        self.values: dict[fx.Node, Windowed | Fact] = {}
         self.reader = Reader(root, not_followed, self.values)
         pixels = Axes(*(Axis(tuple(range(size)), 1, size) for size in probe.shape[2:]))
         self.steps = Steps(pixels)
         self.rest = fx.Graph()
         self.copies = dict[fx.Node, fx.Node]()
-        self.crossings: dict[tuple[Value, bool], fx.Node] = {}
+        self.crossings: dict[tuple[Windowed, bool], fx.Node] = {}
         self.reasons: list[str] = []
 
     def build(self, traced: fx.Graph) -> Program:
@@ -73,7 +73,7 @@ class _Builder:
             if node.op == "output":
                 return self._finish(node.args[0])
             if node.op == "placeholder":
-                self.values[node] = Value(0, self.probe, self.steps.pixels, front=())
+                self.values[node] = Windowed(0, self.probe, self.steps.pixels, front=())
             elif node.op == "get_attr":
                 held = operator.attrgetter(str(node.target))(self.root)
                 self.values[node] = Fact(held, fixed=True)
@@ -104,7 +104,7 @@ class _Builder:
             rest_values=cost.values,
         )
 
-    def _find(self, node: fx.Node) -> Value | Fact | None:
+    def _find(self, node: fx.Node) -> Windowed | Fact | None:
         """Find out the result of ``node``; None where it belongs to the rest."""
         sources = node.all_input_nodes
         if any(source not in self.values for source in sources):

@@ -13,14 +13,14 @@ from robustbench_lite.model.fast.neighbours.calls import call_of_function, name_
 from robustbench_lite.model.fast.neighbours.layers import call_of_module, hooked
 from robustbench_lite.model.fast.neighbours.operations import Call
 from robustbench_lite.model.fast.neighbours.rules import Unfit
-from robustbench_lite.model.fast.neighbours.values import Fact, Value
+from robustbench_lite.model.fast.neighbours.values import Fact, Windowed
 
 
 class Application(NamedTuple):
     """A call, and the values that it takes."""
 
     call: Call
-    among: list[Value]
+    among: list[Windowed]
 
 
 class Reader:
@@ -30,7 +30,7 @@ class Reader:
         self,
         root: nn.Module,
         not_followed: Mapping[str, str],
-        values: Mapping[fx.Node, Value | Fact],
+        values: Mapping[fx.Node, Windowed | Fact],
     ) -> None:
         self.root = root
         self.not_followed = not_followed
@@ -68,7 +68,7 @@ class Reader:
         """
         args = list(node.args) or [value for key, value in node.kwargs.items() if key == "input"]
         operands = [self.values[arg] if isinstance(arg, fx.Node) else arg for arg in args]
-        among = [value for value in operands if isinstance(value, Value)]
+        among = [value for value in operands if isinstance(value, Windowed)]
         shapes = [value.shown.shape for value in among]
         if node.op == "call_module":
             alone = len(among) == len(operands) and not node.kwargs
@@ -76,7 +76,7 @@ class Reader:
         call = None
         if len(args) == 2 and not node.kwargs and len({tuple(shape) for shape in shapes}) == 1:
             left, right = (
-                None if isinstance(value, Value) else self._constant(arg)
+                None if isinstance(value, Windowed) else self._constant(arg)
                 for arg, value in zip(args, operands, strict=True)
             )
             call = call_of_arithmetic(node.target, left, right, shapes[0])

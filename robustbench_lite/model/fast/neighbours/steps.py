@@ -17,7 +17,7 @@ from robustbench_lite.model.fast.neighbours.operations import (
 )
 from robustbench_lite.model.fast.neighbours.program import Step
 from robustbench_lite.model.fast.neighbours.rules import Unfit, needs_clear, rule_of, whole_cost
-from robustbench_lite.model.fast.neighbours.values import Value, chain
+from robustbench_lite.model.fast.neighbours.values import Windowed, chain
 from robustbench_lite.model.fast.windows.pixels import Axes
 from robustbench_lite.model.fast.windows.rules import Cleared, Front, Rule
 from robustbench_lite.model.fast.windows.slides import SlidConvolution, WindowedConvolution
@@ -30,9 +30,9 @@ class Steps:
         self.pixels = pixels
         """Where the windows of the image lie: each is its pixel."""
         self.taken: list[Step] = []
-        self._entrances: dict[Value, Value] = {}
+        self._entrances: dict[Windowed, Windowed] = {}
 
-    def take(self, call: Call, among: Sequence[Value], *, sole: bool) -> Value:
+    def take(self, call: Call, among: Sequence[Windowed], *, sole: bool) -> Windowed:
         """Do ``call``, with a step more if it takes one.
 
         Args:
@@ -62,7 +62,7 @@ class Steps:
                 return scaled
         return self._add_layer(call, among)
 
-    def _add_layer(self, call: Call, among: Sequence[Value]) -> Value:
+    def _add_layer(self, call: Call, among: Sequence[Windowed]) -> Windowed:
         operation = call.operation
         first = among[0]
         of_vectors = first.flat and isinstance(operation, Linear)
@@ -79,10 +79,10 @@ class Steps:
         self,
         rule: Rule,
         whole: Callable[..., Tensor],
-        among: Sequence[Value],
+        among: Sequence[Windowed],
         probe: Tensor,
         cost: int = 0,
-    ) -> Value:
+    ) -> Windowed:
         """Add a step by ``rule`` whose output on the probes is ``probe``."""
         area = 1 if rule.after is None else rule.after.area
         features = probe.shape[1]
@@ -97,9 +97,9 @@ class Steps:
         self.taken.append(step)
         kept = not rule.reaches_out and all(value.clear for value in among)
         clear = rule.clears or kept or rule.after is None or rule.after.inside
-        return Value(len(self.taken), probe, rule.after, clear)
+        return Windowed(len(self.taken), probe, rule.after, clear)
 
-    def _enter(self, value: Value) -> Value:
+    def _enter(self, value: Windowed) -> Windowed:
         """Make windows of ``value``, if it is the image still."""
         if value.front is None:
             return value
@@ -109,13 +109,15 @@ class Steps:
             self._entrances[value] = self._add(rule, front, [value], value.probe)
         return self._entrances[value]
 
-    def _clear(self, value: Value) -> Value:
+    def _clear(self, value: Windowed) -> Windowed:
         """Let nothing of ``value`` change beyond the edges."""
         if value.clear or value.axes is None:
             return value
         return self._add(Cleared(value.axes), lambda x: x, [value], value.probe)
 
-    def _fold(self, factor: Tensor, whole: Callable[..., Tensor], value: Value) -> Value | None:
+    def _fold(
+        self, factor: Tensor, whole: Callable[..., Tensor], value: Windowed
+    ) -> Windowed | None:
         """Multiply the channels of the convolution that made ``value`` by ``factor``.
 
         None where the last step is no convolution, or has not made it.

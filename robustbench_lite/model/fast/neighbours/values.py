@@ -14,7 +14,7 @@ from robustbench_lite.model.fast.windows.pixels import Axes
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class Windowed:
     """A tensor that depends on the image, whose windows are known."""
 
     number: int
