@@ -23,7 +23,7 @@ from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.announcing import Announcer, OnStep
 from robustbench_lite.search.attack import Answer, Attack, Query, State
 from robustbench_lite.search.lanes import Lane
-from robustbench_lite.search.respondent import Pending, Respondent
+from robustbench_lite.search.respondent import Respondent, RowRequest
 from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.search.view import InFlight, View
 from robustbench_lite.threat import ThreatModel
@@ -164,7 +164,7 @@ class DrivenEngine:
 
     def _answer(self, rows: Sequence[InFlight]) -> None:
         """Answer what the rows ask, as far as they may, and let each run on."""
-        asked = [Pending(row, row.lane.request) for row in rows if row.lane.request is not None]
+        asked = [RowRequest(row, row.lane.request) for row in rows if row.lane.request is not None]
         replies = self.respondent.reply(asked)
         with kept_generators():
             for row, _ in asked:

@@ -19,7 +19,7 @@ from robustbench_lite.search.view import InFlight
 from robustbench_lite.threat import ThreatModel
 
 
-class Pending(NamedTuple):
+class RowRequest(NamedTuple):
     """A sample, and what it asks."""
 
     row: InFlight
@@ -41,7 +41,7 @@ class Respondent:
     query_budget: int | None
     device: torch.device
 
-    def reply(self, asked: Sequence[Pending]) -> dict[int, Tensor]:
+    def reply(self, asked: Sequence[RowRequest]) -> dict[int, Tensor]:
         """Answer what the samples may ask; the points of requests for logits are judged.
 
         Returns:
@@ -58,7 +58,7 @@ class Respondent:
             replies |= _by_position(for_gradients, self._gradients(for_gradients))
         return replies
 
-    def _pay(self, asked: Pending) -> bool:
+    def _pay(self, asked: RowRequest) -> bool:
         """Count a request, unless it goes beyond the budget."""
         row = asked.row
         points = asked.points * self.passes.forwards_per_point
@@ -73,7 +73,7 @@ class Respondent:
         row.backward += backward
         return True
 
-    def _pack(self, asked: Sequence[Pending]) -> Points:
+    def _pack(self, asked: Sequence[RowRequest]) -> Points:
         """Lay the points of all requests side by side, on the model's device."""
         count = torch.tensor([one.points for one in asked])
         offset = torch.cat([torch.arange(one.points) for one in asked])
@@ -87,7 +87,7 @@ class Respondent:
         )
         return Points(*(column.to(self.device) for column in points))
 
-    def _logits(self, asked: Sequence[Pending]) -> list[Tensor]:
+    def _logits(self, asked: Sequence[RowRequest]) -> list[Tensor]:
         """Compute logits for each request, (M, K), and judge the points on the way."""
         points = self._pack(asked)
         logits = self.passes.logits(points)
@@ -96,7 +96,7 @@ class Respondent:
             logits = F.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
         return _split(logits.cpu(), asked)
 
-    def _gradients(self, asked: Sequence[Pending]) -> list[Tensor]:
+    def _gradients(self, asked: Sequence[RowRequest]) -> list[Tensor]:
         """Compute gradients for each request, (M, C, H, W)."""
         points = self._pack(asked)
         given = [one.request.weights for one in asked if one.request.weights is not None]
@@ -108,7 +108,7 @@ class Respondent:
             parts.append(found.gradient)
         return _split(torch.cat(parts).cpu(), asked)
 
-    def _judge(self, asked: Sequence[Pending], points: Points, margins: Tensor) -> None:
+    def _judge(self, asked: Sequence[RowRequest], points: Points, margins: Tensor) -> None:
         """Keep the nearest success in the ball of each sample.
 
         Points outside of it are steps on the way, and no error.
@@ -131,11 +131,11 @@ class Respondent:
         return AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
 
 
-def _by_position(asked: Sequence[Pending], replies: Sequence[Tensor]) -> dict[int, Tensor]:
+def _by_position(asked: Sequence[RowRequest], replies: Sequence[Tensor]) -> dict[int, Tensor]:
     return {one.row.position: reply for one, reply in zip(asked, replies, strict=True)}
 
 
-def _split(packed: Tensor, asked: Sequence[Pending]) -> list[Tensor]:
+def _split(packed: Tensor, asked: Sequence[RowRequest]) -> list[Tensor]:
     """Give each request its own rows of what was ``packed``."""
     return list(torch.split(packed, [one.points for one in asked]))
 
