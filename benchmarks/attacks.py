@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.search.attack import Attack, FittedAttack
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.fitted import FittedAttack
 from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.task import Task
 from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model, trained_model
 from robustbench_lite.threat import ThreatModel

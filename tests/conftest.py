@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 

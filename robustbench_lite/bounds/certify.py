@@ -17,8 +17,9 @@ from robustbench_lite.bounds.certificate import join
 from robustbench_lite.bounds.margins import ByMethods, Graphs, by_lipschitz
 from robustbench_lite.bounds.methods import STAGES
 from robustbench_lite.errors import UnknownNameError, UsageError
+from robustbench_lite.machine.devices import device_of, proving_device
 from robustbench_lite.machine.memory import keep_freed_memory
-from robustbench_lite.machine.numerics import device_of, exactly, proving_device
+from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.copies import own_copy
 from robustbench_lite.threat.norms import Norm, norm_by_name
 

@@ -91,7 +91,7 @@ def _write_perturbation(attack: Attack, cell: Cell, folder: Path) -> Success | N
         ``None`` for other attacks.
     """
     from robustbench_lite.records.npz import write_npz
-    from robustbench_lite.search.attack import UniversalAttack
+    from robustbench_lite.search.fitted import UniversalAttack
     from robustbench_lite.verification import pictures
 
     for name in (PATCH, PATCH_PICTURE):

@@ -19,7 +19,8 @@ from robustbench_lite.evaluation.kept import Files, load_images, object_to, stil
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.machine.numerics import name_of, settings_of
+from robustbench_lite.machine.devices import name_of
+from robustbench_lite.machine.numerics import settings_of
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.progress import Teller
 from robustbench_lite.records.behaviour import ANEW, anew
@@ -37,7 +38,7 @@ from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import write_images
 from robustbench_lite.records.provenance import make_provenance
-from robustbench_lite.search.attack import FittedAttack
+from robustbench_lite.search.fitted import FittedAttack
 from robustbench_lite.sources.dataset import Dataset
 
 

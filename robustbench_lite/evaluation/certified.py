@@ -22,7 +22,8 @@ from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.machine.numerics import exactly, name_of, settings_of
+from robustbench_lite.machine.devices import name_of
+from robustbench_lite.machine.numerics import exactly, settings_of
 from robustbench_lite.progress import Progress, Teller
 from robustbench_lite.records.behaviour import ANEW, anew, objection
 from robustbench_lite.records.certificate import (

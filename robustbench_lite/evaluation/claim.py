@@ -20,7 +20,7 @@ from robustbench_lite.evaluation.identity import (
 from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.machine.numerics import device_of, proving_device
+from robustbench_lite.machine.devices import device_of, proving_device
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.certificate import CertificateIdentity
 from robustbench_lite.sources.dataset import Dataset

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustbench_lite.errors import ModelError, RobustBenchError, told
 from robustbench_lite.evaluation.outputs import check_outputs, check_probabilities, doubt
 from robustbench_lite.evaluation.prepare import LogProbabilities, WithGradients
-from robustbench_lite.machine.numerics import device_of, exactly
+from robustbench_lite.machine.devices import device_of
+from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.defended import DefendedModel, takes_rng
 from robustbench_lite.rows.rng import SampleRng
 

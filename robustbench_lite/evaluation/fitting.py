@@ -27,7 +27,8 @@ from robustbench_lite.files.reading import explained
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.fit import FIT, StoredFit, is_of_another, read_fit, write_fit
-from robustbench_lite.search.attack import Attack, Fit, FittedAttack, UniversalAttack
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.fitted import Fit, FittedAttack, UniversalAttack
 from robustbench_lite.sources.dataset import Dataset
 
 CALIBRATION_IMAGES = 5000

@@ -16,9 +16,10 @@ from robustbench_lite.evaluation.job import Job
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.records.samples import Outcome, image_bytes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Engine, Task
-from robustbench_lite.search.engine import Outcome as Found
+from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
+from robustbench_lite.search.task import Outcome as Found
+from robustbench_lite.search.task import Task
 
 _FLUSH_SECONDS = 2.0
 """At most this much finished work waits for the judge and the journal."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import ModelError, told
-from robustbench_lite.machine.numerics import device_of
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.losses import margin

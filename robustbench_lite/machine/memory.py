@@ -6,10 +6,10 @@ import torch
 
 
 def keep_freed_memory() -> None:
-    """Free one large block: glibc then keeps such blocks for the next step instead of giving them
-    back to the system.
+    """Free one large block, so that glibc keeps such blocks for the next step.
 
-    It raises its thresholds to the largest block freed so far, up to 32 MB. Without, attacks on a
-    CPU spend a tenth of their time on page faults, and training up to a third.
+    Else it would give them back to the system. It raises its thresholds to the largest block freed
+    so far, up to 32 MB. Without, attacks on a CPU spend a tenth of their time on page faults, and
+    training up to a third.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)

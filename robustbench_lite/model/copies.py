@@ -1,6 +1,4 @@
-"""Copies of a user's network: one of its own for the toolkit, and a frozen twin that shares its
-weights.
-"""
+"""Copies of a user's network: the toolkit's own, and a frozen twin that shares its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ _LOCKS: dict[type, Callable[[], Any]] = {
 
 
 def own_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model``, which is left as it is.
+    """Copy ``model``, which is left as it is, with all that it holds.
 
     What ``copy.deepcopy`` refuses is copied by what it holds: tensors that a forward pass left
     behind (features that are kept, the weight of an old weight norm, spectral norm or pruning),
@@ -35,24 +33,25 @@ def own_copy(model: nn.Module) -> nn.Module:
     """
     memo = _replacements(model)
     try:
-        with (
-            torch.no_grad()
-        ):  # a TorchScript module clones its parameters, which are to stay leaves
+        # A TorchScript module clones its parameters, which are to stay leaves.
+        with torch.no_grad():
             return copy.deepcopy(model, memo)
     except Exception as error:
-        where, what, reason = _culprit(model) or ("it", model, error)
+        culprit = _culprit(model) or Culprit("it", model, error)
         raise ModelError(
-            f"The model cannot be copied: {where} is a {type(what).__name__}, and copying that "
-            f"fails ({reason}). Give its "
-            "class a __deepcopy__, or make it anew in forward instead of keeping it on the model."
+            f"The model cannot be copied: {culprit.where} is a {type(culprit.what).__name__}, and "
+            f"copying that fails ({culprit.reason}). Give its class a __deepcopy__, or make it "
+            "anew in forward instead of keeping it on the model."
         ) from error
 
 
 def frozen_twin(modules: M) -> M:
-    """A copy of ``modules`` (one, or a tuple of some that share parts) whose parameters gather no
-    gradient.
+    """Copy ``modules`` so that their parameters gather no gradient.
 
     Parameters share their memory with the original, everything else is a copy.
+
+    Args:
+        modules: one, or a tuple of some that share parts.
 
     Raises:
         Exception: whatever copying raises.
@@ -65,7 +64,7 @@ def frozen_twin(modules: M) -> M:
 
 
 def _replacements(root: Any) -> dict[int, Any]:
-    """id -> copy, for what ``deepcopy`` cannot copy itself."""
+    """Copy what ``deepcopy`` cannot copy itself: {id: copy}."""
     memo: dict[int, Any] = {}
     for _, item in _reachable(root):
         if isinstance(item, Tensor) and not item.is_leaf:
@@ -81,18 +80,27 @@ def _found(root: Any, kind: type[M]) -> list[M]:
     return [item for _, item in _reachable(root) if isinstance(item, kind)]
 
 
-def _culprit(root: Any) -> tuple[str, Any, Exception] | None:
-    """Where the innermost thing lies that cannot be copied, the thing itself, and why."""
+class Culprit(NamedTuple):
+    """What keeps a network from being copied."""
+
+    where: str
+    """The path to it, in words."""
+    what: Any
+    reason: Exception
+
+
+def _culprit(root: Any) -> Culprit | None:
+    """Find the innermost thing that cannot be copied."""
     for where, item in reversed(list(_reachable(root))):
         try:
             copy.deepcopy(item, _replacements(item))
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is what is told
-            return where, item, error
+            return Culprit(where, item, error)
     return None
 
 
 def _reachable(root: Any) -> Iterator[tuple[str, Any]]:
-    """All objects that ``deepcopy`` would visit, outer ones first, each with the path to it."""
+    """Go over all objects that ``deepcopy`` would visit, outer ones first, each with its path."""
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("it", root)]
     while waiting:
@@ -135,17 +143,13 @@ def _inside(where: str, item: Any) -> list[tuple[str, Any]]:
         inside = []
     for name, value in list(getattr(item, "__dict__", {}).items()):
         if isinstance(item, nn.Module) and name in ("_parameters", "_buffers", "_modules"):
-            inside += [(_joined(where, key), part) for key, part in value.items()]
+            inside += [(_path_to(where, key), part) for key, part in value.items()]
         else:
-            inside.append((_joined(where, name), value))
+            inside.append((_path_to(where, name), value))
     return inside
 
 
-def _joined(where: str, name: str) -> str:
-    return (
-        f"its {name!r}"
-        if where == "it"
-        else f"{where[:-1]}.{name}'"
-        if where.endswith("'")
-        else f"{where}.{name}"
-    )
+def _path_to(where: str, name: str) -> str:
+    if where == "it":
+        return f"its {name!r}"
+    return f"{where[:-1]}.{name}'" if where.endswith("'") else f"{where}.{name}"

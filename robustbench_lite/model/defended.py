@@ -1,6 +1,4 @@
-"""A defended model, and what it declares so that every attack is adaptive without a line of its
-own.
-"""
+"""A defended model, and what it declares, so that every attack is adaptive by itself."""
 
 from __future__ import annotations
 
@@ -14,31 +12,39 @@ from robustbench_lite.rows.rng import SampleRng
 
 @dataclass(frozen=True)
 class Traits:
-    """What an attacker must know about a model.
-
-    ``surrogate``: a differentiable stand-in whose gradient replaces the model's (BPDA, Athalye et
-    al. 2018, arXiv:1802.00420). ``random``: repeated forwards differ; gradients are averaged over
-    ``draws`` and a verdict is a majority over ``votes``. ``abstains``: there is one logit more than
-    there are classes, the last; where it is the largest, the model declines to answer. That is
-    wrong on a clean image, and no success on an attacked one.
-    """
+    """What an attacker must know about a model."""
 
     surrogate: nn.Module | None = None
+    """A differentiable stand-in whose gradient replaces the model's.
+
+    This is BPDA: Athalye et al. 2018, arXiv:1802.00420.
+    """
     random: bool = False
+    """Repeated forwards differ."""
     draws: int = 1
+    """Those that gradients of a random model are averaged over."""
     votes: int = 1
+    """Those of a random model whose majority is a verdict."""
     abstains: bool = False
+    """There is one logit more than there are classes, the last.
+
+    Where it is the largest, the model declines to answer. That is wrong on a clean image, and no
+    success on an attacked one.
+    """
 
     def plain_differs(self, gradients: bool) -> bool:
-        """Whether an attacker that ignores all this is another one; ``gradients``: one that follows
-        them.
+        """Tell whether an attacker that ignores all this is another one.
+
+        Args:
+            gradients: the attacker follows gradients.
         """
         return self.random or (gradients and (self.surrogate is not None or self.abstains))
 
 
 class FastPath(NamedTuple):
-    """The same function in less time: networks beside the one that is judged, seen to agree with it
-    (``model.fast.path``).
+    """The same function in less time.
+
+    These are networks beside the one that is judged, seen to agree with it (``model.fast.path``).
     """
 
     module: nn.Module
@@ -71,13 +77,14 @@ class DefendedModel:
 
 
 def takes_rng(module: nn.Module) -> bool:
-    """Whether ``module`` draws per sample."""
+    """Tell whether ``module`` draws per sample."""
     return bool(getattr(module, "takes_rng", False))
 
 
 class Wrapper(nn.Module):
-    """Base of modules that stand around another: whatever that one needs to draw from is
-    handed on.
+    """Base of modules that stand around another.
+
+    Whatever that one needs to draw from is handed on.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -86,13 +93,14 @@ class Wrapper(nn.Module):
         self.takes_rng = takes_rng(model)
 
     def in_sequence(self) -> tuple[nn.Module, ...] | None:
-        """The modules that, one after the other, are all that it does; ``None`` where it does
-        more.
+        """Give the modules that, one after the other, are all that it does.
+
+        None where it does more.
         """
         return None
 
     def inner(self, x: Tensor, rng: SampleRng | None) -> Tensor:
-        """The module inside, at ``x``.
+        """Ask the module inside, at ``x``.
 
         What it draws is none of what its surroundings draw from ``rng``.
         """
@@ -101,13 +109,18 @@ class Wrapper(nn.Module):
         return self.model(x, rng.nested())  # type: ignore[no-any-return]
 
 
-def credited(logits: Tensor, y: Tensor) -> Tensor:
-    """What an attack is up against, (N, K), from the logits (N, K + 1) of a model that abstains and
-    the true classes (N,).
+def credit_abstention(logits: Tensor, y: Tensor) -> Tensor:
+    """Count an abstention for the true class.
 
-    Declining to answer serves the defender as well as the right answer does: it counts for the true
-    class. So a margin below 0 is a wrong class *and* no abstention, for any goal, and every loss
-    pushes both.
+    To decline to answer serves the defender as well as the right answer does. So a margin below 0
+    is a wrong class *and* no abstention, for any goal, and every loss pushes both.
+
+    Args:
+        logits: those of a model that abstains, (N, K + 1).
+        y: the true classes, (N,).
+
+    Returns:
+        What an attack is up against, (N, K).
     """
     answers = logits[:, :-1]
     own = answers.gather(1, y.unsqueeze(1))  # (N, 1)

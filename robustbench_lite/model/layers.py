@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 
 class Pointwise(nn.Module):
-    """Base of modules from images to images (B, C, H, W) in which a pixel depends on that pixel
-    alone, wherever it is.
+    """Base of modules from images to images, (B, C, H, W), that work on each pixel alone.
+
+    What becomes of a pixel does not depend on where it is.
     """
 
 
 class Normalize(Pointwise):
-    """(x - mean) / std, channel by channel: normalisation lives inside the network, so that eps
-    keeps its meaning.
+    """(x - mean) / std, channel by channel.
+
+    Normalisation lives inside the network, so that eps keeps its meaning.
     """
 
     mean: Tensor

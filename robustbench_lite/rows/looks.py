@@ -12,20 +12,20 @@ from torch import Tensor
 
 
 def looks_are_free(device: torch.device) -> bool:
-    """Whether values on ``device`` can be looked at without waiting for them."""
+    """Tell whether values on ``device`` can be looked at without waiting for them."""
     return device.type == "cpu"
 
 
 def free_to_look(tensor: Tensor) -> bool:
-    """Whether the values of ``tensor`` can be looked at without waiting for them."""
+    """Tell whether the values of ``tensor`` can be looked at without waiting for them."""
     return looks_are_free(tensor.device)
 
 
 def surely_all(claims: Tensor) -> bool:
-    """Whether a free look shows that all ``claims`` (bool, of any shape) are true."""
+    """Tell whether a free look shows that all ``claims`` (bool, of any shape) are true."""
     return free_to_look(claims) and bool(claims.all())
 
 
 def surely_none(claims: Tensor) -> bool:
-    """Whether a free look shows that none of the ``claims`` (bool, of any shape) is true."""
+    """Tell whether a free look shows that none of the ``claims`` (bool, of any shape) is true."""
     return free_to_look(claims) and not bool(claims.any())

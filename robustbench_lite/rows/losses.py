@@ -16,16 +16,18 @@ from torch.nn import functional as F
 from robustbench_lite.rows.looks import surely_none
 
 _SATURATED = 2.0**-24
-"""A cross-entropy below this is 0: p of the class is 1 in float32. The next value that there is,
-log(1 + 2^-23), comes out on either side of 2^-23 from one release of torch to the next, so the
-threshold lies half way."""
+"""A cross-entropy below this is 0: p of the class is 1 in float32.
+
+The next value that there is, log(1 + 2^-23), comes out on either side of 2^-23 from one release of
+torch to the next, so the threshold lies half way.
+"""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> (N,)."""
 LossName = Literal["ce", "margin", "dlr"]
 
 
 def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """How far each row is from success, (N,); negative is success, a tie is none.
+    """Measure how far each row is from success, (N,); negative is success, a tie is none.
 
     Untargeted z_y - max_{j != y} z_j, targeted max_{j != t} z_j - z_t.
     """
@@ -37,22 +39,24 @@ def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def relative(margins: Tensor, logits: Tensor) -> Tensor:
-    """``margins`` (N,) in shares of the largest finite logit of each row of ``logits`` (N, K):
-    rounding is a share of that.
+    """Divide ``margins`` (N,) by the largest finite logit of each row of ``logits`` (N, K).
+
+    Rounding is a share of that.
     """
     largest = logits.abs().masked_fill(~logits.isfinite(), 0).amax(1)
     return margins / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
 
 def _lead(logits: Tensor, label: Tensor) -> Tensor:
-    """By how much the class ``label`` (N,) is ahead of the best other, (N,)."""
+    """Measure by how much the class ``label`` (N,) is ahead of the best other, (N,)."""
     lead: Tensor = _Lead.apply(logits, label.unsqueeze(1))
     return lead
 
 
 class _Lead(torch.autograd.Function):
-    """Its gradient takes two operations instead of ten: beside a small network the difference
-    shows.
+    """The lead of a class, with a gradient of two operations instead of ten.
+
+    Beside a small network the difference shows.
     """
 
     @staticmethod
@@ -71,22 +75,21 @@ class _Lead(torch.autograd.Function):
 
 
 def _untargeted(target: Tensor) -> bool:
-    """Whether a free look shows that no row has a class to reach."""
+    """Tell whether a free look shows that no row has a class to reach."""
     return surely_none(target >= 0)
 
 
 def margin_loss(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """The negative margin (Carlini and Wagner 2017, arXiv:1608.04644, f_6)."""
+    """Compute the negative margin (Carlini and Wagner 2017, arXiv:1608.04644, f_6)."""
     return -margin(logits, y, target)
 
 
 def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy towards y, to be raised, or towards the target, to be lowered; both read as a
-    loss to climb.
+    """Compute the cross-entropy towards y or, where there is a target, its negative towards that.
 
-    Where float32 saturates (p of the class is exactly 1, or of the target exactly 0 in the
-    gradient), the softmax has no gradient left and a model with large logits would look robust:
-    those rows climb the margin instead.
+    Both read as a loss to climb. Where float32 saturates (p of the class is exactly 1, or of the
+    target exactly 0 in the gradient), the softmax has no gradient left and a model with large
+    logits would look robust: those rows climb the margin instead.
     """
     if _untargeted(target):
         loss = F.cross_entropy(logits, y, reduction="none")
@@ -95,22 +98,19 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     targeted = target >= 0
     loss = F.cross_entropy(logits, torch.where(targeted, target, y), reduction="none")
     climb = torch.where(targeted, -loss, loss)
-    return torch.where(
-        (loss.detach() < _SATURATED) & ~targeted, margin_loss(logits, y, target), climb
-    )
+    saturated = (loss.detach() < _SATURATED) & ~targeted
+    return torch.where(saturated, margin_loss(logits, y, target), climb)
 
 
 def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """DLR (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7): a margin that no rescaling of
-    the logits changes.
+    """Compute the DLR: a margin that no rescaling of the logits changes.
 
-    With fewer than three classes (four when targeted) the denominator falls back to the spread of
-    the logits. That can be the margin itself, and a constant ratio has no gradient: there the
-    denominator only scales.
+    It is that of Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7. With fewer than three
+    classes (four when targeted) the denominator falls back to the spread of the logits. That can be
+    the margin itself, and a constant ratio has no gradient: there the denominator only scales.
     """
-    ordered = logits.sort(
-        dim=1, descending=True, stable=True
-    ).values  # equal logits: the gradient goes to the first
+    # Stable: of equal logits the gradient goes to the first.
+    ordered = logits.sort(dim=1, descending=True, stable=True).values
     classes = logits.shape[1]
     spread = ordered[:, 0] - ordered[:, min(2, classes - 1)]
     rivals = (ordered[:, 2] + ordered[:, 3]) / 2 if classes >= 4 else ordered[:, -1]

@@ -25,14 +25,23 @@ _ROUNDS = 10
 _UNIT = 2.0**-24
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of 32 random bits (held in int64) for every counter; the words of ``counter``
-    broadcast against each other.
+class Words(NamedTuple):
+    """Four words of 32 bits, held in int64."""
+
+    first: Tensor
+    second: Tensor
+    third: Tensor
+    fourth: Tensor
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> Words:
+    """Draw four words of random bits for every counter.
+
+    Args:
+        counter: four words, which broadcast against each other.
+        key: two words.
     """
-    # Six buffers and no others: allocating every intermediate would take longer than the
-    # arithmetic.
+    # Six buffers and no others: to allocate every intermediate would take longer than arithmetic.
     c0, c1, c2, c3 = (
         word.clone(memory_format=torch.contiguous_format)
         for word in torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
@@ -41,16 +50,14 @@ def philox(
     high = torch.empty_like(c2)
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # A product of two 32-bit words fills 64 bits: int64 wraps, and masking the shifted word
-        # undoes the sign.
+        # A product of two words fills 64 bits: int64 wraps, and masking the shifted word undoes the
+        # sign.
         torch.mul(c0, _MULTIPLIERS[0], out=low)
         torch.mul(c2, _MULTIPLIERS[1], out=high)
-        torch.bitwise_right_shift(high, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(
-            _MASK
-        )
-        torch.bitwise_right_shift(low, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(
-            _MASK
-        )
+        torch.bitwise_right_shift(high, 32, out=c0)
+        c0.bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
+        torch.bitwise_right_shift(low, 32, out=c2)
+        c2.bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
         # The lower words keep their upper halves until a mask removes them: here, or in the line
         # that takes them up.
         c1, c3, high, low = high, low, c1, c3
@@ -58,7 +65,7 @@ def philox(
         k1 = (k1 + _WEYL[1]) & _MASK
     c1.bitwise_and_(_MASK)
     c3.bitwise_and_(_MASK)
-    return c0, c1, c2, c3
+    return Words(c0, c1, c2, c3)
 
 
 Key = tuple[int, int]
@@ -110,8 +117,13 @@ class SampleRng(Rows):
     def create(
         cls, seed: int, purpose: str, index: Tensor, restart: Tensor | None = None
     ) -> SampleRng:
-        """Streams for the samples ``index`` (B,); ``purpose`` keeps the draws of an attack apart
-        from those of others.
+        """Make streams for the samples ``index`` (B,).
+
+        Args:
+            seed: of the run.
+            purpose: keeps the draws of an attack apart from those of others.
+            index: data-set indices, (B,) int64.
+            restart: which restart each row is in, (B,) int64; 0 when None.
         """
         return cls(
             _key_of(f"{seed}/{purpose}"),
@@ -120,11 +132,11 @@ class SampleRng(Rows):
         )
 
     def nested(self) -> SampleRng:
-        """Streams of their own for what lies within: a random module inside of another, say."""
+        """Make streams of their own for what lies within: a random module inside of another."""
         return self.replace(key=_key_of(f"{self.key[0]}/{self.key[1]}/nested"))
 
     def stream(self, which: str | Pinned) -> SampleRng:
-        """The stream ``which`` of this generator, whose draws count from 0.
+        """Give the stream ``which`` of this generator, whose draws count from 0.
 
         Args:
             which: a name, which goes into the key: no two names share a draw. Or a stream that is
@@ -141,16 +153,21 @@ class SampleRng(Rows):
         return self.replace(key=_key_of(f"{self.key[0]}/{self.key[1]}/stream/{which}"))
 
     def mirrored(self) -> SampleRng:
-        """The draws with the numbers below 0, which have nothing to do with those from 0 up."""
+        """Give the draws with numbers below 0, which have nothing to do with those from 0 up."""
         return self.stream(_MIRRORED)
 
     def bits(self, draw: int | Tensor, count: int) -> Tensor:
-        """(B, count) random 32-bit words held in int64; ``draw`` is one number or one a row
-        (B,).
+        """Draw random words of 32 bits.
+
+        Args:
+            draw: its number, or one a row (B,).
+            count: words a row.
+
+        Returns:
+            (B, count) int64.
         """
-        blocks = torch.arange((count + 3) // 4, device=self.index.device).unsqueeze(
-            0
-        )  # (1, blocks)
+        blocks = torch.arange((count + 3) // 4, device=self.index.device)
+        blocks = blocks.unsqueeze(0)  # (1, blocks)
         number = self._number(draw) & _MASK
         row = self.index.unsqueeze(1) & _MASK
         restart = self.restart.unsqueeze(1) & _MASK
@@ -158,8 +175,9 @@ class SampleRng(Rows):
         return torch.cat(words, dim=1)[:, :count]
 
     def _number(self, draw: int | Tensor) -> Tensor:
-        """(B, 1) or (1, 1) int64 on the device; a number is written there, for a copy would wait
-        for the device.
+        """Find the number of a draw, (B, 1) or (1, 1) int64 on the device.
+
+        One number is written there, for a copy would wait for the device.
         """
         if not isinstance(draw, Tensor):
             number = draw if self.numbers is None else self.numbers[draw]
@@ -169,12 +187,12 @@ class SampleRng(Rows):
         return draw.to(self.index).reshape(-1, 1)
 
     def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(B, *shape) float32, uniform on [0, 1) in steps of 2^-24."""
+        """Draw uniform numbers on [0, 1) in steps of 2^-24, (B, *shape) float32."""
         words = self.bits(draw, math.prod(shape))
         return ((words >> 8).to(torch.float32) * _UNIT).reshape(len(self.index), *shape)
 
     def normal(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(B, *shape) float32, standard normal (Box and Muller 1958)."""
+        """Draw standard normal numbers (Box and Muller 1958), (B, *shape) float32."""
         count = math.prod(shape)
         half = (count + 1) // 2
         unit = (self.bits(draw, 2 * half) >> 8).to(torch.float32).mul_(_UNIT)

@@ -1,6 +1,4 @@
-"""Dataclasses of tensors whose first dimension is the row, and the three operations that continuous
-batching needs of them.
-"""
+"""Dataclasses of tensors whose first dimension is the row, and what batching needs of them."""
 
 from __future__ import annotations
 
@@ -16,20 +14,19 @@ R = TypeVar("R", bound="Rows")
 
 @dataclass(frozen=True)
 class Rows:
-    """Base of every per-row record. Tensor fields have the row first; nested Rows are followed;
-    anything else is shared.
+    """Base of every per-row record.
+
+    Tensor fields have the row first; nested Rows are followed; anything else is shared.
     """
 
     def select(self: R, index: Tensor) -> R:
-        """The rows at ``index`` (M,), as new tensors."""
+        """Give the rows at ``index`` (M,), as new tensors."""
         return self._map(
             lambda value: value.select(index) if isinstance(value, Rows) else value[index]
         )
 
     def assign(self: R, index: Tensor, rows: R) -> R:
-        """Write ``rows`` over the rows at ``index`` (M,), in place where tensors allow it; returns
-        the result.
-        """
+        """Write ``rows`` over the rows at ``index`` (M,), in place; give back the result."""
         for field in dataclasses.fields(self):
             mine = getattr(self, field.name)
             theirs = getattr(rows, field.name)
@@ -40,7 +37,7 @@ class Rows:
         return self
 
     def append(self: R, rows: R) -> R:
-        """These rows followed by ``rows``."""
+        """Put ``rows`` behind these."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             mine = getattr(self, field.name)
@@ -52,7 +49,7 @@ class Rows:
         return dataclasses.replace(self, **values)
 
     def replace(self: R, **changes: Any) -> R:
-        """A copy with some fields exchanged."""
+        """Copy with some fields exchanged."""
         return dataclasses.replace(self, **changes)
 
     def _map(self: R, function: Any) -> R:
@@ -63,12 +60,13 @@ class Rows:
 
 
 SMALLEST_BATCH = 16
-"""Smaller batches are padded: below it, matrix kernels change and the last bits of a row would
-depend on its company.
+"""Smaller batches are padded.
+
+Below it, matrix kernels change, and the last bits of a row would depend on its company.
 """
 
 
 def at_least(rows: Tensor, count: int) -> Tensor:
-    """``rows`` (N, ...), the last repeated until there are ``count``."""
+    """Repeat the last of ``rows`` (N, ...) until there are ``count``."""
     missing = count - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

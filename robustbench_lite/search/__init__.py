@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from robustbench_lite.search.attack import Access as Access
     from robustbench_lite.search.attack import Answer as Answer
     from robustbench_lite.search.attack import Attack as Attack
-    from robustbench_lite.search.attack import Fit as Fit
-    from robustbench_lite.search.attack import FittedAttack as FittedAttack
     from robustbench_lite.search.attack import Kind as Kind
     from robustbench_lite.search.attack import Neighbours as Neighbours
     from robustbench_lite.search.attack import Query as Query
     from robustbench_lite.search.attack import State as State
-    from robustbench_lite.search.attack import UniversalAttack as UniversalAttack
     from robustbench_lite.search.bracket import Bracket as Bracket
+    from robustbench_lite.search.fitted import Fit as Fit
+    from robustbench_lite.search.fitted import FittedAttack as FittedAttack
+    from robustbench_lite.search.fitted import UniversalAttack as UniversalAttack
 
 _HOMES = {
     "Access": "search.attack",
@@ -48,8 +48,8 @@ _HOMES = {
     "Bracket": "search.bracket",
     "DefendedModel": "model.defended",
     "FastPath": "model.defended",
-    "Fit": "search.attack",
-    "FittedAttack": "search.attack",
+    "Fit": "search.fitted",
+    "FittedAttack": "search.fitted",
     "Kind": "search.attack",
     "Moments": "search.adam",
     "Neighbours": "search.attack",
@@ -59,7 +59,7 @@ _HOMES = {
     "SampleRng": "rows.rng",
     "State": "search.attack",
     "Traits": "model.defended",
-    "UniversalAttack": "search.attack",
+    "UniversalAttack": "search.fitted",
     "Wrapper": "model.defended",
     "as_printed": "search.adam",
     "cross_entropy": "rows.losses",

@@ -39,7 +39,7 @@ class Moments(Rows):
 
     @classmethod
     def fresh(cls, values: Tensor) -> Moments:
-        """The moments before the first step."""
+        """Make the moments before the first step."""
         return cls(torch.zeros_like(values), torch.zeros_like(values))
 
 
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | Tensor) -> Step:
-    """One step in the order of algorithm 1.
+    """Take one step in the order of algorithm 1.
 
     Args:
         moments: before the step.
@@ -68,7 +68,7 @@ def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | 
 
 
 def folded(moments: Moments, gradient: Tensor, count: Tensor) -> Step:
-    """One step of rate 1, where ``TINY`` is added to a root that is not corrected.
+    """Take one step of rate 1, where ``TINY`` is added to a root that is not corrected.
 
     Args:
         moments: before the step.

@@ -8,14 +8,13 @@ out as soon as it is done.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple
 
 from torch import Tensor
 
-from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.losses import Loss
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.rows.rows import Rows
@@ -36,11 +35,10 @@ Kind = Literal["fixed_eps", "minimal_distance"]
 
 @dataclass(frozen=True)
 class State(Rows):
-    """Base of an attack's state: tensors with the row first. ``finished`` (B,) bool marks rows that
-    ask nothing more.
-    """
+    """Base of an attack's state: tensors with the row first."""
 
     finished: Tensor
+    """Rows that ask nothing more, (B,) bool."""
 
 
 if TYPE_CHECKING:  # typing has no default before Python 3.13, and only type checkers read it
@@ -54,8 +52,7 @@ else:
 
 
 class Neighbours(NamedTuple):
-    """Says that a query's points are neighbours of one image a row: each differs from it in one
-    pixel at most.
+    """Says that each point of a query differs in one pixel at most from one image a row.
 
     Networks may answer such queries several times as fast (``model.fast.incremental``).
     """
@@ -104,8 +101,9 @@ class Query:
         loss: Loss | None = None,
         beside: Neighbours | None = None,
     ) -> Query:
-        """Ask for logits, and for the values of a loss: only the oracle knows the class that a row
-        is to leave or to reach.
+        """Ask for logits, and for the values of a loss.
+
+        Only the oracle knows the class that a row is to leave or to reach.
         """
         return cls(points, Access.SCORES, loss, valid=valid, beside=beside)
 
@@ -113,8 +111,9 @@ class Query:
     def gradient(
         cls, points: Tensor, loss: Loss, rows: Tensor | None = None, valid: Tensor | None = None
     ) -> Query:
-        """Ask for the gradient of a per-sample loss; rows outside ``rows`` (B,) bool are only
-        judged (a last iterate, say).
+        """Ask for the gradient of a per-sample loss.
+
+        Rows outside ``rows`` (B,) bool are only judged: a last iterate, say.
         """
         return cls(points, Access.GRADIENT, loss, rows, valid)
 
@@ -134,26 +133,36 @@ class Answer:
     logits: Tensor | None = None
     """() + (K,)."""
     gradient: Tensor | None = None
-    """Shaped as the points: the gradient of the loss with respect to the input; 0 for rows that
-    asked for none.
-    """
+    """Of the loss by the points, shaped as they are; 0 for rows that asked for none."""
     loss_of: Callable[[], Tensor] | None = None
     """For queries that name a loss: gives its values, (); most attacks never ask."""
 
     def need_logits(self) -> Tensor:
-        """The logits, for an attack with SCORES access."""
+        """Take the logits.
+
+        Raises:
+            TypeError: the query asked for less.
+        """
         if self.logits is None:
             raise TypeError("The query asked for no scores.")
         return self.logits
 
     def need_gradient(self) -> Tensor:
-        """The gradient, for an attack with GRADIENT access."""
+        """Take the gradient.
+
+        Raises:
+            TypeError: the query asked for less.
+        """
         if self.gradient is None:
             raise TypeError("The query asked for no gradient.")
         return self.gradient
 
     def need_loss(self) -> Tensor:
-        """The values of the loss, for a query that names one."""
+        """Compute the values of the loss.
+
+        Raises:
+            TypeError: the query named none.
+        """
         if self.loss_of is None:
             raise TypeError("The query named no loss.")
         return self.loss_of()
@@ -185,101 +194,45 @@ class Attack(ABC, Generic[S]):
     paper: ClassVar[str]
 
     def points(self, shape: tuple[int, ...]) -> int:
-        """The most points a row asks for at once, for images of ``shape`` (C, H, W)."""
+        """Count the points that a row asks for at once, at most.
+
+        Args:
+            shape: that of an image, (C, H, W).
+        """
         return 1
 
     def asks_neighbours(self, threat: ThreatModel, shape: tuple[int, ...]) -> bool:
-        """Whether all its queries say ``beside``, for images of ``shape`` (C, H, W): then more rows
-        go side by side.
+        """Tell whether all its queries say ``beside``: then more rows go side by side.
+
+        Args:
+            threat: what the search is for.
+            shape: that of an image, (C, H, W).
         """
         return False
 
     def progress(self, state: S) -> Tensor | None:
-        """Share of its run that each row has behind it, (B,) in [0, 1]; ``None`` when the attack
-        cannot tell.
+        """Tell which share of its run each row has behind it.
+
+        Returns:
+            (B,) in [0, 1]; None when the attack cannot tell.
         """
         return None
 
     def check(self, threat: ThreatModel) -> None:
-        """Raise ``UsageError`` where more than norm, eps and ``targeted`` keeps the attack from
-        working under ``threat``.
+        """Refuse a threat for more reasons than its norm, its eps and ``targeted``.
+
+        Raises:
+            UsageError: the attack does not work under ``threat``.
         """
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> S:
-        """The state of fresh rows: ``x`` (B, C, H, W), ``y`` (B,)."""
+        """Make the state of fresh rows, of images ``x`` (B, C, H, W) of the classes ``y`` (B,)."""
 
     @abstractmethod
     def ask(self, state: S) -> Query:
-        """What to put to the model next, for every row (finished rows are ignored)."""
+        """Say what to put to the model next, for every row (finished rows are ignored)."""
 
     @abstractmethod
     def tell(self, state: S, answer: Answer) -> S:
-        """The state after the answer; sets ``finished`` for rows that are done."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where a fit stands: everything that its next step needs."""
-
-    step: int
-    """Steps taken, of ``of``."""
-    of: int
-    result: Tensor
-    """What it has come to so far."""
-    tensors: Mapping[str, Tensor]
-    """What the next step needs besides, such as the moments of Adam."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedAttack(Attack[S]):
-    """Base of attacks that make something of training images before the search.
-
-    Whoever runs the attack calls ``fit`` and puts the last ``result`` into a copy of it; ``init``
-    to ``tell`` use that.
-    """
-
-    fitted: Tensor | None = field(
-        default=None, repr=False, compare=False, metadata={"hyperparameter": False}
-    )
-
-    @property
-    def fits(self) -> bool:
-        """False for hyper-parameters with which there is nothing to fit."""
-        return True
-
-    @abstractmethod
-    def fit(
-        self,
-        passes: Passes,
-        images: Points,
-        threat: ThreatModel,
-        seed: int,
-        start: Fit | None = None,
-    ) -> Iterator[Fit]:
-        """Fit, going on from ``start``; yields after every step.
-
-        ``images`` are clean training images that the model classifies correctly, with their
-        classes, the class to reach (-1: none) and their data-set indices. The result depends on
-        them, the seed and the hyper-parameters alone.
-        """
-
-    def may_go_on_from(self, fit: Fit, shape: tuple[int, ...], threat: ThreatModel) -> bool:
-        """Whether a fit that was read from a file has tensors of the right names and shapes; images
-        are (C, H, W).
-        """
-        return fit.result.is_floating_point()
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniversalAttack(FittedAttack[S]):
-    """Base of attacks with one perturbation for all images, which is what they are fitted to."""
-
-    draws: int = 1
-    """Tries that an image gets with the fitted perturbation, one query each."""
-
-    def picture(self, perturbation: Tensor) -> Tensor:
-        """What to show of it: (C, H, W) in [0, 1], or one channel more, which says how opaque it
-        is.
-        """
-        return perturbation
+        """Take the answer into the state; set ``finished`` for rows that are done."""

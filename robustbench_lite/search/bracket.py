@@ -28,11 +28,11 @@ class Bracket(Rows):
 
     @classmethod
     def fresh(cls, rows: Tensor) -> Bracket:
-        """Nothing is known; ``rows`` (B,) float says how many rows there are, and where."""
+        """Make one that knows nothing; ``rows`` (B,) float are as many, and on that device."""
         return cls(torch.zeros_like(rows), torch.full_like(rows, float("inf")))
 
     def narrow(self, tried: Tensor, failed: Tensor, succeeded: Tensor) -> Bracket:
-        """What is known after the constants ``tried`` (B,).
+        """Learn from the constants ``tried`` (B,).
 
         Rows that are in neither mask (B,) learn nothing.
         """
@@ -41,7 +41,7 @@ class Bracket(Rows):
         return Bracket(low, high)
 
     def next_after(self, tried: Tensor) -> Tensor:
-        """The constant to try after ``tried``, (B,).
+        """Choose the constant to try after ``tried``, (B,).
 
         Half way, or ``GROWTH`` times as much before any success.
         """
@@ -49,5 +49,5 @@ class Bracket(Rows):
 
     @property
     def middle(self) -> Tensor:
-        """(B,)."""
+        """Half way, (B,)."""
         return (self.low + self.high) / 2

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from robustbench_lite.model.passes import Points
 from robustbench_lite.search.attack import Answer, Query
-from robustbench_lite.search.oracle import Cost, Oracle
+from robustbench_lite.search.cost import Cost
+from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 
@@ -36,7 +37,7 @@ class Claims(NamedTuple):
     """By how much a success leaves the ball or the bounds, (N,); -inf where it is none."""
 
     def within(self) -> Claims:
-        """These claims, those outside of the ball or the bounds at an infinite distance."""
+        """Put those outside of the ball or the bounds at an infinite distance."""
         return self._replace(size=self.size.masked_fill(~(self.excess <= 0), float("inf")))
 
 
@@ -62,6 +63,15 @@ class Ballot(NamedTuple):
     """It ends the search where a first success does, (M,) bool."""
 
 
+class Places(NamedTuple):
+    """Where N claims go in a table of M rows."""
+
+    rows: Tensor
+    """The rows to compare, (M,)."""
+    place: Tensor
+    """The place of each claim's row among them, (N,)."""
+
+
 class Gatherer(ABC):
     """Finds the claims of a step, and the nearest one of each row."""
 
@@ -70,18 +80,24 @@ class Gatherer(ABC):
 
     @abstractmethod
     def gather(self, hits: Tensor, points: Tensor, slots: Slots) -> Claims | None:
-        """The claims among ``points`` (B P, C, H, W), whose successes are ``hits`` (B, P) bool."""
+        """Find the claims of a step; None where there are none.
+
+        Args:
+            hits: which points are successes, (B, P) bool.
+            points: all that were asked about, (B P, C, H, W).
+            slots: the rows.
+        """
 
     @abstractmethod
-    def _rows(self, row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """The rows to compare, (M,), and the place of each claim's row among them, (N,)."""
+    def _places(self, row: Tensor, rows: int) -> Places:
+        """Lay out claims of the rows ``row`` (N,), of ``rows`` rows in all."""
 
     def nearest(self, claims: Claims, points: Tensor, rows: int) -> Nearest:
-        """The nearest claim of each row, of ``rows`` rows with equally many ``points``."""
+        """Find the nearest claim of each row, of ``rows`` rows with equally many ``points``."""
         count = len(points) // rows
         if count == 1:
             return Nearest(claims.row, claims.x_adv, claims.size)
-        index, place = self._rows(claims.row, rows)
+        index, place = self._places(claims.row, rows)
         sizes = claims.size.new_full((len(index), count), float("inf"))
         sizes = sizes.index_put_((place, claims.number % count), claims.size)
         size, nearest = sizes.min(1)
@@ -116,14 +132,14 @@ class LookingGatherer(Gatherer):
             number, row, x_adv, clean, size = kept
         return Claims(number, row, x_adv, size, self.threat.excess(x_adv, clean, size))
 
-    def _rows(self, row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        index, place = torch.unique_consecutive(row, return_inverse=True)
-        return index, place
+    def _places(self, row: Tensor, rows: int) -> Places:
+        return Places(*torch.unique_consecutive(row, return_inverse=True))
 
 
 class BlindGatherer(Gatherer):
-    """Where a look has to wait for the device: works on all points, and masks those that are no
-    success.
+    """Where a look has to wait for the device: works on all points.
+
+    It masks those that are no success.
     """
 
     def gather(self, hits: Tensor, points: Tensor, slots: Slots) -> Claims:
@@ -139,8 +155,8 @@ class BlindGatherer(Gatherer):
         excess = excess.masked_fill(~flat, float("-inf"))
         return Claims(number, row, x_adv, size, excess)
 
-    def _rows(self, row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        return torch.arange(rows, device=row.device), row
+    def _places(self, row: Tensor, rows: int) -> Places:
+        return Places(torch.arange(rows, device=row.device), row)
 
 
 @dataclass(frozen=True)
@@ -156,7 +172,7 @@ class Keeper:
 
     @classmethod
     def of(cls, oracle: Oracle, threat: ThreatModel, query_budget: int | None) -> Keeper:
-        """The keeper for the attack and the device of ``oracle``."""
+        """Make the keeper for the attack and the device of ``oracle``."""
         fixed_eps = oracle.attack.kind == "fixed_eps"
         gatherer: Gatherer = BlindGatherer(threat)
         if oracle.free_looks:
@@ -171,7 +187,7 @@ class Keeper:
         return self.threat.eps is not None
 
     def keep(self, slots: Slots, query: Query, answer: Answer, cost: Cost) -> Slots:
-        """``slots`` with what the points of ``query`` have brought."""
+        """Take what the points of ``query`` have brought into ``slots``."""
         hits = answer.success.reshape(cost.valid.shape)  # (B, P)
         hits = hits if cost.whole else hits & cost.valid
         points = query.points.reshape(-1, *slots.x.shape[1:])  # (B P, C, H, W)
@@ -183,7 +199,7 @@ class Keeper:
             fault = fault.scatter_reduce(0, claims.row, claims.excess, "amax")
         nearest = self.gatherer.nearest(claims.within(), points, len(hits))
         ballot = self._ballot(slots, nearest, cost)
-        return self._written(ballot, nearest).replace(fault=fault)
+        return self._write(ballot, nearest).replace(fault=fault)
 
     def _ballot(self, slots: Slots, nearest: Nearest, cost: Cost) -> Ballot:
         if self.oracle.holds_votes:
@@ -217,15 +233,13 @@ class Keeper:
         )
         return Ballot(slots, best, wins * 4 >= votes * 3)
 
-    def _written(self, ballot: Ballot, nearest: Nearest) -> Slots:
-        """The slots with the claims that are the best of their rows."""
+    def _write(self, ballot: Ballot, nearest: Nearest) -> Slots:
+        """Write the claims that are the best of their rows into the slots."""
         slots, best, sure = ballot
         row = nearest.row
         size = torch.where(best, nearest.size, slots.best_size[row])
         x_adv = torch.where(best.reshape(-1, 1, 1, 1), nearest.x_adv, slots.best[row])
-        slots.best.index_copy_(
-            0, row, x_adv
-        )  # in place: a copy of all rows costs more than the rest
+        slots.best.index_copy_(0, row, x_adv)  # a copy of all rows costs more than the rest
         done = slots.done
         if self.first_success_ends:
             done = done.index_copy(0, row, done[row] | (best & sure))

@@ -1,17 +1,15 @@
-"""Continuous batching: a fixed number of slots, each holding one sample; what is done leaves at
-once and the next one enters.
+"""Continuous batching: what is done leaves at once, and the next one enters.
 
-Rows at different steps share one model call. Nothing that is decided for a row looks at its
-neighbours.
+There is a fixed number of slots, each holding one sample. Rows at different steps share one model
+call. Nothing that is decided for a row looks at its neighbours.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,61 +18,30 @@ from robustbench_lite.errors import AttackError
 from robustbench_lite.model.passes import Passes, Points, not_finite
 from robustbench_lite.rows.looks import looks_are_free
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.rows.rows import Rows
+from robustbench_lite.search.announcing import Announcer, OnStep
 from robustbench_lite.search.attack import Attack, Query, State
 from robustbench_lite.search.claims import Keeper
-from robustbench_lite.search.oracle import Cost, Oracle
+from robustbench_lite.search.cost import Cost
+from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.search.slots import Slots
+from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.threat import ThreatModel
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is searched: clean images, labels, target classes (-1: none) and data-set indices, each
-    with N rows.
-    """
+class Turn(NamedTuple):
+    """Where one question and its answer have led."""
 
-    x: Tensor
-    y: Tensor
-    target: Tensor
-    index: Tensor
-    positions: Tensor | None = None
-    """Rows to search, (M,) int64; all when None."""
-
-
-@dataclass(frozen=True)
-class Outcome(Rows):
-    """Rows that left the engine. What was found is still to be judged."""
-
-    position: Tensor
-    """Row of the task, (M,)."""
-    found: Tensor
-    unasked: Tensor
-    """Instead there is a last point that the model was not asked about: whether it succeeds is the
-    judge's to say.
-    """
-    x_adv: Tensor
-    """The adversarial or the last point, or the clean image where there is none."""
-    size: Tensor
-    """Its distance in the norm of the threat; inf where there is none."""
-    forward: Tensor
-    backward: Tensor
-
-    @property
-    def claimed(self) -> Tensor:
-        """What the judge has to look at, (M,) bool."""
-        return self.found | self.unasked
+    slots: Slots
+    query: Query
+    """What was asked."""
 
 
 class Engine:
-    """Runs one attack on one model under one threat model. ``search`` yields outcomes as rows
-    finish.
-    """
+    """Runs one attack on one model under one threat model."""
 
     #: On an accelerator, look at which rows are done only every few steps: each look waits for the
     #: device.
     SETTLE_EVERY = 4
-    TELL_SECONDS = 0.25
 
     def __init__(
         self,
@@ -97,20 +64,22 @@ class Engine:
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)
 
-    def search(
-        self, task: Task, on_step: Callable[[float], None] | None = None
-    ) -> Iterator[Outcome]:
-        """Attack the rows of ``task``; they come out in the order in which they finish, each
-        exactly once.
+    def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[Outcome]:
+        """Attack the rows of ``task``.
 
-        ``on_step`` hears, a few times a second, how many rows' worth of work is done, rows in
-        flight included.
+        Args:
+            task: what is searched.
+            on_step: hears, a few times a second, how many rows' worth of work is done, rows in
+                flight included.
+
+        Yields:
+            Rows in the order in which they finish, each exactly once.
         """
-        positions = range(len(task.y)) if task.positions is None else task.positions.tolist()
+        positions = task.order
         if not len(positions):
             return
         waiting = iter(positions)
-        told = time.monotonic()
+        announcer = Announcer(on_step)
         width = self.oracle.rows_at_once(self.threat, tuple(task.x.shape[1:]))
         slots = self._enter(task, waiting, width)
         left = len(positions) - len(slots.y)
@@ -118,11 +87,10 @@ class Engine:
         while len(slots.y):
             slots, query = self._step(slots)
             step += 1
-            if on_step is not None and time.monotonic() - told > self.TELL_SECONDS:
+            if announcer.due:
                 progress = self.attack.progress(slots.state)
-                told = time.monotonic()
                 in_flight = 0.0 if progress is None else float(progress.sum())
-                on_step(len(positions) - left - len(slots.y) + in_flight)
+                announcer.announce(len(positions) - left - len(slots.y) + in_flight)
             if not self._time_to_settle(slots, step, left):
                 continue
             gone = slots.done.nonzero().squeeze(1)
@@ -136,9 +104,10 @@ class Engine:
                 yield self._leave(slots, gone, query)
                 fresh = self._enter(task, waiting, min(len(gone), left)) if left else None
                 left -= 0 if fresh is None else len(fresh.y)
-                slots = self._refill(slots, gone, fresh)
+                slots = slots.refill(gone, fresh)
 
     def _enter(self, task: Task, waiting: Iterator[int], count: int) -> Slots:
+        """Take in the next ``count`` rows, as far as there are any."""
         position = torch.tensor(list(islice(waiting, count)), dtype=torch.int64)
         x = task.x[position].to(self.device)
         y, target, index = (t[position].to(self.device) for t in (task.y, task.target, task.index))
@@ -166,32 +135,35 @@ class Engine:
         rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
         return self.attack.init(x, y, self.threat, rng)  # type: ignore[no-any-return]
 
-    def _step(self, slots: Slots) -> tuple[Slots, Query]:
+    def _step(self, slots: Slots) -> Turn:
+        """Let the attack ask, and tell it the answer."""
         query = self.attack.ask(slots.state)
-        cost = self.oracle.cost(query, ~slots.done)
+        cost = self.oracle.meter.cost(query, ~slots.done)
         if self.query_budget is not None:
             used = slots.forward + slots.backward + cost.forward + cost.backward
             broke = used > self.query_budget
             slots = slots.replace(done=slots.done | broke)
-            cost = self.oracle.cost(query, ~slots.done)
+            cost = self.oracle.meter.cost(query, ~slots.done)
         if self._may_leave_it_to_the_judge(query):
-            return self._leave_it_to_the_judge(slots, query, cost), query
+            return Turn(self._leave_it_to_the_judge(slots, query, cost), query)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
         answer, finite = self.oracle.answer(query, rows, cost)
         if finite is not None:
             slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
         slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
-        return slots.replace(
+        slots = slots.replace(
             state=state,
             done=slots.done | state.finished,
             forward=slots.forward + cost.forward,
             backward=slots.backward + cost.backward,
-        ), query
+        )
+        return Turn(slots, query)
 
     def _may_leave_it_to_the_judge(self, query: Query) -> bool:
-        """Nothing depends on the answer to one last point a row: no draw of the model, no restart,
-        no nearer point.
+        """Tell whether nothing depends on the answer to one last point a row.
+
+        That is: no draw of the model, no restart, no nearer point.
         """
         nothing_depends = (
             self.keeper.first_success_ends
@@ -201,8 +173,9 @@ class Engine:
         return query.final and query.points.dim() == 4 and self.free_looks and nothing_depends
 
     def _leave_it_to_the_judge(self, slots: Slots, query: Query, cost: Cost) -> Slots:
-        """The last points of the rows that ask are what they found. The query counts: the judge
-        makes it.
+        """Take the last points of the rows that ask for what they found.
+
+        The query counts: the judge makes it.
         """
         asks = cost.valid.squeeze(1).clone()
         best = torch.where(asks.reshape(-1, 1, 1, 1), query.points, slots.best)
@@ -213,6 +186,7 @@ class Engine:
         )
 
     def _time_to_settle(self, slots: Slots, step: int, left: int) -> bool:
+        """Tell whether to look now at which rows are done; ``left`` rows still wait outside."""
         if not self.free_looks:
             return step % self.SETTLE_EVERY == 0
         done = int(slots.done.sum())
@@ -220,8 +194,9 @@ class Engine:
         return done > 0 and (left == 0 or done * 16 >= len(slots.done))
 
     def _restarting(self, slots: Slots, gone: Tensor) -> Tensor:
-        """Of the rows that are done, those that start anew: within budget, and nothing found or the
-        nearest still wanted.
+        """Find those of the rows that are done which start anew.
+
+        They are within budget, and nothing is found or the nearest is still wanted.
         """
         more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
         if self.keeper.first_success_ends:
@@ -232,11 +207,16 @@ class Engine:
         restart = slots.restart[again] + 1
         slots.restart[again] = restart
         slots.done[again] = False
-        slots.state.assign(
-            again, self._init(slots.x[again], slots.y[again], slots.index[again], restart)
-        )
+        fresh = self._init(slots.x[again], slots.y[again], slots.index[again], restart)
+        slots.state.assign(again, fresh)
 
     def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
+        """Take out the rows ``gone``.
+
+        Raises:
+            ModelError: the model's output was not finite.
+            AttackError: a fixed-eps attack left the ball.
+        """
         last = query.points if query.points.dim() == 4 else query.points[:, 0]
         rows = slice(None) if len(gone) == len(slots.y) else gone  # no copy where every row goes
         fault = slots.fault[rows]
@@ -245,41 +225,26 @@ class Engine:
         wrong = (~(fault <= 0)).nonzero().squeeze(1)
         if len(wrong):
             at = gone[wrong[0]]
-            self._refuse(
-                int(slots.index[at]), float(fault[wrong[0]]), bool(last[at].isfinite().all())
-            )
-        position, unasked, best, size, forward, backward = (
-            field[gone]
-            for field in (
-                slots.position,
-                slots.unasked,
-                slots.best,
-                slots.best_size,
-                slots.forward,
-                slots.backward,
-            )
+            raise self._error(int(slots.index[at]), float(fault[wrong[0]]), last[at])
+        size = slots.best_size[gone]
+        unasked = slots.unasked[gone]
+        return Outcome(
+            position=slots.position[gone],
+            found=size.isfinite() & ~unasked,
+            unasked=unasked,
+            x_adv=slots.best[gone],
+            size=size,
+            forward=slots.forward[gone],
+            backward=slots.backward[gone],
         )
-        return Outcome(position, size.isfinite() & ~unasked, unasked, best, size, forward, backward)
 
-    def _refuse(self, sample: int, excess: float, finite_point: bool) -> None:
-        if math.isnan(excess) and finite_point:
-            raise not_finite(sample)
+    def _error(self, sample: int, excess: float, last: Tensor) -> Exception:
+        """Say what is wrong with a sample, whose last point is ``last``."""
+        if math.isnan(excess) and bool(last.isfinite().all()):
+            return not_finite(sample)
         if math.isnan(excess):
-            raise AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
-        raise AttackError(
+            return AttackError(f"{self.attack.name} produced NaN for sample {sample}.")
+        return AttackError(
             f"{self.attack.name} left the {self.threat.norm.label} ball of radius "
-            f"{self.threat.eps} or the bounds [0, 1] "
-            f"on sample {sample}, by {excess:.3g}."
+            f"{self.threat.eps} or the bounds [0, 1] on sample {sample}, by {excess:.3g}."
         )
-
-    @staticmethod
-    def _refill(slots: Slots, gone: Tensor, fresh: Slots | None) -> Slots:
-        """Put ``fresh`` rows into the slots of those that left; with none left, close the gaps."""
-        count = 0 if fresh is None else len(fresh.y)
-        if fresh is not None and count:
-            slots = slots.assign(gone[:count], fresh)
-        if count == len(gone):
-            return slots
-        keep = torch.ones_like(slots.done)
-        keep[gone[count:]] = False
-        return slots.select(keep.nonzero().squeeze(1))

@@ -29,31 +29,30 @@ class Finding(NamedTuple):
     """What the judge sees at each of M points, on the CPU."""
 
     excess: Tensor
-    """By how much the point leaves the ball or the bounds, (M,); <= 0 is inside, NaN is not finite.
-    """
+    """By how much it leaves the ball or the bounds, (M,); <= 0 is inside, NaN is not finite."""
     reached: Tensor
     """It lies inside and truly reaches the goal, (M,) bool."""
     size: Tensor
     """Its distance from the clean image in the norm of the threat, in float64, (M,)."""
     label: Tensor
-    """The class that the model gives it (the mean logits of all votes), (M,) int64; that of the
-    clean image if outside.
+    """The class that the model gives it, by the mean logits of all votes, (M,) int64.
+
+    If it lies outside, that of the clean image.
     """
     margin: Tensor
-    """How far the goal is missed, a difference of logits averaged over the votes, (M,): negative
-    where it is reached.
+    """How far the goal is missed, (M,): negative where it is reached.
+
+    It is a difference of logits, averaged over the votes.
     """
     closeness: Tensor
-    """Size of the margin that decides, that of the deciding vote, in shares of the row's largest
-    logit, (M,).
-    """
+    """Size of the margin of the deciding vote, in shares of the row's largest logit, (M,)."""
 
 
 class Judge:
-    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32, and holds
-    them against the threat.
+    """Re-runs claimed adversarials in a fresh forward pass of the real model, in float32.
 
-    Whatever path the search took through ``passes``, the judge asks the network as it was given.
+    It holds them against the threat. Whatever path the search took through ``passes``, the judge
+    asks the network as it was given.
     """
 
     def __init__(
@@ -67,11 +66,21 @@ class Judge:
     def confirm(
         self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor
     ) -> Verdict:
-        """Judge the rows of ``x_adv`` (M, C, H, W) against their clean images, labels and target
-        classes.
+        """Judge the rows of ``x_adv`` (M, C, H, W).
 
-        For a random model a row must reach it in a majority of the votes. A point outside of the
-        ball or the bounds is an AttackError: it is neither clipped nor scored as robust.
+        For a random model a row must reach its goal in a majority of the votes.
+
+        Args:
+            x_adv: what an attack claims, (M, C, H, W).
+            x: the clean images.
+            y: their classes, (M,).
+            target: the classes to reach, (M,); -1 for none.
+            index: data-set indices, (M,).
+
+        Raises:
+            AttackError: a point lies outside of the ball or the bounds; it is neither clipped nor
+                scored as robust.
+            ModelError: the model's output is not finite.
         """
         if not len(y):
             return Verdict(
@@ -84,11 +93,9 @@ class Judge:
         if len(outside):
             sample = int(index[outside[0]])
             amount = float(finding.excess[outside[0]])
-            what = (
-                "is not finite"
-                if math.isnan(amount)
-                else f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
-            )
+            what = f"leaves the ball or the bounds [0, 1] by {amount:.3g}"
+            if math.isnan(amount):
+                what = "is not finite"
             raise AttackError(
                 f"{self.attack_name}: the adversarial it claims for sample {sample} {what}."
             )
@@ -100,14 +107,15 @@ class Judge:
     def examine(
         self, x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor, index: Tensor
     ) -> Finding:
-        """What there is to say of each row, M >= 1; no row, not even one outside of the ball, is an
-        error.
+        """Say what there is to say of each row, M >= 1.
+
+        No row, not even one outside of the ball, is an error.
         """
+        size = self.passes.batch_size
+        columns = (x_adv, x, y, target, index)
         parts = [
-            self._examine(
-                *(t[i : i + self.passes.batch_size] for t in (x_adv, x, y, target, index))
-            )
-            for i in range(0, len(y), self.passes.batch_size)
+            self._examine(*(column[i : i + size] for column in columns))
+            for i in range(0, len(y), size)
         ]
         return Finding(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -127,12 +135,16 @@ class Judge:
         margins = torch.stack([margin(logits, y, target) for logits in ballots])
         reached = inside & ((margins < 0).sum(0) * 2 > votes)
         shares = torch.stack([relative(*pair) for pair in zip(margins, ballots, strict=True)])
-        closeness = (
-            shares.sort(0).values[votes // 2].abs()
-        )  # the goal is reached where this one is below 0
+        # The goal is reached where the deciding vote's is below 0.
+        closeness = shares.sort(0).values[votes // 2].abs()
         # In float64 a sum does not depend on the order in which a kernel takes it.
         size = self.threat.norm.size(x_adv.cpu().double() - x.cpu().double())
         label = ballots.mean(0).argmax(1)
         return Finding(
-            excess.cpu(), reached.cpu(), size, label.cpu(), margins.mean(0).cpu(), closeness.cpu()
+            excess=excess.cpu(),
+            reached=reached.cpu(),
+            size=size,
+            label=label.cpu(),
+            margin=margins.mean(0).cpu(),
+            closeness=closeness.cpu(),
         )

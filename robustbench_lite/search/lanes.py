@@ -1,8 +1,7 @@
-"""Searches that take turns: each in a thread of its own that waits whenever it asks the model, so
-that questions can be packed.
+"""Searches that take turns, each in a thread of its own.
 
-Only one thread runs at a time, and the global random generators are that search's own as long as it
-does.
+It waits whenever it asks the model, so that questions can be packed. Only one thread runs at a
+time, and the global random generators are that search's own as long as it does.
 """
 
 from __future__ import annotations
@@ -22,22 +21,23 @@ class Stopped(Exception):
 
 
 class Request(NamedTuple):
-    """What a search asks: logits at ``x`` or, with ``weights`` (M, K), the gradient of the logits'
-    weighted sum at ``x``.
-    """
+    """What a search asks: logits, or the gradient of a weighted sum of them."""
 
     x: Tensor
     """Points, (M, C, H, W), on the CPU."""
     draw: int
-    """Number of the first draw of a random model: a gradient is taken on the draw whose logits the
-    search saw.
+    """Number of the first draw of a random model.
+
+    A gradient is taken on the draw whose logits the search saw.
     """
     weights: Tensor | None = None
+    """Those of the sum, (M, K); None asks for logits."""
 
 
 class Lane:
-    """One search. ``advance`` lets it run until it asks (``request``) or is over (``request`` is
-    None).
+    """One search: ``advance`` lets it run until it asks or is over.
+
+    Then ``request`` is what it asks, or None.
     """
 
     def __init__(self, search: Callable[[], None]) -> None:
@@ -51,8 +51,10 @@ class Lane:
         self._thread.start()
 
     def advance(self, reply: Tensor | None = None) -> None:
-        """Hand over the ``reply`` to the last request and wait for the next; raises what the search
-        raised.
+        """Hand over the ``reply`` to the last request and wait for the next.
+
+        Raises:
+            BaseException: what the search raised.
         """
         self._generators.install()
         self._replies.put(reply)
@@ -67,8 +69,10 @@ class Lane:
         self.request = said
 
     def ask(self, request: Request) -> Tensor:
-        """Called by the search: wait for the answer. Raises ``Stopped``, and goes on doing so, when
-        there are no more.
+        """Wait for the answer: the search calls this.
+
+        Raises:
+            Stopped: there are no more, now and later.
         """
         if self.stopped:
             raise Stopped

@@ -1,5 +1,6 @@
-"""Run an attack in lock step on one batch: what adversarial training needs, with no judge and no
-early leave.
+"""Attacks in lock step on one batch, as adversarial training wants them.
+
+There is no judge, and no row leaves early.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from robustbench_lite.threat import ThreatModel
 
 
 def check_lock_step(attack: Attack, threat: ThreatModel, purpose: str) -> None:
-    """Raise ``UsageError`` unless ``craft`` can run ``attack``: asked one point a row, by
-    gradients, in a ball of that norm.
+    """Check that ``craft`` can run ``attack``.
+
+    It must ask for one point a row, by gradients, in a ball of that norm.
+
+    Raises:
+        UsageError: it does not; ``purpose`` is what it was to be for.
     """
     single = (
         attack.access == Access.GRADIENT
         and attack.kind == "fixed_eps"
+        and not isinstance(attack, DrivenAttack)
         and attack.points((3, 32, 32)) == 1
     )
-    single &= not isinstance(attack, DrivenAttack)
     if not single or threat.norm.name not in attack.norms:
         raise UsageError(
             f"{purpose} cannot use {attack.name!r} in {threat.norm.label}: it needs a gradient "
-            "attack with a fixed eps, "
-            "one point at a time, that does this norm, such as 'pgd steps=7'."
+            "attack with a fixed eps, one point at a time, that does this norm, such as "
+            "'pgd steps=7'."
         )
 
 
@@ -46,12 +51,22 @@ def craft(
     seed: int,
     restart: int = 0,
 ) -> Tensor:
-    """The last point that a single-point gradient attack reaches from each row of ``x``, (B, C, H,
-    W), untargeted.
+    """Run a single-point gradient attack, untargeted, to its last step.
 
-    Unlike the engine it keeps a row to the attack's last step even when an earlier point was a
-    success, as training wants. The caller puts the model in eval mode; its parameters gather no
-    gradients.
+    Unlike the engine it keeps a row even when an earlier point was a success, as training wants.
+
+    Args:
+        model: in eval mode; its parameters gather no gradients.
+        attack: one that passes ``check_lock_step``.
+        x: clean images, (B, C, H, W).
+        y: their classes, (B,).
+        threat: what the adversary may do.
+        index: data-set indices, (B,).
+        seed: of the draws.
+        restart: which of the attack's restarts this is.
+
+    Returns:
+        The last point of each row, (B, C, H, W).
     """
     rng = SampleRng.create(seed, f"train/{attack.name}", index, torch.full_like(index, restart))
     target = torch.full_like(y, -1)

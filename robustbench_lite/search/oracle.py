@@ -1,36 +1,23 @@
-"""The oracle: the only way an attack reaches the model. It limits access, packs points, counts
-queries, judges answers.
+"""The oracle: the only way an attack reaches the model.
+
+It limits access, packs points, counts queries, judges answers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import AttackError
 from robustbench_lite.model.fast.incremental import Incremental
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.losses import margin
 from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query
+from robustbench_lite.search.cost import Cost, Meter
 from robustbench_lite.threat import ThreatModel
-
-
-class Cost(NamedTuple):
-    """What a query costs each row."""
-
-    forward: Tensor
-    """Model evaluations, (B,) int64."""
-    backward: Tensor
-    """Gradient evaluations, (B,) int64."""
-    valid: Tensor
-    """Points that count, (B, P) bool."""
-    gradient: Tensor
-    """Points whose gradient counts, (B, P) bool."""
-    whole: bool = False
-    """Known without a look: every point counts, and either every gradient or none."""
 
 
 class Passed(NamedTuple):
@@ -47,8 +34,9 @@ class Reply(NamedTuple):
 
     answer: Answer
     finite: Tensor | None
-    """The model's output was finite at every valid point of the row, (B,) bool; None when it was
-    everywhere.
+    """The model's output was finite at every valid point of the row, (B,) bool.
+
+    None when it was everywhere.
     """
 
 
@@ -66,67 +54,24 @@ class Oracle:
         self.attack = attack
         self.free_looks = free_looks
         self.device = device
-        self._last_whole: tuple[tuple[int, int, bool], Cost] | None = None
-
-    def cost(self, query: Query, live: Tensor) -> Cost:
-        """What ``query`` costs each row; rows that are not ``live`` (B,) ask nothing."""
-        if query.access > self.attack.access:
-            raise AttackError(
-                f"{self.attack.name} asked for {query.access.name} but declares access = "
-                f"{self.attack.access.name}: "
-                "raise its declared access or ask for less."
-            )
-        count = query.points.shape[1] if query.points.dim() == 5 else 1
-        if self.free_looks and query.valid is None and bool(live.all()):
-            if query.access < Access.GRADIENT:
-                return self._whole(live, count, with_gradient=False)
-            rows = query.gradient_rows
-            if rows is None or bool(rows.all()):
-                return self._whole(live, count, with_gradient=True)
-            if not bool(rows.any()):
-                return self._whole(live, count, with_gradient=False)
-        return self._cost(query, live, count)
-
-    def _whole(self, live: Tensor, count: int, *, with_gradient: bool) -> Cost:
-        """What a query for all points of all rows costs. The same step after step, and never
-        written to.
-        """
-        asked = (len(live), count, with_gradient)
-        if self._last_whole is None or self._last_whole[0] != asked:
-            query = Query(
-                live.new_empty(live.shape), Access.GRADIENT if with_gradient else Access.SCORES
-            )
-            self._last_whole = asked, self._cost(query, live, count)._replace(whole=True)
-        return self._last_whole[1]
-
-    def _cost(self, query: Query, live: Tensor, count: int) -> Cost:
-        valid = live.unsqueeze(1).expand(-1, count)
-        if query.valid is not None:
-            valid = valid & query.valid.reshape(len(live), count)
-        if query.access < Access.GRADIENT:
-            gradient = torch.zeros_like(valid)
-        else:
-            gradient = (
-                valid if query.gradient_rows is None else valid & query.gradient_rows.unsqueeze(1)
-            )
-        per_point = self.passes.forwards_per_point
-        extra = (
-            per_point if self.passes.surrogate is not None else 0
-        )  # the surrogate's own passes are not free
-        forward = valid.sum(1) * per_point + gradient.sum(1) * extra
-        return Cost(forward, gradient.sum(1) * per_point, valid, gradient)
+        self.meter = Meter(passes, attack, free_looks)
 
     def answer(self, query: Query, rows: Points, cost: Cost) -> Reply:
-        """Evaluate the valid points. ``rows`` has one entry a slot; its ``x`` is not looked at."""
+        """Evaluate the points that count.
+
+        Args:
+            query: what is asked.
+            rows: one entry a slot; its ``x`` is not looked at.
+            cost: what the meter says of the query.
+        """
         shape = query.points.shape[: query.points.dim() - 3]
         x = query.points.flatten(0, 1) if len(shape) == 2 else query.points
         points = self._spread(rows, x, cost.valid.shape[1])
-        passed = self._passed(query, points, cost)
+        passed = self._ask(query, points, cost)
         gradient = passed.gradient
         if gradient is None and query.access == Access.GRADIENT:
             gradient = torch.zeros_like(points.x)
         margins = margin(passed.logits, points.y, points.target)
-        loss = query.loss
         # Whatever the model computes in, the state of an attack is of float32.
         shown = passed.logits.to(points.x.dtype)
         answer = Answer(
@@ -134,18 +79,16 @@ class Oracle:
             labels=passed.logits.argmax(1).reshape(shape),
             logits=shown.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
-            loss_of=None
-            if loss is None
-            else lambda: loss(shown, points.y, points.target).reshape(shape),
+            loss_of=_loss_of(query, shown, points),
         )
-        # A margin is a difference of logits: NaN or infinite as soon as the winner or the true
-        # class is.
+        # A margin is a difference of logits: no number as soon as the winner or the true class is
+        # none.
         if self.free_looks and math.isfinite(float(margins.sum())):
             return Reply(answer, None)
         return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
 
-    def _passed(self, query: Query, points: Points, cost: Cost) -> Passed:
-        """What the model says at ``points``, on the way that fits the query."""
+    def _ask(self, query: Query, points: Points, cost: Cost) -> Passed:
+        """Ask the model at ``points``, on the way that fits the query."""
         if query.beside is not None and query.access < Access.GRADIENT:
             shape = tuple(query.points.shape[2:])
             incremental = self.passes.incremental(shape, self.device)
@@ -153,10 +96,10 @@ class Oracle:
                 return Passed(self._beside(incremental, query, query.beside, cost), None)
         if self._goes_whole(query, points, cost):
             return self._in_turn(query, points, self._wants_gradient(query, cost))
-        return self._packed(query, points, cost)
+        return self._pack(query, points, cost)
 
     def _goes_whole(self, query: Query, points: Points, cost: Cost) -> bool:
-        """All points go to the model as they come.
+        """Tell whether all points go to the model as they come.
 
         The few rows that are done ride along until the engine settles: to leave them out costs
         more, and waits for a look.
@@ -169,14 +112,17 @@ class Oracle:
         return one_a_row or not self.free_looks or bool(cost.valid.all())
 
     def _wants_gradient(self, query: Query, cost: Cost) -> bool:
-        """The query asks for gradients, and of some point, as far as a look is free."""
+        """Tell whether the query asks for gradients, of some point, as far as a look is free."""
         if query.access < Access.GRADIENT:
             return False
         return not self.free_looks or bool(cost.gradient.any())
 
     def rows_at_once(self, threat: ThreatModel, shape: tuple[int, ...]) -> int:
-        """Rows that may ask side by side, for images of ``shape`` (C, H, W): as many as fill
-        ``Attack.batches``.
+        """Count the rows that may ask side by side: as many as fill ``Attack.batches``.
+
+        Args:
+            threat: what the search is for.
+            shape: that of an image, (C, H, W).
         """
         full = self.passes.batch_size
         if self.attack.asks_neighbours(threat, shape):
@@ -185,13 +131,13 @@ class Oracle:
         return max(1, self.attack.batches * full // self.attack.points(shape))
 
     def _full(self, incremental: Incremental) -> int:
-        """Neighbours that take as many multiplications as a batch of the model."""
+        """Count the neighbours that take as many multiplications as a batch of the model."""
         return int(self.passes.batch_size * incremental.gain)
 
     def _beside(
         self, incremental: Incremental, query: Query, beside: Neighbours, cost: Cost
     ) -> Tensor:
-        """The logits of neighbours (B P, K); 0 at points that do not count."""
+        """Compute the logits of neighbours, (B P, K); 0 at points that do not count."""
         base, place = beside
         rows, count = cost.valid.shape
         at = place[:, :, None, None].expand(-1, -1, base.shape[1], 1)
@@ -202,9 +148,8 @@ class Oracle:
             part = slice(start, start + step)
             asked = cost.valid[part].flatten().nonzero().squeeze(1)
             points = asked + start * count
-            found = incremental.logits(
-                base[part], asked // count, place.flatten()[points], pixel[points]
-            )
+            owner = asked // count
+            found = incremental.logits(base[part], owner, place.flatten()[points], pixel[points])
             whole = found.new_zeros(cost.valid[part].numel(), found.shape[1])
             parts.append(whole.index_copy_(0, asked, found))
         return torch.cat(parts)
@@ -215,8 +160,10 @@ class Oracle:
         return self.passes.model.traits.random and self.passes.adaptive
 
     def vote(self, rows: Points) -> Tensor:
-        """How many of the model's votes, drawn anew, reach the goal at each of the rows' points,
-        (M,) int64.
+        """Count the model's votes, drawn anew, that reach the goal at each of the rows' points.
+
+        Returns:
+            (M,) int64.
         """
         ballots = self.passes.votes(rows, self.passes.model.traits.votes)
         return torch.stack([margin(logits, rows.y, rows.target) < 0 for logits in ballots]).sum(0)
@@ -227,7 +174,7 @@ class Oracle:
         return Passed(self.passes.logits(points), None)
 
     def _in_turn(self, query: Query, points: Points, with_gradient: bool) -> Passed:
-        """All points, one model batch after the other."""
+        """Ask at all points, one model batch after the other."""
         size = self.passes.batch_size
         if len(points.x) <= size:
             return self._pass(query, points, with_gradient)
@@ -238,16 +185,16 @@ class Oracle:
         logits, gradients = zip(*parts, strict=True)
         return Passed(torch.cat(logits), torch.cat(gradients) if with_gradient else None)
 
-    def _packed(self, query: Query, points: Points, cost: Cost) -> Passed:
-        """Full model batches of the valid points only, those that want a gradient first, so that
-        one batch at most is mixed.
+    def _pack(self, query: Query, points: Points, cost: Cost) -> Passed:
+        """Ask at the points that count alone, in full model batches.
+
+        Those that want a gradient come first, so that one batch at most is mixed.
         """
         valid = cost.valid.flatten()
         wanted = cost.gradient.flatten()
         first = wanted.nonzero().squeeze(1)
         order = torch.cat([first, (valid & ~wanted).nonzero().squeeze(1)])
-        # With no live row nothing is evaluated, and the classes that are named stand in for the
-        # unknown number.
+        # With no live row nothing is evaluated: the classes that are named stand for the number.
         classes = max(2, int(torch.maximum(points.y, points.target).max()) + 1)
         logits = points.x.new_zeros(len(points.x), classes)
         gradient = torch.zeros_like(points.x) if query.access == Access.GRADIENT else None
@@ -262,12 +209,19 @@ class Oracle:
         return Passed(logits, gradient)
 
     def _spread(self, rows: Points, x: Tensor, count: int) -> Points:
-        """One entry a point instead of one a row."""
+        """Make one entry a point of one a row, whose images are ``x``."""
         if count == 1:
             return rows._replace(x=x)
         y, target, index, draw = (field.repeat_interleave(count) for field in rows[1:])
-        offset = (
-            torch.arange(count, device=draw.device).repeat(len(rows.y))
-            * self.passes.forwards_per_point
-        )
+        number = torch.arange(count, device=draw.device).repeat(len(rows.y))
+        offset = number * self.passes.forwards_per_point
         return Points(x, y, target, index, draw + offset)
+
+
+def _loss_of(query: Query, logits: Tensor, points: Points) -> Callable[[], Tensor] | None:
+    """Give what computes the loss at each point, if ``query`` names one."""
+    loss = query.loss
+    if loss is None:
+        return None
+    shape = query.points.shape[:-3]  # (B,) or (B, P)
+    return lambda: loss(logits, points.y, points.target).reshape(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustbench_lite.rows.rows import Rows
@@ -15,21 +16,40 @@ class Slots(Rows):
     """B rows in flight."""
 
     position: Tensor
+    """Row of the task, (B,)."""
     index: Tensor
+    """Its place in the data set, (B,)."""
     restart: Tensor
+    """Number of the restart that it is in, (B,)."""
     x: Tensor
     y: Tensor
     target: Tensor
     best: Tensor
+    """The nearest adversarial so far, or the clean image, (B, C, H, W)."""
     best_size: Tensor
+    """Its distance, (B,); inf where there is none."""
     forward: Tensor
     backward: Tensor
     unasked: Tensor
+    """``best`` is a last point that the model was not asked about, (B,) bool."""
     wins: Tensor
-    """Votes of a random model for ``best``."""
+    """Votes of a random model for ``best``, (B,)."""
     done: Tensor
     fault: Tensor
-    """Largest excess of a point that a fixed-eps attack claimed; NaN when the model's output was
-    not finite.
+    """Largest excess of a point that a fixed-eps attack claimed, (B,).
+
+    NaN when the model's output was not finite.
     """
     state: State
+
+    def refill(self, gone: Tensor, fresh: Slots | None) -> Slots:
+        """Put ``fresh`` rows into the slots of those that left; with none left, close the gaps."""
+        count = 0 if fresh is None else len(fresh.y)
+        slots = self
+        if fresh is not None and count:
+            slots = slots.assign(gone[:count], fresh)
+        if count == len(gone):
+            return slots
+        keep = torch.ones_like(slots.done)
+        keep[gone[count:]] = False
+        return slots.select(keep.nonzero().squeeze(1))

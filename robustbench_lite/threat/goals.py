@@ -18,17 +18,25 @@ class Goal(ABC):
 
     @abstractmethod
     def targets(self, logits: Tensor, y: Tensor, uniform: Tensor) -> Tensor:
-        """The class each row must reach, (B,) int64, from the clean ``logits`` (B, K) and one
-        ``uniform`` number a row (B,).
+        """Choose the class that each row must reach.
+
+        Args:
+            logits: those of the clean images, (B, K).
+            y: their classes, (B,).
+            uniform: one random number a row, (B,).
+
+        Returns:
+            (B,) int64; -1 for any but the true one.
         """
 
     @abstractmethod
     def spec(self) -> str:
-        """The text form: ``untargeted``, ``random``, ``least_likely`` or ``class:K``."""
+        """Write it: ``untargeted``, ``random``, ``least_likely`` or ``class:K``."""
 
     def applies_to(self, y: Tensor) -> Tensor:
-        """Which samples the goal makes sense for, (N,) bool; the others are not part of the
-        cell.
+        """Mark the samples that the goal makes sense for, (N,) bool.
+
+        The others are not part of the cell.
         """
         return torch.ones_like(y, dtype=torch.bool)
 
@@ -46,12 +54,12 @@ class Untargeted(Goal):
 
 @dataclass(frozen=True)
 class Targeted(Goal):
-    """One class: drawn at random among the wrong ones, the least likely one, or a fixed one
-    (``class_index``).
-    """
+    """One class in particular."""
 
     rule: Literal["random", "least_likely", "class"] = "random"
+    """Drawn at random among the wrong ones, the least likely one, or a fixed one."""
     class_index: int = -1
+    """The fixed one."""
 
     def __post_init__(self) -> None:
         if (self.rule == "class") != (self.class_index >= 0):
@@ -81,8 +89,14 @@ class Targeted(Goal):
 
 
 def goal_from(value: Any) -> Goal:
-    """``None``/``False``/"untargeted", ``True`` (random), "random", "least_likely", "class:3", 3,
-    or a Goal.
+    """Make a goal of what a user writes.
+
+    Args:
+        value: ``None``, ``False`` or "untargeted"; ``True`` or "random"; "least_likely"; "class:3"
+            or 3; a Goal.
+
+    Raises:
+        UsageError: it is none of these.
     """
     if isinstance(value, Goal):
         return value

@@ -21,16 +21,19 @@ HIGH = 1.0
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """``norm`` and ``eps`` span the ball, the image bounds [0, 1] cut it, ``goal`` says what counts
-    as success.
+    """How far an image may be moved, and to what end.
 
-    ``eps`` is in input units (for L0 a number of pixels); ``None`` asks for the smallest
-    perturbation, whatever its size.
+    ``norm`` and ``eps`` span the ball, and the image bounds [0, 1] cut it.
     """
 
     norm: Norm = field(default_factory=Linf)
     eps: float | None = None
+    """In input units, for L0 a number of pixels.
+
+    None asks for the smallest perturbation, whatever its size.
+    """
     goal: Goal = field(default_factory=Untargeted)
+    """What counts as success."""
     written: str | None = field(default=None, compare=False)
     """How ``eps`` was written, such as ``8/255``: what a record and its readers say."""
 
@@ -38,7 +41,11 @@ class ThreatModel:
     def parse(
         cls, norm: str | Norm, eps: str | float | None, targeted: object = None
     ) -> ThreatModel:
-        """Build one from what a user writes: ``parse("linf", "8/255", "least_likely")``."""
+        """Build one from what a user writes: ``parse("linf", "8/255", "least_likely")``.
+
+        Raises:
+            UsageError: there is no such norm, radius or goal.
+        """
         chosen = norm_by_name(norm)
         written = None if eps is None else str(eps)
         if eps is None or (isinstance(eps, str) and eps.lower() == "none"):
@@ -61,33 +68,39 @@ class ThreatModel:
         return cls(chosen, number, goal_from(targeted), written)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``x_adv`` moved into the ball around ``x`` and into the image bounds, (B, C, H, W)."""
+        """Move ``x_adv`` into the ball around ``x`` and into the image bounds, (B, C, H, W)."""
         if self.eps is None:
             return x_adv.clamp(LOW, HIGH)
         # x lies within the bounds, so clipping shortens every coordinate of delta: the point stays
-        # in the ball.
+        # inside.
         return (x + self.norm.project(x_adv - x, self.eps)).clamp_(LOW, HIGH)
 
     def random_start(self, x: Tensor, rng: RandomSource, draw: int | Tensor = 0) -> Tensor:
-        """A random point of the ball around each row, clipped to the image bounds."""
+        """Draw a random point of the ball around each row, clipped to the image bounds."""
         return (x + self.norm.random(x, self.radius, rng, draw)).clamp_(LOW, HIGH)
 
     def ascent(self, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """The direction of size 1 that raises the loss the most from ``x_adv``, within the image
-        bounds.
+        """Find the direction of size 1 that raises the loss the most, within the image bounds.
+
+        Args:
+            x_adv: where the rows are, (B, C, H, W).
+            grad: the gradient of the loss there.
         """
-        blocked = (
-            ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0))
-            if self.norm.sparse
-            else None
-        )
+        if not self.norm.sparse:
+            return self.norm.steepest(grad, None)
+        blocked = ((x_adv <= LOW) & (grad < 0)) | ((x_adv >= HIGH) & (grad > 0))
         return self.norm.steepest(grad, blocked)
 
     def excess(self, x_adv: Tensor, x: Tensor, size: Tensor | None = None) -> Tensor:
-        """By how much each row leaves the ball or the bounds beyond float tolerance, (B,); <= 0 is
-        inside, NaN is outside.
+        """Measure by how much each row leaves the ball or the bounds, beyond float tolerance.
 
-        ``size`` (B,), where the caller knows it already, is the norm of ``x_adv - x``.
+        Args:
+            x_adv: perturbed images, (B, C, H, W).
+            x: clean images.
+            size: the norm of ``x_adv - x``, (B,), where the caller knows it already.
+
+        Returns:
+            (B,); <= 0 is inside, NaN is outside.
         """
         flat = x_adv.flatten(1)
         out_of_bounds = torch.maximum(LOW - flat.amin(1), flat.amax(1) - HIGH)

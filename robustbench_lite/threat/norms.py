@@ -1,5 +1,4 @@
-"""The geometry of perturbations: size, projection, steepest direction and random points of each
-norm.
+"""The geometry of perturbations in each norm: size, projection, direction, random points.
 
 This is the only place where norms differ. ``delta`` is (B, C, H, W) in input units; ``eps`` is a
 number or one per row (B,).
@@ -22,31 +21,31 @@ class RandomSource(Protocol):
     """Per-row random numbers; ``robustbench_lite.rows.rng.SampleRng`` is the implementation."""
 
     def uniform(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Uniform on [0, 1), (B, *shape)."""
+        """Draw uniform numbers on [0, 1), (B, *shape)."""
         ...
 
     def normal(self, draw: int | Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal, (B, *shape)."""
+        """Draw standard normal numbers, (B, *shape)."""
         ...
 
     def mirrored(self) -> RandomSource:
-        """Draws that have nothing to do with those of the same number here."""
+        """Give draws that have nothing to do with those of the same number here."""
         ...
 
 
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number, or one number a row (B,), shaped to broadcast over ``like`` (B, ...)."""
+    """Shape a number, or one number a row (B,), to broadcast over ``like`` (B, ...)."""
     if not isinstance(value, Tensor):
-        return torch.full(
-            (), value, dtype=like.dtype, device=like.device
-        )  # written there: a copy would wait for the device
+        # Written there: a copy would wait for the device.
+        return torch.full((), value, dtype=like.dtype, device=like.device)
     tensor = value.to(like)
     return tensor.reshape(-1, *([1] * (like.dim() - 1))) if tensor.dim() else tensor
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """Where the ``count`` largest of ``values`` (B, N) are, (B, count); of equal ones the first, on
-    any torch and device.
+    """Find where the ``count`` largest of ``values`` (B, N) are, (B, count).
+
+    Of equal ones it is the first, on any torch and device.
     """
     return values.argsort(dim=1, descending=True, stable=True)[:, :count]
 
@@ -61,31 +60,30 @@ class Norm(ABC):
 
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:
-        """The norm of each row, (B,)."""
+        """Measure each row, (B,)."""
 
     @abstractmethod
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        """The nearest point (in L2) of the ball of radius ``eps`` around 0, row by row."""
+        """Move each row to the nearest point (in L2) of the ball of radius ``eps`` around 0."""
 
     @abstractmethod
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        """The direction of size 1 that raises a loss of gradient ``grad`` the most; 0 where the
-        gradient is 0.
+        """Find the direction of size 1 that raises a loss the most; 0 where its gradient is 0.
 
-        ``blocked`` marks the coordinates that a bound of the image already holds; norms with sparse
-        steps pass over them.
+        Args:
+            grad: the gradient of the loss, (B, C, H, W).
+            blocked: coordinates that a bound of the image already holds, which norms with sparse
+                steps pass over.
         """
 
     @abstractmethod
     def random(
         self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
     ) -> Tensor:
-        """A random point of the ball of radius ``eps``, one a row of ``like``."""
+        """Draw a point of the ball of radius ``eps`` for each row of ``like``."""
 
     def tolerance(self, eps: float) -> float:
-        """How far above ``eps`` float32 rounding alone may carry a point that was projected onto
-        the ball.
-        """
+        """Say how far beyond ``eps`` rounding alone may carry a point that was projected."""
         return 1e-6 + 1e-6 * eps
 
     def __eq__(self, other: object) -> bool:
@@ -106,9 +104,8 @@ class Linf(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         flat = delta.flatten(1)
-        return torch.maximum(
-            flat.amax(1), -flat.amin(1)
-        ).abs()  # without a copy of all the absolute values
+        # Without a copy of all the absolute values.
+        return torch.maximum(flat.amax(1), -flat.amin(1)).abs()
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         if isinstance(eps, Tensor):
@@ -122,7 +119,7 @@ class Linf(Norm):
     def random(
         self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
     ) -> Tensor:
-        """Uniform in the ball."""
+        """Draw uniformly in the ball."""
         return (rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1) * per_row(eps, like)
 
 
@@ -141,17 +138,15 @@ class L2(Norm):
         return delta * (per_row(eps, delta) / length).clamp(max=1.0)
 
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        # Dividing by the largest entry first keeps gradients of 1e-30 from vanishing in the
-        # squares.
-        scaled = grad / per_row(
-            grad.abs().flatten(1).amax(1).clamp_min(torch.finfo(grad.dtype).tiny), grad
-        )
+        # To divide by the largest entry first keeps gradients of 1e-30 from vanishing in squares.
+        largest_entry = grad.abs().flatten(1).amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
+        scaled = grad / per_row(largest_entry, grad)
         return scaled / per_row(self.size(scaled).clamp_min(_TINY), grad)
 
     def random(
         self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
     ) -> Tensor:
-        """Uniform in the ball: a normal direction, and a radius of eps u^(1/D)."""
+        """Draw uniformly in the ball: a normal direction, and a radius of eps u^(1/D)."""
         direction = self.steepest(rng.normal(draw, tuple(like.shape[1:])))
         radius = rng.mirrored().uniform(draw, (1,)).squeeze(1) ** (1.0 / direction[0].numel())
         return direction * per_row(radius, like) * per_row(eps, like)
@@ -171,7 +166,7 @@ class L1(Norm):
         return delta.abs().flatten(1).sum(1)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        """Soft-thresholding at the level that leaves exactly ``eps`` (Duchi et al. 2008)."""
+        """Soft-threshold at the level that leaves exactly ``eps`` (Duchi et al. 2008)."""
         flat = delta.flatten(1)
         magnitude = flat.abs()
         radius = per_row(eps, flat)
@@ -180,13 +175,13 @@ class L1(Norm):
         rank = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
         kept = (ordered * rank > surplus).sum(1, keepdim=True).clamp_min(1)
         level = (surplus.gather(1, kept - 1) / kept).clamp_min(0)
-        # A row already inside has a negative surplus everywhere: its level is 0 and it stays where
-        # it is.
+        # A row already inside has a negative surplus everywhere: at level 0 it stays where it is.
         return (flat.sign() * (magnitude - level).clamp_min(0)).reshape(delta.shape)
 
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        """Equal steps along the largest 1 % of the gradient; the exact maximiser, one coordinate,
-        zigzags.
+        """Step alike along the largest 1 % of the gradient.
+
+        The exact maximiser, one coordinate, zigzags.
         """
         flat = (grad if blocked is None else grad.masked_fill(blocked, 0)).flatten(1)
         count = max(1, round(flat.shape[1] * self.step_share))
@@ -197,8 +192,9 @@ class L1(Norm):
     def random(
         self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
     ) -> Tensor:
-        """Uniform in the ball: normalised exponentials with random signs, and a radius of eps
-        u^(1/D).
+        """Draw uniformly in the ball.
+
+        The direction is normalised exponentials with random signs, the radius eps u^(1/D).
         """
         shape = tuple(like.shape[1:])
         signed = rng.uniform(draw, shape) * 2 - 1
@@ -222,20 +218,20 @@ class L0(Norm):
         return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        """Keep the ``eps`` pixels that changed the most (L2 over channels); ties go to the first in
-        reading order.
+        """Keep the ``eps`` pixels that changed the most (L2 over channels).
+
+        Ties go to the first in reading order.
         """
         weight = delta.square().sum(1).flatten(1)  # (B, H*W)
         order = weight.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order).scatter(
-            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-        )
+        ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        rank = torch.empty_like(order).scatter(1, order, ranks)
         budget = eps.to(delta.device).reshape(-1, 1) if isinstance(eps, Tensor) else eps
         keep = (rank < budget).reshape(delta.shape[0], 1, *delta.shape[2:])
         return delta * keep
 
     def steepest(self, grad: Tensor, blocked: Tensor | None = None) -> Tensor:
-        """The sign of the gradient on the one pixel where its L1 over channels is largest."""
+        """Take the sign of the gradient on the one pixel where its L1 over channels is largest."""
         flat = (grad if blocked is None else grad.masked_fill(blocked, 0)).abs().sum(1).flatten(1)
         best = torch.zeros_like(flat).scatter(1, flat.argmax(1, keepdim=True), 1.0)
         return grad.sign() * best.reshape(grad.shape[0], 1, *grad.shape[2:])
@@ -243,7 +239,7 @@ class L0(Norm):
     def random(
         self, like: Tensor, eps: float | Tensor, rng: RandomSource, draw: int | Tensor
     ) -> Tensor:
-        """Uniform values in [-1, 1] on ``eps`` pixels chosen at random."""
+        """Draw uniform values in [-1, 1] on ``eps`` pixels chosen at random."""
         values = rng.uniform(draw, tuple(like.shape[1:])) * 2 - 1
         choice = rng.mirrored().uniform(draw, (1, *like.shape[2:]))
         order = choice.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).reshape(choice.shape)
@@ -257,7 +253,7 @@ NORMS: dict[str, Norm] = {norm.name: norm for norm in (L0(), L1(), L2(), Linf())
 
 
 def norm_by_name(name: str | Norm) -> Norm:
-    """``"linf"``, ``"Linf"`` or a Norm object to the Norm object."""
+    """Find a norm: ``"linf"``, ``"Linf"``, or a Norm object, which is given back."""
     if isinstance(name, Norm):
         return name
     if str(name).lower() not in NORMS:

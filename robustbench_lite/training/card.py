@@ -17,7 +17,7 @@ from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.run import run
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.machine.numerics import device_of
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.progress import Progress
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.sources.card import Card

@@ -24,8 +24,9 @@ from torch import nn
 from robustbench_lite.defense.protocol import Defense, TrainingBatch
 from robustbench_lite.errors import ModelError, UsageError, as_model_error
 from robustbench_lite.files.numerals import require_seed
+from robustbench_lite.machine.generators import own_generators
 from robustbench_lite.machine.memory import keep_freed_memory
-from robustbench_lite.machine.numerics import exactly, own_generators
+from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.registry import parameters
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash

@@ -27,7 +27,7 @@ def device() -> Iterator[pretend.Pretend]:
     """The pretend device, entered; at the end it must have refused nothing, not even where someone
     caught the error.
     """
-    from robustbench_lite.machine.numerics import has_float64
+    from robustbench_lite.machine.devices import has_float64
 
     has_float64.cache_clear()
     with pretend.Pretend() as entered:

@@ -11,9 +11,9 @@ from robustbench_lite import registry
 from robustbench_lite.evaluation.prepare import copy_in_eval_mode
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.attack import Query
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine, Turn
 from robustbench_lite.search.slots import Slots
+from robustbench_lite.search.task import Task
 from robustbench_lite.threat import ThreatModel
 from tests.accelerator.pretend import DEVICE, Pretend
 from tests.conftest import joined
@@ -47,7 +47,7 @@ def search(
     )
     step, waits = engine._step, [0]
 
-    def counted(slots: Slots) -> tuple[Slots, Query]:
+    def counted(slots: Slots) -> Turn:
         before = 0 if device is None else device.waits.count
         stepped = step(slots)
         waits.append(0 if device is None else device.waits.count - before)

@@ -16,7 +16,7 @@ from robustbench_lite import registry
 from robustbench_lite.errors import UsageError
 from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.prepare import copy_in_eval_mode
-from robustbench_lite.machine.numerics import device_of
+from robustbench_lite.machine.devices import device_of
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.certificate import read_certificate
 from robustbench_lite.sources.dataset import Dataset

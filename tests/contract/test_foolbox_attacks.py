@@ -18,7 +18,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Outcome, Task
+from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined
 from tests.contract.test_attacks import EPS, network, take, task

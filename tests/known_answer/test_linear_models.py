@@ -14,7 +14,7 @@ from rbl_attacks.fgsm import FGSM
 from rbl_attacks.pgd import PGD
 from rbl_attacks.zoo.attack import ZOO
 from robustbench_lite.search.attack import Attack
-from robustbench_lite.search.engine import Task
+from robustbench_lite.search.task import Task
 from robustbench_lite.threat import NORMS, ThreatModel
 from tests.conftest import judged
 

@@ -14,7 +14,8 @@ from robustbench_lite.machine.generators import kept_generators, seed_generators
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.engine import Engine, Outcome
+from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.task import Outcome
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted
 from tests.known_answer.test_linear_models import linear

@@ -17,7 +17,7 @@ from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.rows.rows import Rows
 from robustbench_lite.search.adam import Moments, as_printed
-from robustbench_lite.search.attack import Fit
+from robustbench_lite.search.fitted import Fit
 from robustbench_lite.threat.norms import per_row
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.model.defended import DefendedModel, Wrapper, credited
+from robustbench_lite.model.defended import DefendedModel, Wrapper, credit_abstention
 from robustbench_lite.records.behaviour import TOLERANCE
 from robustbench_lite.rows.losses import margin, relative
 from robustbench_lite.rows.rng import SampleRng
@@ -78,7 +78,7 @@ class Watched(Wrapper):
 
     def _see(self, x: Tensor, logits: Tensor) -> None:
         y, target, clean = (self._expand(part, x) for part in (self.y, self.target, self.x))
-        shown = credited(logits, y) if self.traits.abstains else logits
+        shown = credit_abstention(logits, y) if self.traits.abstains else logits
         closeness = relative(margin(shown, y, target), shown).abs()
         inside = self.threat.excess(x, clean) <= 0
         counts = inside & closeness.isfinite()

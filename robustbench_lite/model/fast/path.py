@@ -1,6 +1,6 @@
-"""The fast path: a second network for the search, beside the one that is judged, taken only where
-both have been seen to agree.
+"""The fast path: a second network for the search, beside the one that is judged.
 
+It is taken only where both have been seen to agree.
 What is tried is the same on any machine, so that the same command gives the same numbers: no clock
 decides.
 """
@@ -18,37 +18,37 @@ from robustbench_lite.machine.kernels import works_in_caches
 from robustbench_lite.model.copies import frozen_twin
 from robustbench_lite.model.defended import DefendedModel, FastPath
 from robustbench_lite.model.fast.convolution import speed_up_input_gradients
-from robustbench_lite.model.passes import Passes, Points
+from robustbench_lite.model.passes import LogitsAndGradient, Passes, Points
+from robustbench_lite.rows.losses import Loss
 
 logger = logging.getLogger(__name__)
 
 PROBES = 16
-"""Images of the trial: half of them the user's, the others noise. As many as a pass takes without
-padding.
+"""Images of the trial: half of them the user's, the others noise.
+
+They are as many as a pass takes without padding.
 """
 SAME_LOGITS = 1e-4
 """Largest difference, relative to the largest logit, that passes for rounding."""
 SAME_GRADIENT = 1e-3
+"""The same for a row's gradient, relative to its length."""
 KINKED = 0.05
-"""The same for a row's gradient, relative to its length; and for one row of eight, where rounding
-may switch a ReLU.
-"""
+"""The same for one row of eight, where rounding may switch a ReLU."""
 FEWEST = 2
+"""Convolutions that make channels last worth it for input gradients."""
 DEEP = 3
-"""Convolutions that make channels last worth it: for input gradients; and for logits, which pay for
-the layout at both ends.
-"""
+"""Those that make it worth it for logits, which pay for the layout at both ends."""
 CHANNELS_LAST = "channels last"
 
 Modules = tuple[nn.Module, nn.Module | None]
 
 
 def with_fast_path(model: DefendedModel, x: Tensor) -> DefendedModel:
-    """``model`` with the first of the known fast paths that gives what it gives on images like
-    ``x`` (N, C, H, W), if any.
+    """Give ``model`` the first of the known fast paths that answers as it does, if any.
 
-    Compared are logits and input gradients along a random direction; where a forward
-    differentiates, its second derivatives are in them. A path that raises or differs is not taken.
+    They are tried on images like ``x`` (N, C, H, W). Compared are logits and input gradients along
+    a random direction; where a forward differentiates, its second derivatives are in them. A path
+    that raises or differs is not taken.
     """
     modules: Modules = (model.module, model.traits.surrogate)
     if any(
@@ -77,23 +77,21 @@ def with_fast_path(model: DefendedModel, x: Tensor) -> DefendedModel:
 
 
 def _frozen(modules: Modules, device: torch.device) -> FastPath:
-    """Without gradients of parameters; on a CPU with faster input gradients of strided
-    convolutions.
+    """Build a path without gradients of parameters.
+
+    On a CPU it has faster input gradients of strided convolutions.
     """
     module, surrogate = frozen_twin(modules)
     parts = nn.ModuleList(part for part in (module, surrogate) if part is not None)
     count = speed_up_input_gradients(parts) if works_in_caches(device) else 0
-    what = (
-        ()
-        if not count
-        else (f"faster input gradients of {count} strided convolution{'s' * (count > 1)}",)
-    )
-    return FastPath(module, module, surrogate, what)
+    faster = f"faster input gradients of {count} strided convolution{'s' * (count > 1)}"
+    return FastPath(module, module, surrogate, (faster,) if count else ())
 
 
 def _channels_last(modules: Modules, device: torch.device) -> FastPath | None:
-    """With convolutions in the layout in which they run up to three times faster; None where that
-    gains nothing.
+    """Build a path with convolutions in the layout in which they run up to three times faster.
+
+    None where that gains nothing.
     """
     path = _frozen(modules, device)
     convolutions = _convolutions(path)
@@ -120,7 +118,7 @@ def _convolutions(path: FastPath) -> list[nn.Conv2d]:
 
 
 def _harms(conv: nn.Conv2d, device: torch.device) -> bool:
-    """Whether the gradient of ``conv`` with channels last is unsafe: it skips inputs, on a CPU.
+    """Tell whether ``conv`` with channels last has an unsafe gradient: it skips inputs, on a CPU.
 
     There torch 2.15 writes beyond its memory.
     """
@@ -131,20 +129,24 @@ def _harms(conv: nn.Conv2d, device: torch.device) -> bool:
 
 
 def _probes(x: Tensor) -> Points:
-    """Images of the user's and noise, as points of class 0."""
+    """Lay out images of the user's and noise, as points of class 0."""
     own = x[: PROBES // 2]
-    noise = torch.rand(
-        PROBES - len(own), *x.shape[1:], generator=torch.Generator().manual_seed(0)
-    ).to(x)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(PROBES - len(own), *x.shape[1:], generator=generator).to(x)
     zeros = torch.zeros(PROBES, dtype=torch.int64, device=x.device)
     return Points(
-        torch.cat([own, noise]), zeros, zeros - 1, torch.arange(PROBES, device=x.device), zeros
+        x=torch.cat([own, noise]),
+        y=zeros,
+        target=zeros - 1,
+        sample=torch.arange(PROBES, device=x.device),
+        draw=zeros,
     )
 
 
-def _answers(model: DefendedModel, points: Points, *, fast: bool) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and gradients (N, C, H, W) along a random direction of them: of the model's
-    stand-in, and its own.
+def _answers(model: DefendedModel, points: Points, *, fast: bool) -> LogitsAndGradient:
+    """Compute logits, and gradients along a random direction of them.
+
+    They are those of the model's stand-in, if it has one, and behind them its own.
     """
     found = []
     for adaptive in (True, False) if model.traits.surrogate is not None else (True,):
@@ -153,19 +155,20 @@ def _answers(model: DefendedModel, points: Points, *, fast: bool) -> tuple[Tenso
         draw = torch.Generator().manual_seed(1)
         direction = torch.randn(len(logits), logits.shape[1], generator=draw).to(logits)
         # Whoever is not adaptive knows of no abstention, the last column.
-        _, gradient = passes.gradient(
-            points,
-            lambda z, y, target, d=direction: (z * d[:, : z.shape[1]]).sum(1),  # type: ignore[misc]
-        )
-        found.append((logits, gradient))
-    return torch.cat([logits for logits, _ in found]), torch.cat(
-        [gradient for _, gradient in found]
-    )
+        gradient = passes.gradient(points, _along(direction)).gradient
+        found.append(LogitsAndGradient(logits, gradient))
+    return LogitsAndGradient(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
-def _agrees(model: DefendedModel, points: Points, expected: tuple[Tensor, Tensor]) -> bool:
-    """The fast path of ``model`` gives the expected answers, leaves the images as they are, and
-    keeps the layout it is in.
+def _along(direction: Tensor) -> Loss:
+    """Make the loss that rises along ``direction`` (N, K)."""
+    return lambda logits, y, target: (logits * direction[:, : logits.shape[1]]).sum(1)
+
+
+def _agrees(model: DefendedModel, points: Points, expected: LogitsAndGradient) -> bool:
+    """Tell whether the fast path of ``model`` gives the expected answers.
+
+    It also has to leave the images as they are, and to keep the layout it is in.
     """
     path = model.fast
     mine = points._replace(x=points.x.clone())
@@ -174,26 +177,25 @@ def _agrees(model: DefendedModel, points: Points, expected: tuple[Tensor, Tensor
     watched = _convolutions(path) if any(CHANNELS_LAST in part for part in path.what) else []
     try:
         with _LayoutWatch(watched) as watch:
-            logits, gradient = _answers(model, mine, fast=True)
+            found = _answers(model, mine, fast=True)
     except RuntimeError:
         if path.writes:
             raise
-        # over an image that gradients are taken by nothing can be written: once more, on copies
+        # Over an image that gradients are taken by nothing can be written: once more, on copies.
         return False
-    gap = (gradient - expected[1]).flatten(1).norm(dim=1)
-    size = expected[1].flatten(1).norm(dim=1)
-    same = bool(
-        ((logits - expected[0]).abs() <= SAME_LOGITS * expected[0].abs().max().clamp_min(1)).all()
-    )
-    same &= bool((gap <= KINKED * size).all()) and int(
-        (gap > SAME_GRADIENT * size).sum()
-    ) * 8 <= len(gap)
+    allowed = SAME_LOGITS * expected.logits.abs().max().clamp_min(1)
+    same = bool(((found.logits - expected.logits).abs() <= allowed).all())
+    gap = (found.gradient - expected.gradient).flatten(1).norm(dim=1)
+    size = expected.gradient.flatten(1).norm(dim=1)
+    kinked = int((gap > SAME_GRADIENT * size).sum())
+    same &= bool((gap <= KINKED * size).all()) and kinked * 8 <= len(gap)
     return same and torch.equal(mine.x, points.x) and watch.kept
 
 
 class _LayoutWatch:
-    """Looks at what reaches convolutions: but for the first of them, it should have its channels
-    last.
+    """Looks at what reaches convolutions.
+
+    But for the first of them, it should have its channels last.
     """
 
     def __init__(self, layers: Sequence[nn.Conv2d]) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from rbl_attacks.fgsm import FGSM
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.engine import Engine, Outcome, Task
+from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.task import Outcome, Task
 from robustbench_lite.threat import ThreatModel
 
 ROWS = 16

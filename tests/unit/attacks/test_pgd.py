@@ -10,8 +10,9 @@ from rbl_attacks.pgd import PGD
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.lock_step import craft
+from robustbench_lite.search.task import Task
 from robustbench_lite.threat import ThreatModel
 
 

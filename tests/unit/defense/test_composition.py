@@ -14,7 +14,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.evaluation.identity import plugin_id
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.subject import subject_from
-from robustbench_lite.model.defended import DefendedModel, Traits, credited
+from robustbench_lite.model.defended import DefendedModel, Traits, credit_abstention
 from robustbench_lite.records.identity import PluginId
 from robustbench_lite.registry import Spec, split
 from robustbench_lite.rows.losses import margin
@@ -153,7 +153,7 @@ def test_an_attack_is_up_against_the_true_class_and_the_abstention() -> None:
     y = torch.zeros(4, dtype=torch.int64)
     #               class 0  1  2  abstain
     logits = torch.tensor([[1.0, 3, 0, 2], [1, 3, 0, 4], [3, 1, 0, 2], [1, 3, 4, 3.5]])
-    margins = margin(credited(logits, y), y, none)
+    margins = margin(credit_abstention(logits, y), y, none)
     assert margins.tolist() == [-1, 1, 2, -0.5]
 
 

@@ -16,7 +16,7 @@ from robustbench_lite.evaluation import fitting
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.fit import attribute, read_fit, write_fit
-from robustbench_lite.search.attack import Fit
+from robustbench_lite.search.fitted import Fit
 from tests.conftest import images, small_network
 
 SHAPE, PIXELS = (1, 9, 9), 12

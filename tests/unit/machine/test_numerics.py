@@ -5,7 +5,7 @@ afterwards.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from robustbench_lite.errors import ModelError
 from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.machine import numerics
-from robustbench_lite.machine.numerics import device_of, exact, exactly, in_float64, own_generators
+from robustbench_lite.machine.devices import name_of
+from robustbench_lite.machine.numerics import exact, exactly
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.provenance import Provenance, make_provenance
@@ -306,56 +307,6 @@ class TestRoundedConvolutions:
         assert present(loose.record).behaviour == present(strict.record).behaviour
 
 
-class TestGenerators:
-    def test_they_follow_from_the_seed_and_are_put_back(self) -> None:
-        before = torch.get_rng_state()
-        with own_generators(3):
-            first = torch.rand(4)
-        with own_generators(3):
-            assert torch.equal(torch.rand(4), first)
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_those_of_other_devices_are_not_touched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        called: list[tuple[str, Any]] = []
-
-        def noted(name: str, answer: object) -> Callable[..., object]:
-            def call(*args: object) -> object:
-                called.append((name, args[-1]))
-                return answer
-
-            return call
-
-        for name in ("get_rng_state", "set_rng_state"):
-            monkeypatch.setattr(torch.cuda, name, noted(name, torch.zeros(1)))
-        monkeypatch.setattr(torch.cuda, "device", noted("device", threading.Lock()))
-        monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: called.append(("seed", seed)))
-        monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("seeds every device"))
-        here = torch.device("cuda", 1)
-        with own_generators(5, here):
-            pass
-        assert called == [
-            ("get_rng_state", here),
-            ("device", here),
-            ("seed", 5),
-            ("set_rng_state", here),
-        ]
-
-
-class TestFloat64:
-    def test_where_the_device_has_it_a_tensor_stays_where_it_is(self) -> None:
-        x = torch.tensor([0.1])
-        assert in_float64(x).dtype == torch.float64
-        assert float(in_float64(x)) == float(x)
-
-    @pytest.mark.parametrize(
-        "network", [nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Identity()]
-    )
-    def test_a_network_lies_where_its_tensors_do(self, network: nn.Module) -> None:
-        assert device_of(network) == torch.device("cpu")
-        if next(iter(network.state_dict()), None) is not None:
-            assert device_of(network.to("meta")) == torch.device("meta")
-
-
 class TestRecords:
     def test_a_cpu_adds_nothing(self) -> None:
         said = numerics.settings_of(torch.device("cpu"))
@@ -370,7 +321,7 @@ class TestRecords:
         with exact():
             said = numerics.settings_of(card)
         made = make_provenance(
-            seconds=1, device=numerics.name_of(card), batch_size=1, partial=False, numerics=said
+            seconds=1, device=name_of(card), batch_size=1, partial=False, numerics=said
         )
         assert made.device == "cuda: NVIDIA H100 80GB HBM3"
         assert present(made.numerics)["cudnn.deterministic"] == "True"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.model.fast.neighbours.layers import (
-    Affine,
+from robustbench_lite.model.fast.neighbours.operations import (
     Call,
     Elementwise,
     Flat,
@@ -20,7 +19,6 @@ from robustbench_lite.model.fast.neighbours.layers import (
     Mean,
     Pool,
     Same,
-    Sum,
     adaptive_average,
     average,
     convolution,
@@ -32,51 +30,36 @@ from robustbench_lite.model.fast.neighbours.layers import (
 def call_of_function(
     target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Sequence[int]
 ) -> Call | None:
-    """What the function (or method's name) ``target`` does to its first argument, a tensor of
-    ``shape``.
+    """Read what a function or method does to its first argument.
 
-    ``args`` and ``kwargs`` are its other arguments: constants.
+    Args:
+        target: the function, or the method's name.
+        args: its other arguments, constants.
+        kwargs: likewise.
+        shape: that of its first argument, a tensor.
+
+    Returns:
+        None where windows do not know it.
     """
     name = name_of(target)
     if name in _ACTIVATIONS:
         settings = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
-        numbers = [
-            value for value in args if not isinstance(value, bool)
-        ]  # the last may be inplace=True
+        # The last may be inplace=True.
+        numbers = [value for value in args if not isinstance(value, bool)]
         if any(isinstance(value, Tensor) for value in (*numbers, *settings.values())):
             return None
         function = getattr(torch, name) if hasattr(torch, name) else getattr(F, name)
         return Call(Elementwise(name == "relu"), lambda x: function(x, *numbers, **settings))
     maker = _FUNCTIONS.get(name)
-    return (
-        None
-        if maker is None
-        else maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
-    )
-
-
-def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
-    """``left`` and ``right`` are constants, or ``None`` for the tensor of ``shape``."""
-    sign = _SIGNS.get(name_of(target))
-    constants = [part for part in (left, right) if part is not None]
-    if sign is None or any(not isinstance(part, int | float | Tensor) for part in constants):
+    if maker is None:
         return None
-    if not constants:
-        linear = sign in (operator.add, operator.sub)
-        return Call(Sum((1.0, 1.0 if sign is operator.add else -1.0)), sign) if linear else None
-    constant = _by_channel(constants[0], shape)
-    if constant is None or (left is not None and sign is operator.truediv):
-        return None
-    whole = (lambda x: sign(x, right)) if left is None else (lambda x: sign(left, x))
-    if sign in (operator.add, operator.sub):
-        turned = left is not None and sign is operator.sub
-        return Call(Affine(torch.tensor(-1.0) if turned else None), whole)
-    return Call(Affine(constant if sign is operator.mul else 1 / constant), whole)
+    return maker(shape, *args, **{key: kwargs[key] for key in kwargs if key != "input"})
 
 
 def name_of(target: Any) -> str:
-    """The plain name of a function of torch or Python, or of a method; empty for any other.
-    In-place ones have the same.
+    """Name a function of torch or Python, or a method; in-place ones have the same name.
+
+    The name of any other is empty.
     """
     if isinstance(target, str):
         return target if target.startswith("__") else target.removesuffix("_")
@@ -88,19 +71,15 @@ def name_of(target: Any) -> str:
 
 
 def writes(target: Any, kwargs: Mapping[str, Any], args: Sequence[Any]) -> bool:
-    """Whether the function or method ``target`` writes its result over its first argument."""
+    """Tell whether the function or method ``target`` writes over its first argument."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     own = name.endswith("_") and not name.endswith("__")
+    own |= name in ("iadd", "isub", "imul", "itruediv")
     flagged = name_of(target) in _ACTIVATIONS and any(value is True for value in args)
-    return (
-        own
-        or flagged
-        or bool(kwargs.get("inplace"))
-        or name in ("iadd", "isub", "imul", "itruediv")
-    )
+    return own or flagged or bool(kwargs.get("inplace"))
 
 
-def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
+def _of_reshape(shape: Sequence[int], *sizes: Any) -> Call | None:
     wanted = torch.empty(tuple(shape), device="meta").reshape(*sizes).shape
     if tuple(wanted) == tuple(shape):
         return Call(Same(), lambda x: x)
@@ -108,22 +87,20 @@ def _reshaped(shape: Sequence[int], *sizes: Any) -> Call | None:
     return Call(Flat(), lambda x: x.flatten(1)) if tuple(wanted) == every else None
 
 
-def _flattened(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> Call | None:
+def _of_flatten(shape: Sequence[int], start_dim: int = 0, end_dim: int = -1) -> Call | None:
     whole = start_dim == 1 and end_dim in (-1, len(shape) - 1)
     return Call(flat(shape), lambda x: x.flatten(1)) if whole else None
 
 
-def _mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
-    if (
-        len(shape) != 4
-        or not isinstance(dim, tuple | list)
-        or sorted(part % 4 for part in dim) != [2, 3]
-    ):
+def _of_mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call | None:
+    if len(shape) != 4 or not isinstance(dim, tuple | list):
+        return None
+    if sorted(part % 4 for part in dim) != [2, 3]:
         return None
     return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
 
 
-def _largest(
+def _of_largest(
     shape: Sequence[int],
     kernel_size: Any,
     stride: Any = None,
@@ -146,51 +123,36 @@ def _largest(
     return None if return_indices else Call(pool, whole)
 
 
-def _averaged(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
+def _of_average(shape: Sequence[int], *args: Any, **kwargs: Any) -> Call | None:
     pool = average(*args, **kwargs)
     return None if pool is None else Call(pool, lambda x: F.avg_pool2d(x, *args, **kwargs))
 
 
-def _adaptively_averaged(shape: Sequence[int], output_size: Any) -> Call | None:
+def _of_adaptive_average(shape: Sequence[int], output_size: Any) -> Call | None:
     operation = adaptive_average(shape, output_size)
-    return (
-        None
-        if operation is None
-        else Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
-    )
+    if operation is None:
+        return None
+    return Call(operation, lambda x: F.adaptive_avg_pool2d(x, output_size))
 
 
-def _dropped(
+def _of_dropout(
     shape: Sequence[int], p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Call | None:
     return None if training else Call(Same(), lambda x: x)
 
 
-def _linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
+def _of_linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
     return Call(Linear(weight.detach()), lambda x: F.linear(x, weight, bias))
 
 
-def _convolved(
+def _of_convolution(
     shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Call | None:
     settings = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False), **kwargs)
     operation = convolution(weight, **{"stride": 1, "padding": 0, **settings})
-    return (
-        None
-        if operation is None
-        else Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
-    )
-
-
-def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:
-    """``constant`` as (C,) or (); ``None`` where it differs from place to place or makes the result
-    larger.
-    """
-    tensor = torch.as_tensor(constant)
-    if tensor.numel() == 1 and tensor.dim() <= len(shape):
-        return tensor.reshape(())
-    sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
-    return tensor.reshape(-1) if sizes == (1, shape[1]) + (1,) * (len(shape) - 2) else None
+    if operation is None:
+        return None
+    return Call(operation, lambda x: F.conv2d(x, weight, bias, **settings))
 
 
 _ACTIVATIONS = {
@@ -218,31 +180,16 @@ _ACTIVATIONS = {
     "square",
     "neg",
 }
-_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "iadd": operator.add,
-    "sub": operator.sub,
-    "isub": operator.sub,
-    "mul": operator.mul,
-    "imul": operator.mul,
-    "truediv": operator.truediv,
-    "itruediv": operator.truediv,
-    "div": operator.truediv,
-    "true_divide": operator.truediv,
-    "divide": operator.truediv,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-}
 _FUNCTIONS: dict[str, Callable[..., Call | None]] = {
-    "view": _reshaped,
-    "reshape": _reshaped,
-    "flatten": _flattened,
-    "mean": _mean,
-    "max_pool2d": _largest,
-    "avg_pool2d": _averaged,
-    "adaptive_avg_pool2d": _adaptively_averaged,
-    "dropout": _dropped,
-    "linear": _linear,
-    "conv2d": _convolved,
+    "view": _of_reshape,
+    "reshape": _of_reshape,
+    "flatten": _of_flatten,
+    "mean": _of_mean,
+    "max_pool2d": _of_largest,
+    "avg_pool2d": _of_average,
+    "adaptive_avg_pool2d": _of_adaptive_average,
+    "dropout": _of_dropout,
+    "linear": _of_linear,
+    "conv2d": _of_convolution,
     "contiguous": lambda shape: Call(Same(), lambda x: x),
 }

@@ -1,5 +1,6 @@
-"""A network made ready for neighbours: its first layers as maps of windows, and the rest, which is
-run whole.
+"""A network made ready for neighbours.
+
+Its first layers are maps of windows; the rest is run whole.
 """
 
 from __future__ import annotations
@@ -7,31 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from robustbench_lite.model.fast.neighbours.rest import WRITING, Rest
 from robustbench_lite.model.fast.windows.pixels import Axes, Spread, Windows
 from robustbench_lite.model.fast.windows.rules import Rule
 from robustbench_lite.rows.rows import SMALLEST_BATCH, at_least
 
 MOST_VALUES = 4_000_000
-"""Values that one tensor may hold on the way, 16 MB: points, and bases, are taken in parts so that
-none is larger.
+"""Values that one tensor may hold on the way, 16 MB.
+
+Points, and bases, are taken in parts so that none is larger.
 """
 LARGEST_BATCH = 256
 """Rows that the rest of a network takes at once, at most."""
-WRITING = 20
-"""To write a value takes as long as so many multiplications. Costs are multiplications, with this.
-"""
 
 
 class Step(NamedTuple):
-    """A layer whose windows are known. Its output is the value whose number is one more than its
-    own place.
+    """A layer whose windows are known.
+
+    Its output is the value whose number is one more than its own place.
     """
 
     rule: Rule
@@ -60,48 +59,6 @@ class Crossing(NamedTuple):
     """Nothing but its shape is asked for."""
 
 
-class Rest(fx.Interpreter):
-    """What follows, on whole activations: the network's own modules and functions, in its own
-    order.
-    """
-
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(root, graph=graph)
-
-    def cost(self, inputs: Sequence[Tensor]) -> tuple[int, int]:
-        """For each row of ``inputs``: what it costs, and values of the largest tensor."""
-        # The one call that attention becomes without gradients hides its products from the counter.
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with FlopCounterMode(display=False) as counter, _Written() as written:
-                self.run(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-        rows = len(inputs[0])
-        multiplications = int(counter.get_total_flops()) // 2
-        return (multiplications + WRITING * written.total) // rows, max(1, written.largest // rows)
-
-
-class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the values that operations write."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for part in (
-            () if func.is_view else result if isinstance(result, tuple | list) else (result,)
-        ):
-            if isinstance(part, Tensor):
-                self.total += part.numel()
-                self.largest = max(self.largest, part.numel())
-        return result
-
-
 class Known(NamedTuple):
     """What is remembered of the base."""
 
@@ -113,8 +70,9 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """Carries changes through ``steps``, then puts them onto what is known and runs the ``rest`` on
-    that.
+    """Carries changes through ``steps``, then puts them onto what is known.
+
+    On that it runs the ``rest``.
     """
 
     steps: Sequence[Step]
@@ -129,8 +87,9 @@ class Program:
 
     @property
     def gain(self) -> float:
-        """What a whole pass costs for one of a neighbour; 1 where no layer with weights is
-        followed.
+        """What a whole pass costs for one of a neighbour.
+
+        It is 1 where no layer with weights is followed.
         """
         if not any(step.whole_cost for step in self.steps):
             return 1.0
@@ -139,12 +98,11 @@ class Program:
         return (whole + self.rest_cost) / max(1, windows + self.rest_cost)
 
     def on(self, module: nn.Module) -> Program:
-        """With the rest run by ``module``, in place of its twin that this was made of."""
+        """Let ``module`` run the rest, in place of its twin that this was made of."""
         root = nn.Sequential(module)
         for name, value in vars(self.root).items():
-            if isinstance(
-                value, Tensor
-            ):  # what tracing has found in the forward's code, and kept there
+            # What tracing has found in the forward's code, and kept there.
+            if isinstance(value, Tensor):
                 setattr(root, name, value)
         return replace(self, root=root)
 
@@ -153,13 +111,12 @@ class Program:
         return {number: at for at, step in enumerate(self.steps) for number in step.inputs}
 
     def logits(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
-        """As ``Incremental.logits``, for as many bases and points as memory is for."""
+        """Compute ``Incremental.logits``, as many bases and points at once as memory is for."""
         if not len(owner):
             nothing = torch.zeros(1, dtype=torch.int64)
             return self.logits(base[:1], nothing, nothing, base[:1, :, 0, 0])[:0]
-        size = max(
-            SMALLEST_BATCH, MOST_VALUES // max(1, sum(step.whole_values for step in self.steps))
-        )
+        whole_values = max(1, sum(step.whole_values for step in self.steps))
+        size = max(SMALLEST_BATCH, MOST_VALUES // whole_values)
         if len(base) <= size:
             return self._among(base, owner, place, pixel)
         parts = []
@@ -168,16 +125,13 @@ class Program:
             mine = ((owner >= start) & (owner < start + size)).nonzero().squeeze(1)
             if len(mine):
                 order.append(mine)
-                parts.append(
-                    self._among(
-                        base[start : start + size], owner[mine] - start, place[mine], pixel[mine]
-                    )
-                )
+                some = base[start : start + size]
+                parts.append(self._among(some, owner[mine] - start, place[mine], pixel[mine]))
         found = torch.cat(parts)
         return torch.empty_like(found).index_copy_(0, torch.cat(order), found)
 
     def _among(self, base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) -> Tensor:
-        """``logits`` of points around bases few enough."""
+        """Compute the logits of points around bases few enough."""
         known = self.known(base)
         size = max(1, MOST_VALUES // max([1, *(step.values for step in self.steps)]))
         points = zip(*(torch.split(part, size) for part in (owner, place, pixel)), strict=True)
@@ -189,49 +143,44 @@ class Program:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def known(self, base: Tensor) -> Known:
-        """What the steps need of ``base`` (B, C, H, W)."""
+        """Compute what the steps need of ``base`` (B, C, H, W)."""
         values: dict[int, Tensor] = {0: at_least(base, SMALLEST_BATCH).clone()}
         crossing = {part.number for part in self.crossings}
         prepared = []
         for at, step in enumerate(self.steps):
             inputs = [values[number] for number in step.inputs]
             output = values[at + 1] = step.whole(*inputs)
-            prepared.append(
-                step.rule.prepared([part[: len(base)] for part in inputs], output[: len(base)])
-            )
+            own = [part[: len(base)] for part in inputs]
+            prepared.append(step.rule.prepare(own, output[: len(base)]))
             for number in step.inputs:
                 if self._last_use[number] == at and number not in crossing:
                     values.pop(number, None)
         return Known(prepared, [values[part.number][: len(base)] for part in self.crossings])
 
     def _answers(self, base: Tensor, known: Known, image: Windows) -> Iterator[Tensor]:
-        """The logits, in the order of the points of ``image``, a batch of the rest at a time."""
+        """Compute the logits, in the order of the points of ``image``, in batches of the rest."""
         windows = self._windows(known, image)
         ordered = {
             part.number: windows[part.number].as_ordered_in(image) for part in self.crossings
         }
-        rest = (
-            None if self.rest is None else Rest(self.root, self.rest)
-        )  # one a call: it has a state
-        size = (
-            len(image.number)
-            if rest is None
-            else max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_VALUES // self.rest_values))
-        )
+        size = len(image.number)
+        rest = None
+        if self.rest is not None:
+            rest = Rest(self.root, self.rest)  # one a call: it has a state
+            size = max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_VALUES // self.rest_values))
         for start in range(0, len(image.number), size):
             inputs = []
             for part, whole in zip(self.crossings, known.crossing, strict=True):
                 some = ordered[part.number].take(slice(start, start + size))
-                inputs.append(_composed(part, some, whole, base))
+                inputs.append(_compose(part, some, whole, base))
             count = len(inputs[0])
-            yield (
-                inputs[0]
-                if rest is None
-                else rest.run(*(at_least(part, SMALLEST_BATCH) for part in inputs))[:count]
-            )
+            if rest is None:
+                yield inputs[0]
+            else:
+                yield rest.run(*(at_least(part, SMALLEST_BATCH) for part in inputs))[:count]
 
     def _windows(self, known: Known, image: Windows) -> dict[int, Windows]:
-        """The change of what crosses."""
+        """Carry the change of ``image`` to what crosses, by number."""
         windows = {0: image}
         crossing = {part.number for part in self.crossings}
         for at, (step, prepared) in enumerate(zip(self.steps, known.prepared, strict=True)):
@@ -257,8 +206,8 @@ def _image_windows(base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) ->
     return Windows(torch.stack([before, pixel], 1), place // width, place % width, owner, number)
 
 
-def _composed(crossing: Crossing, windows: Windows, known: Tensor, base: Tensor) -> Tensor:
-    """The crossing's value at each point: new, and laid out as the network's own."""
+def _compose(crossing: Crossing, windows: Windows, known: Tensor, base: Tensor) -> Tensor:
+    """Put the crossing's value at each point together: new, and laid out as the network's own."""
     if crossing.measured:
         whole = known[:1].expand(len(windows.owner), *known.shape[1:])
         return whole.flatten(1) if crossing.flat else whole

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from robustbench_lite.model.fast.neighbours.layers import (
+from robustbench_lite.model.fast.neighbours.operations import (
     Affine,
     Call,
     Convolution,
@@ -18,28 +18,27 @@ from robustbench_lite.model.fast.neighbours.layers import (
     Pool,
     Sum,
 )
-from robustbench_lite.model.fast.windows.pixels import Axes, Axis, Slide, Spread
-from robustbench_lite.model.fast.windows.rules import (
-    LARGEST_TABLE,
-    Activation,
-    Rectifier,
-    Rule,
-    Scaled,
-    Total,
-    VectorLinear,
-    WindowedLinear,
-)
+from robustbench_lite.model.fast.windows.linear import VectorLinear, WindowedLinear
+from robustbench_lite.model.fast.windows.pixels import Axes, Axis, Spread
+from robustbench_lite.model.fast.windows.rules import Activation, Rectifier, Rule, Scaled, Total
 from robustbench_lite.model.fast.windows.rules import Mean as MeanRule
 from robustbench_lite.model.fast.windows.slides import (
     AveragePool,
     MaxPool,
     SlidConvolution,
+    Slide,
     WindowedConvolution,
 )
 
+LARGEST_TABLE = 16_000_000
+"""Entries of a layer's matrices, 64 MB.
+
+Where windows would need more, they have grown too large to gain anything.
+"""
 SLIDING_COST = 1.5
-"""A multiplication of a kernel that slides over windows takes as long as so many of a matrix
-product or over a whole map.
+"""How long a multiplication of a kernel that slides over windows takes.
+
+The unit is one of a matrix product, or over a whole map.
 """
 
 Shape = Sequence[int]
@@ -53,9 +52,14 @@ class Unfit(Exception):
 def rule_of(
     call: Call, branches: Sequence[Axes | None], flat: bool, first: Tensor, after: Shape
 ) -> Rule:
-    """``branches``: where windows lie in each input; ``flat``: those maps are vectors for the
-    network. ``first``: the first input at some images, (B, C, H, W) or (B, F); ``after``: the shape
-    of the output there.
+    """Choose the rule for a call.
+
+    Args:
+        call: what is done.
+        branches: where windows lie in each input.
+        flat: those maps are vectors for the network.
+        first: the first input at some images, (B, C, H, W) or (B, F).
+        after: the shape of the output there.
 
     Raises:
         Unfit: windows gain nothing here.
@@ -64,11 +68,9 @@ def rule_of(
     axes = branches[0]
     match operation:
         case Elementwise():
-            return (
-                Rectifier(axes)
-                if operation.rectifier
-                else Activation.of(axes, call.whole, first[:1])
-            )
+            if operation.rectifier:
+                return Rectifier(axes)
+            return Activation.of(axes, call.whole, first[:1])
         case Sum():
             return Total.of(branches, operation.weights)
         case Linear() if axes is None:
@@ -85,14 +87,13 @@ def rule_of(
 
 
 def needs_clear(operation: Operation) -> bool:
-    """Whether changes beyond the edges would come in again."""
-    return isinstance(operation, Convolution | Mean) or (
-        isinstance(operation, Pool) and not operation.largest
-    )
+    """Tell whether changes beyond the edges would come in again."""
+    averages = isinstance(operation, Pool) and not operation.largest
+    return averages or isinstance(operation, Convolution | Mean)
 
 
 def whole_cost(operation: Operation, after: Shape) -> int:
-    """Multiplications for a whole image, whose output has the shape ``after``, batch first."""
+    """Count multiplications for an image whose output has the shape ``after``, batch first."""
     if isinstance(operation, Convolution | Linear):
         return int(operation.weight.numel()) * math.prod(after[2:])
     return 0
@@ -117,13 +118,10 @@ def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, afte
     lies = Axes(high.after, wide.after)
     if isinstance(operation, Convolution):
         return _convolution(operation, (high, wide), spread, lies, after)
+    sliding = (lies, spread, shape[1], operation.stride, operation.kernel)
     if operation.largest:
-        return MaxPool(
-            lies, spread, shape[1], operation.stride, operation.kernel, operation.dilation
-        )
-    return AveragePool(
-        lies, spread, shape[1], operation.stride, operation.kernel, operation.divisor
-    )
+        return MaxPool(*sliding, operation.dilation)
+    return AveragePool(*sliding, operation.divisor)
 
 
 def _convolution(
@@ -140,15 +138,13 @@ def _convolution(
     by_matrices = fits and product <= SLIDING_COST * sliding.cost
     if (product if by_matrices else SLIDING_COST * sliding.cost) > whole_cost(operation, after):
         raise Unfit("takes windows that are too large to gain anything")
-    return (
-        WindowedConvolution.of(_ungrouped(weight, groups), slides, operation.dilation)
-        if by_matrices
-        else sliding
-    )
+    if not by_matrices:
+        return sliding
+    return WindowedConvolution.of(_ungroup(weight, groups), slides, operation.dilation)
 
 
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    """``weight`` (O, C / groups, kh, kw) as that of a convolution of one group, (O, C, kh, kw)."""
+def _ungroup(weight: Tensor, groups: int) -> Tensor:
+    """Make ``weight`` (O, C / groups, kh, kw) that of one group, (O, C, kh, kw)."""
     if groups == 1:
         return weight
     outputs = weight.shape[0] // groups

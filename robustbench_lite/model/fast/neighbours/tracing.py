@@ -49,20 +49,16 @@ class Tracer(fx.Tracer):
 
 
 def asks_shape(node: fx.Node) -> bool:
-    """Whether the result depends on nothing but the shape, or the like, of a tensor."""
+    """Tell whether the result depends on nothing but the shape, or the like, of a tensor."""
     if node.op == "call_method":
         return node.target in ("size", "dim", "ndimension", "numel")
     return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
 
 
 def place_of(node: fx.Node) -> str:
-    """Where in the network ``node`` is, in words. The network is the only child of what was
-    traced.
-    """
-    if node.op == "call_module" and node.target == "0":
+    """Say in words where in the network ``node`` is."""
+    if node.op != "call_module":
+        return f"{node.name}()"
+    if node.target == "0":  # the network is the only child of what was traced
         return "the network"
-    return (
-        f"layer {str(node.target).removeprefix('0.')!r}"
-        if node.op == "call_module"
-        else f"{node.name}()"
-    )
+    return f"layer {str(node.target).removeprefix('0.')!r}"

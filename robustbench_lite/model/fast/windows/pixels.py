@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from robustbench_lite.rows.rows import at_least
 
 SMALLEST_GROUP = 8
-"""Smaller matrix products are padded: below it kernels change, and the last bits of a row with its
-company.
+"""Smaller matrix products are padded.
+
+Below it kernels change, and the last bits of a row with its company.
 """
 
 
@@ -36,7 +37,13 @@ class Axis(NamedTuple):
     size: int
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind the window of each pixel."""
+        return tuple(start + self.length for start in self.starts)
+
+    @property
     def first(self) -> int:
+        """The first position of any window."""
         return min(self.starts)
 
     @property
@@ -46,10 +53,12 @@ class Axis(NamedTuple):
 
     @property
     def after(self) -> int:
+        """Positions that windows reach beyond the back edge."""
         return max(0, max(self.starts) + self.length - self.size)
 
     @property
     def places(self) -> int:
+        """Positions at which a window may start, those between them included."""
         return max(self.starts) - self.first + 1
 
     @property
@@ -75,7 +84,7 @@ class Axes(NamedTuple):
 
     @classmethod
     def whole(cls, shape: Sequence[int], pixels: Axes) -> Axes:
-        """Windows that are all of a layer of ``shape`` (H, W)."""
+        """Make windows that are all of a layer of ``shape`` (H, W)."""
         axes = zip(shape, pixels, strict=True)
         return cls(*(Axis((0,) * len(pixel.starts), size, size) for size, pixel in axes))
 
@@ -97,56 +106,12 @@ class Windows(NamedTuple):
         return Windows(*(part[order] for part in self))
 
     def as_ordered_in(self, other: Windows) -> Windows:
-        """The same points in the order of ``other``."""
+        """Give the same points in the order of ``other``."""
         if self.number is other.number:
             return self
         at = torch.empty_like(self.number)
         at[self.number] = torch.arange(len(at), device=at.device)
         return self.take(at[other.number])
-
-
-@dataclass(frozen=True)
-class Slide:
-    """A kernel that slides over a layer, along one axis: from the windows of its input to those of
-    its output.
-    """
-
-    before: Axis
-    after: Axis
-    field: Axis
-    """What the windows of ``after`` are made of: windows of the input, large enough to hold those
-    of ``before``.
-    """
-    stride: int
-    remainders: tuple[int, ...]
-    """By how many positions the field starts late, for each pixel: below ``stride``."""
-
-    @classmethod
-    def of(
-        cls, before: Axis, kernel: int, stride: int, padding: int, dilation: int, size: int
-    ) -> Slide:
-        """``size``: positions of the output."""
-        reach = (kernel - 1) * dilation
-        starts = tuple(-((reach - padding - at) // stride) for at in before.starts)  # rounded up
-        lasts = ((at + before.length - 1 + padding) // stride for at in before.starts)
-        length = max(1, *(last - start + 1 for last, start in zip(lasts, starts, strict=True)))
-        fields = tuple(start * stride - padding for start in starts)
-        remainders = tuple(
-            field + reach - at for field, at in zip(fields, before.starts, strict=True)
-        )
-        field = Axis(fields, (length - 1) * stride + reach + 1, before.size)
-        return cls(before, Axis(starts, length, size), field, stride, remainders)
-
-    def taps(self, kernel: int, dilation: int) -> Tensor:
-        """The tap that joins position i of a window with position a of its output, (stride, h, h');
-        ``kernel`` for none.
-        """
-        into = torch.arange(self.before.length)[:, None] - self.stride * torch.arange(
-            self.after.length
-        )
-        reached = (kernel - 1) * dilation - torch.arange(self.stride)[:, None, None] + into
-        tap = reached.div(dilation, rounding_mode="floor")
-        return torch.where((reached % dilation == 0) & (tap >= 0) & (tap < kernel), tap, kernel)
 
 
 @dataclass(frozen=True)
@@ -166,16 +131,16 @@ class Spread:
             bottom = self.after.high.length - self.before.high.length - top
             right = self.after.wide.length - self.before.wide.length - left
             return F.pad(windows.change, (0, 0, left, right, top, bottom))
-        return self._gathered(windows, *map(table, gaps))
+        return self._gather(windows, *map(table, gaps))
 
-    def _gathered(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
+    def _gather(self, windows: Windows, tops: Tensor, lefts: Tensor) -> Tensor:
         change, (high, wide) = windows.change, self.after
         row = torch.arange(high.length) - tops[windows.row, None]  # (N, h')
         column = torch.arange(wide.length) - lefts[windows.column, None]  # (N, w')
         count, lower, right, channels = change.shape
-        known = ((row >= 0) & (row < lower))[:, :, None] & ((column >= 0) & (column < right))[
-            :, None, :
-        ]
+        row_known = (row >= 0) & (row < lower)
+        column_known = (column >= 0) & (column < right)
+        known = row_known[:, :, None] & column_known[:, None, :]  # (N, h', w')
         first = torch.arange(count)[:, None] * lower
         at = (first + row)[:, :, None] * right + column[:, None, :]  # (N, h', w')
         at = torch.where(known, at, count * lower * right)  # the row of zeros behind them all
@@ -184,7 +149,7 @@ class Spread:
 
 
 def _gaps(before: Axis, after: Axis) -> tuple[int, ...]:
-    """Where in its new window the old one starts, for each pixel."""
+    """Find where in its new window the old one starts, for each pixel."""
     return tuple(old - new for old, new in zip(before.starts, after.starts, strict=True))
 
 
@@ -202,7 +167,7 @@ class Cut:
     beyond: float
     """What is beyond the edges."""
 
-    def prepared(self, output: Tensor) -> Tensor:
+    def prepare(self, output: Tensor) -> Tensor:
         """``output`` (B, C, H, W) as windows are cut from it."""
         high, wide = self.axes
         edges = (wide.before, wide.after, high.before, high.after)
@@ -213,42 +178,50 @@ class Cut:
         high, wide = self.axes
         row = table(high.starts)[windows.row]
         column = table(wide.starts)[windows.column]
-        first = (
-            (windows.owner * padded.shape[1] + row + high.before) * padded.shape[2]
-            + column
-            + wide.before
-        )
-        offset = torch.arange(high.length)[:, None] * padded.shape[2]
-        at = (first[:, None] + (offset + torch.arange(wide.length)).flatten()).flatten()
-        return (
-            padded.flatten(0, 2)
-            .index_select(0, at)
-            .reshape(len(first), high.length, wide.length, padded.shape[3])
-        )
+        _, rows, columns, channels = padded.shape
+        first_row = windows.owner * rows + row + high.before
+        first = first_row * columns + column + wide.before
+        offset = torch.arange(high.length)[:, None] * columns + torch.arange(wide.length)
+        at = (first[:, None] + offset.flatten()).flatten()
+        cut = padded.flatten(0, 2).index_select(0, at)
+        return cut.reshape(len(first), high.length, wide.length, channels)
 
 
-def joined(axes: Sequence[Axis]) -> Axis:
-    """The smallest windows that hold those of all ``axes``."""
+def join(axes: Sequence[Axis]) -> Axis:
+    """Find the smallest windows that hold those of all ``axes``."""
     starts = tuple(map(min, zip(*(axis.starts for axis in axes), strict=True)))
-    ends = map(
-        max, zip(*([start + axis.length for start in axis.starts] for axis in axes), strict=True)
-    )
-    return Axis(
-        starts, max(end - start for start, end in zip(starts, ends, strict=True)), axes[0].size
-    )
+    ends = map(max, zip(*(axis.ends for axis in axes), strict=True))
+    length = max(end - start for start, end in zip(starts, ends, strict=True))
+    return Axis(starts, length, axes[0].size)
 
 
 def outside(windows: Windows, axes: Axes) -> Tensor:
-    """Which positions of the windows lie beyond the layer's edges, (N, h, w) bool."""
+    """Mark positions of the windows that lie beyond the layer's edges, (N, h, w) bool."""
     pixels = zip(axes, (windows.row, windows.column), strict=True)
     at = (table(axis.starts)[pixel, None] + torch.arange(axis.length) for axis, pixel in pixels)
     row, column = ((part < 0) | (part >= axis.size) for part, axis in zip(at, axes, strict=True))
     return row[:, :, None] | column[:, None, :]
 
 
-def by_group(windows: Windows, group: Tensor, matrices: Tensor) -> tuple[Windows, Tensor]:
-    """The windows sorted by ``group`` (N,), and the products of their changes with its
-    ``matrices``, (N, E).
+class Products(NamedTuple):
+    """Changes times matrices."""
+
+    windows: Windows
+    """The windows, in the order of the products."""
+    products: Tensor
+    """(N, E)."""
+
+
+def by_group(windows: Windows, group: Tensor, matrices: Tensor) -> Products:
+    """Multiply the change of each window by the matrix of its group.
+
+    Args:
+        windows: N windows, whose changes have D values each.
+        group: which of the matrices is theirs, (N,) int64.
+        matrices: (G, D, E).
+
+    Returns:
+        The products and the windows, sorted by group.
     """
     counts = [len(group)]
     if len(matrices) > 1:
@@ -263,4 +236,4 @@ def by_group(windows: Windows, group: Tensor, matrices: Tensor) -> tuple[Windows
             torch.mm(part, matrix, out=out)
         elif len(part):
             out.copy_((at_least(part, SMALLEST_GROUP) @ matrix)[: len(part)])
-    return windows, products
+    return Products(windows, products)

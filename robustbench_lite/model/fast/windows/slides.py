@@ -11,22 +11,70 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_lite.model.fast.windows.pixels import (
     Axes,
+    Axis,
     Cut,
-    Slide,
     Spread,
     Windows,
     by_group,
     table,
 )
-from robustbench_lite.model.fast.windows.rules import Rule, cleared
+from robustbench_lite.model.fast.windows.rules import Rule, clear
 from robustbench_lite.rows.rows import SMALLEST_BATCH, at_least
 
 Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A kernel that slides over a layer, along one axis.
+
+    It leads from the windows of its input to those of its output.
+    """
+
+    before: Axis
+    after: Axis
+    field: Axis
+    """What the windows of ``after`` are made of.
+
+    These are windows of the input, large enough to hold those of ``before``.
+    """
+    stride: int
+    remainders: tuple[int, ...]
+    """By how many positions the field starts late, for each pixel: below ``stride``."""
+
+    @classmethod
+    def of(
+        cls, before: Axis, kernel: int, stride: int, padding: int, dilation: int, size: int
+    ) -> Slide:
+        """Follow a kernel of ``kernel`` taps to an output of ``size`` positions."""
+        reach = (kernel - 1) * dilation
+        starts = tuple(-((reach - padding - at) // stride) for at in before.starts)  # rounded up
+        lasts = ((at + before.length - 1 + padding) // stride for at in before.starts)
+        length = max(1, *(last - start + 1 for last, start in zip(lasts, starts, strict=True)))
+        fields = tuple(start * stride - padding for start in starts)
+        remainders = tuple(
+            field + reach - at for field, at in zip(fields, before.starts, strict=True)
+        )
+        field = Axis(fields, (length - 1) * stride + reach + 1, before.size)
+        return cls(before, Axis(starts, length, size), field, stride, remainders)
+
+    def taps(self, kernel: int, dilation: int) -> Tensor:
+        """Find the tap that joins position i of a window with position a of its output.
+
+        Returns:
+            (stride, h, h') int64; ``kernel`` where there is none.
+        """
+        positions = torch.arange(self.before.length)[:, None]
+        into = positions - self.stride * torch.arange(self.after.length)
+        reached = (kernel - 1) * dilation - torch.arange(self.stride)[:, None, None] + into
+        tap = reached.div(dilation, rounding_mode="floor")
+        return torch.where((reached % dilation == 0) & (tap >= 0) & (tap < kernel), tap, kernel)
 
 
 @dataclass(frozen=True)
@@ -37,8 +85,9 @@ class WindowedConvolution(Rule):
     after: Axes
     slides: tuple[Slide, Slide]
     matrices: Tensor
-    """(sh sw, h w C, h' w' O): what a window becomes, for each offset of its first position from
-    the stride's grid.
+    """What a window becomes, (sh sw, h w C, h' w' O).
+
+    There is one for each offset of its first position from the stride's grid.
     """
 
     @classmethod
@@ -48,9 +97,8 @@ class WindowedConvolution(Rule):
             slide.taps(*part)
             for slide, *part in zip(slides, weight.shape[2:], dilation, strict=True)
         )
-        padded = F.pad(
-            weight, (0, 1, 0, 1)
-        )  # a last tap of 0, for pairs of positions that the kernel does not join
+        # A last tap of 0, for pairs of positions that the kernel does not join.
+        padded = F.pad(weight, (0, 1, 0, 1))
         # (sh, 1, h, 1, h', 1) and (1, sw, 1, w, 1, w') of taps -> (O, C, sh, sw, h, w, h', w')
         joint = padded[:, :, rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]]
         ordered = joint.permute(2, 3, 4, 5, 1, 6, 7, 0)
@@ -67,7 +115,7 @@ class WindowedConvolution(Rule):
     def reaches_out(self) -> bool:
         return True
 
-    def scaled(self, factor: Tensor) -> WindowedConvolution:
+    def scale(self, factor: Tensor) -> WindowedConvolution:
         """With the output's channels times ``factor`` (O,)."""
         return replace(self, matrices=self.matrices * factor.repeat(self.after.area))
 
@@ -75,10 +123,9 @@ class WindowedConvolution(Rule):
         (windows,), (high, wide) = inputs, self.slides
         lower = table(high.remainders)[windows.row]
         right = table(wide.remainders)[windows.column]
-        windows, change = by_group(windows, lower * wide.stride + right, self.matrices)
-        return windows._replace(
-            change=change.reshape(len(change), high.after.length, wide.after.length, -1)
-        )
+        windows, products = by_group(windows, lower * wide.stride + right, self.matrices)
+        shape = (len(products), high.after.length, wide.after.length, -1)
+        return windows._replace(change=products.reshape(shape))
 
 
 @dataclass(frozen=True)
@@ -111,20 +158,21 @@ class SlidConvolution(_Sliding):
     def cost(self) -> int:
         return self.after.area * int(self.weight.numel())
 
-    def scaled(self, factor: Tensor) -> SlidConvolution:
+    def scale(self, factor: Tensor) -> SlidConvolution:
         """With the output's channels times ``factor`` (O,)."""
         return replace(self, weight=self.weight * factor.reshape(-1, 1, 1, 1))
 
     def __call__(self, inputs: Sequence[Windows], known: tuple[Tensor, ...]) -> Windows:
+        count = len(inputs[0].owner)
         field = at_least(self.spread(inputs[0]), SMALLEST_BATCH).permute(0, 3, 1, 2)
-        change = F.conv2d(field, self.weight, None, self.stride, 0, self.dilation, self.groups)[
-            : len(inputs[0].owner)
-        ]
-        return inputs[0]._replace(change=change.permute(0, 2, 3, 1))
+        change = F.conv2d(field, self.weight, None, self.stride, 0, self.dilation, self.groups)
+        return inputs[0]._replace(change=change[:count].permute(0, 2, 3, 1))
 
 
 @dataclass(frozen=True)
 class AveragePool(_Sliding):
+    """A pool of means."""
+
     kernel: Pair
     divisor: int | None
 
@@ -136,6 +184,8 @@ class AveragePool(_Sliding):
 
 @dataclass(frozen=True)
 class MaxPool(_Sliding):
+    """A pool of largest values."""
+
     kernel: Pair
     dilation: Pair
 
@@ -143,8 +193,8 @@ class MaxPool(_Sliding):
     def clears(self) -> bool:
         return True
 
-    def prepared(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
-        return self._field.prepared(inputs[0]), self._output.prepared(output)
+    def prepare(self, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, ...]:
+        return self._field.prepare(inputs[0]), self._output.prepare(output)
 
     @property
     def _field(self) -> Cut:
@@ -159,4 +209,4 @@ class MaxPool(_Sliding):
         moved = self._field(field, windows).add_(self.spread(windows)).permute(0, 3, 1, 2)
         pooled = F.max_pool2d(moved, self.kernel, self.stride, 0, self.dilation).permute(0, 2, 3, 1)
         change = pooled - self._output(output, windows)
-        return windows._replace(change=cleared(change, windows, self.after))
+        return windows._replace(change=clear(change, windows, self.after))

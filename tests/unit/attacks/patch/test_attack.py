@@ -25,8 +25,9 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.fit import read_fit, write_fit
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Fit, UniversalAttack
-from robustbench_lite.search.engine import Engine, Task
+from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.fitted import Fit, UniversalAttack
+from robustbench_lite.search.task import Task
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import present

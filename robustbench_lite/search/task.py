@@ -1,0 +1,58 @@
+"""What goes into a search, and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustbench_lite.rows.rows import Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched: N samples."""
+
+    x: Tensor
+    """Clean images, (N, C, H, W)."""
+    y: Tensor
+    """Their classes, (N,)."""
+    target: Tensor
+    """The classes to reach, (N,); -1 for none."""
+    index: Tensor
+    """Their places in the data set, (N,)."""
+    positions: Tensor | None = None
+    """Rows to search, (M,) int64; all when None."""
+
+    @property
+    def order(self) -> list[int] | range:
+        """The rows to search, in the order in which they enter."""
+        return range(len(self.y)) if self.positions is None else self.positions.tolist()
+
+
+@dataclass(frozen=True)
+class Outcome(Rows):
+    """Rows that left the engine. What was found is still to be judged."""
+
+    position: Tensor
+    """Row of the task, (M,)."""
+    found: Tensor
+    """An adversarial was found, (M,) bool."""
+    unasked: Tensor
+    """Instead there is a last point that the model was not asked about, (M,) bool.
+
+    Whether it succeeds is the judge's to say.
+    """
+    x_adv: Tensor
+    """The adversarial or the last point, or the clean image where there is none, (M, C, H, W)."""
+    size: Tensor
+    """Its distance in the norm of the threat, (M,); inf where there is none."""
+    forward: Tensor
+    """Model evaluations that the row cost, (M,) int64."""
+    backward: Tensor
+    """Gradient evaluations that it cost, (M,) int64."""
+
+    @property
+    def claimed(self) -> Tensor:
+        """What the judge has to look at, (M,) bool."""
+        return self.found | self.unasked
