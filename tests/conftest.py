@@ -21,7 +21,7 @@ from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 
@@ -86,7 +86,7 @@ def judged(
     return hits, size
 
 
-def joined(outcomes: Iterable[Outcome]) -> Outcome:
+def joined(outcomes: Iterable[SearchOutcome]) -> SearchOutcome:
     """All rows of a search as one outcome, in the order of its task."""
     whole, *rest = outcomes
     for part in rest:

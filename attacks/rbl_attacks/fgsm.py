@@ -11,10 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_lite.rows.looks import surely_all
-from robustbench_lite.rows.losses import cross_entropy
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query, State
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Attack,
+    Kind,
+    Query,
+    SampleRng,
+    State,
+    cross_entropy,
+    surely_all,
+)
 from robustbench_lite.threat import ThreatModel
 
 SWEEP = (0.25, 0.5, 1.0)

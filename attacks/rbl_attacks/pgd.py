@@ -15,8 +15,7 @@ from torch import Tensor
 
 from robustbench_lite.errors import UsageError
 from robustbench_lite.rows.losses import LOSSES, LossName
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query, State
+from robustbench_lite.search import Access, Answer, Attack, Kind, Query, SampleRng, State
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
 

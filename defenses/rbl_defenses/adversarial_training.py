@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from robustbench_lite import registry
 from robustbench_lite.defense import Defense, TrainingBatch
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Attack
+from robustbench_lite.search import Attack
 from robustbench_lite.search.lock_step import check_lock_step, craft
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.trainer import evaluating

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from robustbench_lite.defense import Defense
+from robustbench_lite.defense import DefendedModel, Defense, Traits, Wrapper
 from robustbench_lite.errors import UsageError
-from robustbench_lite.model.defended import DefendedModel, Traits, Wrapper
-from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search import SampleRng
 
 _MOST = 100_000
 """Votes and draws: randomized smoothing, which asks for the most, takes 100,000. A record says how

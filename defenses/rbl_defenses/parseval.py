@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.certifier import BoundCertifier, Certifier
-from robustbench_lite.defense import Defense, TrainingBatch
+from robustbench_lite.defense import DefendedModel, Defense, TrainingBatch
 from robustbench_lite.errors import UsageError
-from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.layers import ConvexAggregation
 from robustbench_lite.threat import ThreatModel
 

@@ -23,7 +23,7 @@ from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines
 from robustbench_lite.bounds.relaxed import relax
 from robustbench_lite.bounds.starts import ONE_UNIT, Start
-from robustbench_lite.bounds.windows import Rows, Window
+from robustbench_lite.bounds.windows import Window, WindowRows
 from robustbench_lite.machine.kernels import works_in_caches
 
 
@@ -44,7 +44,7 @@ class Backward:
     """
 
     graph: Graph
-    rows: Rows
+    rows: WindowRows
     pending: dict[int, Pending] = field(default_factory=dict)
     constant: Tensor = field(init=False)
     negative: Tensor = field(init=False)

@@ -27,7 +27,7 @@ from robustbench_lite.bounds.graph.operations import (
 from robustbench_lite.bounds.region import Extremes, Interval, Region
 from robustbench_lite.bounds.relaxation import Lines, adaptive, chord, chord_image, image
 from robustbench_lite.bounds.starts import Costs, Start, Units
-from robustbench_lite.bounds.windows import Rows
+from robustbench_lite.bounds.windows import WindowRows
 from robustbench_lite.machine.kernels import works_in_caches
 
 Relaxation = Callable[[Activation, Interval], Lines]
@@ -59,7 +59,7 @@ ADAPTIVE = Method(adaptive, image)
 
 
 @dataclass(frozen=True)
-class Problem:
+class Bounding:
     """B samples of one network, and what may be done to them."""
 
     graph: Graph
@@ -70,11 +70,11 @@ class Problem:
     def samples(self) -> int:
         return len(self.region.box.lower)
 
-    def take(self, index: Tensor) -> Problem:
-        return Problem(self.graph, self.region.take(index), self.chunk)
+    def take(self, index: Tensor) -> Bounding:
+        return Bounding(self.graph, self.region.take(index), self.chunk)
 
 
-def hidden_bounds(problem: Problem, method: Method) -> Bounds:
+def hidden_bounds(problem: Bounding, method: Method) -> Bounds:
     """Intervals of all nodes but the last ones that no activation follows."""
     graph = problem.graph
     found = Bounds()
@@ -91,7 +91,7 @@ def hidden_bounds(problem: Problem, method: Method) -> Bounds:
     return found
 
 
-def lines_of(problem: Problem, bounds: Bounds, relaxation: Relaxation) -> dict[int, Lines]:
+def lines_of(problem: Bounding, bounds: Bounds, relaxation: Relaxation) -> dict[int, Lines]:
     """The lines of every activation, (B, *shape)."""
     nodes = problem.graph.nodes
     return {
@@ -100,7 +100,7 @@ def lines_of(problem: Problem, bounds: Bounds, relaxation: Relaxation) -> dict[i
     }
 
 
-def node_interval(problem: Problem, index: int, found: Bounds, method: Method) -> Interval:
+def node_interval(problem: Bounding, index: int, found: Bounds, method: Method) -> Interval:
     """The interval of node ``index`` from those of its inputs."""
     node = problem.graph.nodes[index]
     parts = [found[source] for source in node.inputs]
@@ -133,7 +133,7 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
     return Interval(centre - radius, centre + radius)
 
 
-def is_exact(problem: Problem, index: int) -> bool:
+def is_exact(problem: Bounding, index: int) -> bool:
     """Say whether the interval of the node is exact: one layer after a box, say."""
     nodes = problem.graph.nodes
     if not problem.region.is_box:
@@ -149,7 +149,7 @@ def is_exact(problem: Problem, index: int) -> bool:
 
 
 def _tighten(
-    problem: Problem, node: int, known: Interval, lines: dict[int, Lines], method: Method
+    problem: Bounding, node: int, known: Interval, lines: dict[int, Lines], method: Method
 ) -> Interval:
     """``known`` with the units that it leaves open bounded by backward rows."""
     shape = problem.graph.nodes[node].shape
@@ -171,7 +171,7 @@ def _tighten(
     return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape))
 
 
-def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Iterator[Units]:
+def _units(problem: Bounding, node: int, wanted: Tensor, *, whole: bool) -> Iterator[Units]:
     """The units of ``node`` that get rows: those ``wanted`` (B, units).
 
     With ``whole``, a convolution gets those of all units in samples that want the most of them: its
@@ -201,7 +201,7 @@ def _units(problem: Problem, node: int, wanted: Tensor, *, whole: bool) -> Itera
 
 
 def _unit_bounds(
-    problem: Problem, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None
+    problem: Bounding, node: int, units: Units, lines: dict[int, Lines], costs: Costs | None
 ) -> Extremes:
     """Lower bounds of ``units`` of ``node``, and of the units times -1."""
     rows = _rows_of(problem.graph.nodes[node].shape, units)
@@ -212,21 +212,21 @@ def _unit_bounds(
     return Extremes(ends.lower, _run(problem, rows, start.negated(), lines).lower)
 
 
-def _rows_of(shape: Shape, units: Units) -> Rows:
+def _rows_of(shape: Shape, units: Units) -> WindowRows:
     """What rows of ``units`` of a node of ``shape`` are about."""
     if len(shape) < 3:
-        return Rows.of(units.owner)
+        return WindowRows.of(units.owner)
     position = units.unit % (shape[1] * shape[2])
-    return Rows.of(units.owner, position, (shape[1], shape[2]), units.run)
+    return WindowRows.of(units.owner, position, (shape[1], shape[2]), units.run)
 
 
-def _run(problem: Problem, rows: Rows, start: Start, lines: dict[int, Lines]) -> Extremes:
+def _run(problem: Bounding, rows: WindowRows, start: Start, lines: dict[int, Lines]) -> Extremes:
     back = Backward(problem.graph, rows)
     back.begin(start, lines)
     return back.run(problem.region, lines)
 
 
-def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None:
+def _costs(problem: Bounding, node: int, lines: dict[int, Lines]) -> Costs | None:
     """Book for all units, in one forward pass, what the lines before them cost.
 
     Returns:
@@ -242,7 +242,7 @@ def _costs(problem: Problem, node: int, lines: dict[int, Lines]) -> Costs | None
     return Costs((total - size) / 2, -(total + size) / 2)
 
 
-def chunks(problem: Problem, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
+def chunks(problem: Bounding, node: int, rows: int, *, at_units: bool, run: int = 1) -> list[slice]:
     """Slice rows to the chunk size of a pass back from ``node``, with no ``run`` torn apart."""
     size = max(1, problem.chunk // (run * widest_row(problem.graph, node, at_units=at_units))) * run
     return [slice(start, start + size) for start in range(0, rows, size)]

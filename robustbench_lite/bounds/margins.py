@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustbench_lite.bounds.certificate import Certificate
 from robustbench_lite.bounds.graph.graph import Graph
 from robustbench_lite.bounds.graph.tracing import graph_of
-from robustbench_lite.bounds.hidden import Problem
+from robustbench_lite.bounds.hidden import Bounding
 from robustbench_lite.bounds.lipschitz import lipschitz_constant
 from robustbench_lite.bounds.methods import STAGES, Question, Work
 from robustbench_lite.bounds.region import region_of
@@ -97,7 +97,7 @@ class ByMethods:
         """Bound the margins in the precision of ``dtype``."""
         samples, classes = logits.shape
         region = region_of(x.to(dtype), self.norm, eps.to(dtype), box=self.box)
-        work = Work(Problem(self.graphs(dtype), region))
+        work = Work(Bounding(self.graphs(dtype), region))
         itself = F.one_hot(y, classes).bool()
         bound = torch.full_like(logits, -torch.inf).masked_fill(itself, torch.inf)  # (B, K)
         stage = torch.zeros_like(bound, dtype=torch.int64)

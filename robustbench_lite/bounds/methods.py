@@ -14,9 +14,9 @@ from robustbench_lite.bounds.hidden import (
     ADAPTIVE,
     CHORDS,
     INTERVALS,
+    Bounding,
     Bounds,
     Method,
-    Problem,
     Relaxation,
     chunks,
     hidden_bounds,
@@ -24,7 +24,7 @@ from robustbench_lite.bounds.hidden import (
 )
 from robustbench_lite.bounds.region import Interval
 from robustbench_lite.bounds.relaxation import Lines, adaptive, chord, image
-from robustbench_lite.bounds.windows import Rows
+from robustbench_lite.bounds.windows import WindowRows
 
 ALPHA_STEPS = 30
 ALPHA_RATE = 0.25
@@ -40,7 +40,7 @@ _LOOK = 5
 class Work:
     """A problem, and the bounds of its hidden units as methods have asked for them."""
 
-    problem: Problem
+    problem: Bounding
     known: dict[Method, Bounds] = field(default_factory=dict)
 
     def bounds(self, method: Method) -> Bounds:
@@ -152,7 +152,7 @@ class _Slopes:
     Nothing a row does depends on the others, so they may leave at any time.
     """
 
-    def __init__(self, problem: Problem, question: Question, lines: dict[int, Lines]) -> None:
+    def __init__(self, problem: Bounding, question: Question, lines: dict[int, Lines]) -> None:
         self.problem = problem
         self.question = question
         self.lines = lines
@@ -178,7 +178,7 @@ class _Slopes:
         return best
 
     def rows_bound(self) -> Tensor:
-        rows = Backward(self.problem.graph, Rows.of(self.question.owner))
+        rows = Backward(self.problem.graph, WindowRows.of(self.question.owner))
         rows.start(self.problem.graph.output, self.question.rows)
         return rows.run(self.problem.region, self.lines, self.slopes).lower
 
@@ -222,7 +222,7 @@ def _in_chunks(
     problem = work.problem
     found = []
     for part in chunks(problem, problem.graph.output, len(question.owner), at_units=False):
-        rows = Backward(problem.graph, Rows.of(question.owner[part]))
+        rows = Backward(problem.graph, WindowRows.of(question.owner[part]))
         rows.start(problem.graph.output, question.rows[part])
         found.append(rows.run(problem.region, lines, stop=stop).lower)
     return torch.cat(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.bounds.graph.operations import Activation, Affine, Input, Reshape, Sum
-from robustbench_lite.bounds.hidden import CHORDS, Bounds, Problem, is_exact, node_interval
+from robustbench_lite.bounds.hidden import CHORDS, Bounding, Bounds, is_exact, node_interval
 from robustbench_lite.bounds.region import Interval, L2Region
 from robustbench_lite.bounds.relaxation import chord
 
@@ -20,7 +20,7 @@ _CHUNK = 2**20
 """Values that one forward pass of projections holds, about: they stay in the caches of a CPU."""
 
 
-def projected_bounds(problem: Problem, count: int) -> Bounds:
+def projected_bounds(problem: Bounding, count: int) -> Bounds:
     """Estimate the equal-slope bounds of every activation's input.
 
     The estimate is from ``count`` draws of torch's global generator.
@@ -47,7 +47,7 @@ class _Passes:
     root mean square of those on Gaussian ones (2-norm).
     """
 
-    problem: Problem
+    problem: Bounding
     count: int
     found: Bounds = field(default_factory=dict)
     centres: list[Tensor] = field(default_factory=list)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.bounds.windows import Rows, Window
+from robustbench_lite.bounds.windows import Window, WindowRows
 from robustbench_lite.errors import UsageError
 from robustbench_lite.threat.model import HIGH, LOW
 from robustbench_lite.threat.norms import Norm, per_row
@@ -41,7 +41,7 @@ class Region(ABC):
     """The smallest box around it, (B, C, H, W)."""
 
     @abstractmethod
-    def lowest(self, a: Tensor, rows: Rows, window: Window | None) -> Extremes:
+    def lowest(self, a: Tensor, rows: WindowRows, window: Window | None) -> Extremes:
         """Lower bounds of a . x over the region, for rows ``a`` (M, C, H, W) or windows of them."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class BoxRegion(Region):
     Either way it is a box, over which a linear function's minimum is exact.
     """
 
-    def lowest(self, a: Tensor, rows: Rows, window: Window | None) -> Extremes:
+    def lowest(self, a: Tensor, rows: WindowRows, window: Window | None) -> Extremes:
         middle = rows.dot(a, self.middle, window)
         reach = rows.dot(a.abs(), self.half, window)
         return Extremes(middle - reach, -middle - reach)
@@ -96,7 +96,7 @@ class L2Region(Region):
     """(B,)."""
     cut: bool
 
-    def lowest(self, a: Tensor, rows: Rows, window: Window | None) -> Extremes:
+    def lowest(self, a: Tensor, rows: WindowRows, window: Window | None) -> Extremes:
         if window is not None:
             shape = tuple(self.centre.shape[1:])
             a = a * rows.mask(a, shape, window) if window.leaves(shape, rows.grid) else a

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.bounds.graph.tracing import graph_of
-from robustbench_lite.bounds.hidden import INTERVALS, Problem
+from robustbench_lite.bounds.hidden import INTERVALS, Bounding
 from robustbench_lite.bounds.methods import STAGES, Question, Work, rows_back
 from robustbench_lite.bounds.projections import projected_bounds
 from robustbench_lite.bounds.region import region_of
@@ -70,7 +70,7 @@ def margin_bounds(
     """
     graph = graph_of(model, tuple(x.shape[1:]), x.dtype, live=True)
     radii = torch.full((len(x),), eps, dtype=x.dtype, device=x.device)
-    work = Work(Problem(graph, region_of(x, norm, radii, box=box)))
+    work = Work(Bounding(graph, region_of(x, norm, radii, box=box)))
     others = ~F.one_hot(y, graph.classes).bool()  # (B, K)
     owner, other = others.nonzero(as_tuple=True)
     eye = torch.eye(graph.classes, dtype=x.dtype, device=x.device)

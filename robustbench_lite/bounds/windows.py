@@ -95,7 +95,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rows:
+class WindowRows:
     """What M rows of coefficients are about, in the order of their samples.
 
     The coefficients are kept apart.
@@ -118,7 +118,7 @@ class Rows:
     @classmethod
     def of(
         cls, owner: Tensor, position: Tensor | None = None, grid: Pair = (1, 1), run: int = 1
-    ) -> Rows:
+    ) -> WindowRows:
         return cls(owner, (int(owner[0]), int(owner[-1]) + 1), position, grid, run)
 
     def times(self, a: Tensor, values: Tensor, window: Window | None) -> Tensor:

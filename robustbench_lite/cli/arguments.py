@@ -36,7 +36,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class ImageSource:
     """The options under "Data": which images a command works on."""
 
     dataset: str
@@ -114,7 +114,7 @@ def attacks(
     return list(dict.fromkeys(chosen))
 
 
-def calibrate(plan: Plan, images: Images, settings: Settings) -> Plan:
+def calibrate(plan: Plan, images: ImageSource, settings: Settings) -> Plan:
     """Let the defenses of ``plan`` set what they set from training images, if any does."""
     if not any(subject.defense.calibrates for subject in plan.subjects):
         return plan
@@ -126,7 +126,7 @@ def calibrate(plan: Plan, images: Images, settings: Settings) -> Plan:
     return replace(plan, subjects=subjects)
 
 
-def add_fit_data(plan: Plan, specs: Sequence[str], images: Images, note: Note) -> Plan:
+def add_fit_data(plan: Plan, specs: Sequence[str], images: ImageSource, note: Note) -> Plan:
     """Give ``plan`` the training images, if an attack is fitted on some.
 
     Without any, an attack that is not in ``specs`` but came with ``all`` is left out.

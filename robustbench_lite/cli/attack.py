@@ -85,7 +85,7 @@ def attack(
             targeted=targeted,
             model=model,
             weights=weights,
-            images=arguments.Images(
+            images=arguments.ImageSource(
                 dataset=dataset, split=split, limit=limit, data_dir=data_dir, download=download
             ),
             trust=lambda option: opt.trust(ctx, option, allow_code),

@@ -63,7 +63,7 @@ def certify(
                 "--eps 0.1."
             )
         certifier = BoundCertifier(method=method, box=not no_box)
-        images = arguments.Images(
+        images = arguments.ImageSource(
             dataset=dataset, split=split, limit=limit, data_dir=data_dir, download=download
         )
         data = images.load()
@@ -120,7 +120,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """Write the certificates as a table, and below it what a reader must know besides."""
     from tabulate import tabulate
 
-    from robustbench_lite.records.statistics import Interval
+    from robustbench_lite.records.statistics import WilsonInterval
 
     shown = [
         {
@@ -131,7 +131,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             "n": f"{row['n']:,}",
             "clean\naccuracy": f"{row['clean_accuracy']:.1%}",
             "certified accuracy\n[95 % interval]": tables.share(
-                row["certified_accuracy"], Interval(*row["certified_interval"])
+                row["certified_accuracy"], WilsonInterval(*row["certified_interval"])
             ),
             "margins by": ", ".join(f"{name} {count:,}" for name, count in row["stages"].items()),
             "time": tables.duration(row["seconds"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustbench_lite.cli import arguments
-from robustbench_lite.cli.arguments import Images, Note
+from robustbench_lite.cli.arguments import ImageSource, Note
 from robustbench_lite.evaluation.plan import Plan
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.registry import Trust
@@ -26,7 +26,7 @@ class Crossing:
     targeted: str | None
     model: str | None
     weights: Path | None
-    images: Images
+    images: ImageSource
     trust: Callable[[str], Trust]
     """What the names in the value of an option may lead to."""
 

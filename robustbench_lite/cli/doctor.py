@@ -39,7 +39,7 @@ _BUNDLED_FINGERPRINTS = {
 }
 
 
-class Finding(NamedTuple):
+class Checkup(NamedTuple):
     """One line of the report."""
 
     name: str
@@ -82,7 +82,7 @@ def doctor(
     typer.echo("All is well.")
 
 
-def _guard(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guard(check: Callable[[], Iterator[Checkup]]) -> Iterator[Checkup]:
     """Yield the findings of ``check``.
 
     Whatever it raises is a finding too, so that the other checks still run.
@@ -91,15 +91,15 @@ def _guard(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except Exception as error:  # noqa: BLE001 -- a doctor reports what is broken instead of breaking with it
         name = getattr(check, "__name__", "").strip("_<>").replace("_", " ")
-        yield Finding(
+        yield Checkup(
             name,
             f"{type(error).__name__}: {error}",
             "Reinstall what is named, with pip install --force-reinstall.",
         )
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding(
+def _versions() -> Iterator[Checkup]:
+    yield Checkup(
         "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     )
     found = []
@@ -107,11 +107,11 @@ def _versions() -> Iterator[Finding]:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            yield Finding(name, "not installed", f"pip install {name}")
-    yield Finding("packages", ", ".join(found))
+            yield Checkup(name, "not installed", f"pip install {name}")
+    yield Checkup("packages", ", ".join(found))
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Checkup]:
     import torch
 
     gpus: list[str] = []
@@ -120,10 +120,10 @@ def _devices() -> Iterator[Finding]:
     if torch.backends.mps.is_available():
         gpus.append("mps")
     threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    yield Finding("devices", f"{', '.join([*gpus, 'cpu'])}; {threads}")
+    yield Checkup("devices", f"{', '.join([*gpus, 'cpu'])}; {threads}")
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[Checkup]:
     kinds: tuple[registry.Kind, ...] = ("attack", "defense")
     for kind in kinds:
         loaded = []
@@ -132,23 +132,23 @@ def _plugins() -> Iterator[Finding]:
                 registry.load(kind, name)
                 loaded.append(name)
             except Exception as error:  # noqa: BLE001 -- a plug-in may raise anything when it is imported
-                yield Finding(
+                yield Checkup(
                     kind,
                     f"{name} ({target}) does not load: {error}",
                     "Reinstall or remove its package.",
                 )
-        yield Finding(f"{kind}s", ", ".join(loaded) or "none")
+        yield Checkup(f"{kind}s", ", ".join(loaded) or "none")
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[Checkup]:
     for (name, split), fingerprint in _BUNDLED_FINGERPRINTS.items():
         data = _bundled_images(name, split)
         images = f"{len(data):,} bundled {split} images of {data.name}"
         if data.fingerprint == fingerprint:
-            yield Finding("data", f"{images}, hash agrees")
+            yield Checkup("data", f"{images}, hash agrees")
         else:
             fix = "pip install --force-reinstall --no-deps robustbench_lite."
-            yield Finding(
+            yield Checkup(
                 "data", f"{images}, hash differs", f"The bundled images were changed: {fix}"
             )
 
@@ -160,7 +160,7 @@ def _bundled_images(name: str, split: str) -> Dataset:
     return load_dataset(name, split=split, bundled=True)  # type: ignore[arg-type]
 
 
-def _networks() -> Iterator[Finding]:
+def _networks() -> Iterator[Checkup]:
     from robustbench_lite.sources.model_zoo import bundled_networks, network_files
     from robustbench_lite.sources.models import named_network
 
@@ -171,18 +171,18 @@ def _networks() -> Iterator[Finding]:
             named_network(name)
             intact.append(name)
         except RobustBenchError as error:
-            yield Finding(
+            yield Checkup(
                 "network",
                 f"{name}: {error}",
                 fix if path.parent == bundled_networks() else "Train it again.",
             )
     if intact:
-        yield Finding("networks", f"{', '.join(intact)}; hashes agree with their cards")
+        yield Checkup("networks", f"{', '.join(intact)}; hashes agree with their cards")
     else:
-        yield Finding("networks", "no bundled network is installed", fix)
+        yield Checkup("networks", "no bundled network is installed", fix)
 
 
-def _folder(output: Path) -> Iterator[Finding]:
+def _folder(output: Path) -> Iterator[Checkup]:
     from robustbench_lite.records.files import require_writable
 
     try:
@@ -191,12 +191,12 @@ def _folder(output: Path) -> Iterator[Finding]:
             path for path in (output, *output.absolute().parents) if os.path.isdir(path)
         )
         require_writable(existing, 20_000_000)
-        yield Finding("output", f"{output} can be written")
+        yield Checkup("output", f"{output} can be written")
     except RobustBenchError as error:
-        yield Finding("output", str(error), "Name another folder with --output DIR.")
+        yield Checkup("output", str(error), "Name another folder with --output DIR.")
 
 
-def _self_test() -> Iterator[Finding]:
+def _self_test() -> Iterator[Checkup]:
     """PGD on 64 bundled images, in a scratch folder: engine, judge, journal and record in one."""
     import robustbench_lite as rbl
     from robustbench_lite.records.cell import read_record
@@ -215,7 +215,7 @@ def _self_test() -> Iterator[Finding]:
         f"judged, {took:.1f} s"
     )
     sane = cell.clean_accuracy > 0.7 and cell.robust_accuracy < cell.clean_accuracy
-    yield Finding(
+    yield Checkup(
         "self test",
         text,
         None if sane else "These figures cannot be right: please report them with this output.",

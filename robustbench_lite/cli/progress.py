@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from robustbench_lite.progress import Progress
-    from robustbench_lite.training.trainer import Progress as TrainingProgress
+    from robustbench_lite.training.trainer import TrainingProgress
 
 
 class _Cells:

@@ -14,7 +14,7 @@ from robustbench_lite.leaderboard import words
 if TYPE_CHECKING:
     from robustbench_lite.evaluation.plan import Prospect
     from robustbench_lite.evaluation.report import Cell, Report
-    from robustbench_lite.records.statistics import Interval
+    from robustbench_lite.records.statistics import WilsonInterval
 
 _CERTIFIED = "certified accuracy\n[95 % interval]"
 _ROBUST = "robust accuracy\n[95 % interval]"
@@ -131,7 +131,7 @@ def _row(cell: Cell) -> dict[str, str]:
     }
 
 
-def share(value: float | None, interval: Interval | None) -> str:
+def share(value: float | None, interval: WilsonInterval | None) -> str:
     """``74.5% [71.8, 77.1]``; empty for ``None``."""
     return "" if value is None or interval is None else words.share(value, interval, "%")
 

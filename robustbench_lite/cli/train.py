@@ -60,7 +60,9 @@ def train(
     where = pick_device(device)
     examiner = training.Examiner(attack=judge, threat=threat)
     examiner.require_radius()
-    images = arguments.Images(dataset=dataset, limit=limit, data_dir=data_dir, download=download)
+    images = arguments.ImageSource(
+        dataset=dataset, limit=limit, data_dir=data_dir, download=download
+    )
     splits = training.load_splits(images)
     spec = models.network_spec(
         registry.Spec.parse(network if model is None else model), splits.train

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.cli.arguments import Images
+from robustbench_lite.cli.arguments import ImageSource
 from robustbench_lite.cli.progress import progress_bar, training_bar
 from robustbench_lite.defense.protocol import Defense
 from robustbench_lite.errors import CellError, DataError, RobustBenchError, UsageError, told
@@ -125,7 +125,7 @@ def defense_from(spec: str, trust: Trust) -> Defense:
     return defense
 
 
-def load_splits(images: Images) -> Splits:
+def load_splits(images: ImageSource) -> Splits:
     """Read the images to train on, and those to test on."""
     images = replace(images, data_dir=data_root(images.data_dir))
     train = replace(images, split="train").load()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustbench_lite.errors import ContradictionError
 from robustbench_lite.evaluation.job import Job
-from robustbench_lite.evaluation.judging import Batch, search_rows
+from robustbench_lite.evaluation.judging import JudgedBatch, search_rows
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.outcomes import CellArrays, Margins
@@ -108,7 +108,7 @@ class _Ledger:
         open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
         return open_rows.nonzero().squeeze(1)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: JudgedBatch) -> None:
         """Write down what a search has come to, unless it contradicts a certificate."""
         outcomes = batch.judged.outcomes
         _contradict(self.job, outcomes)

@@ -18,8 +18,7 @@ from robustbench_lite.records.samples import Outcome, image_bytes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
-from robustbench_lite.search.task import Outcome as Found
-from robustbench_lite.search.task import Task
+from robustbench_lite.search.task import SearchOutcome, Task
 
 _FLUSH_SECONDS = 2.0
 """At most this much finished work waits for the judge and the journal."""
@@ -33,7 +32,7 @@ class Judged(NamedTuple):
     """The smallest closeness of a claim that was judged; inf where there was none."""
 
 
-class Batch(NamedTuple):
+class JudgedBatch(NamedTuple):
     """What a search has come to since the one before, and how long it took."""
 
     judged: Judged
@@ -42,7 +41,7 @@ class Batch(NamedTuple):
 
 def search_rows(
     job: Job, passes: Passes, positions: Tensor, on_done: Callable[[float], None]
-) -> Iterator[Batch]:
+) -> Iterator[JudgedBatch]:
     """Search the samples at ``positions`` (M,), in batches that the judge has seen.
 
     ``on_done`` hears how many samples' worth of work is done.
@@ -50,7 +49,7 @@ def search_rows(
     engine = _engine(job, passes)
     judge = Judge(passes, job.scene.threat, job.attack.name, job.terms.device)
     task = Task(job.scene.data.x, job.scene.data.y, job.scene.target, job.scene.data.ids, positions)
-    waiting: list[Found] = []
+    waiting: list[SearchOutcome] = []
     flushed = time.perf_counter()
     for found in engine.search(task, on_done):
         waiting.append(found)
@@ -58,12 +57,12 @@ def search_rows(
         if enough or time.perf_counter() - flushed > _FLUSH_SECONDS:
             judged = _judge(job, judge, waiting)
             now = time.perf_counter()
-            yield Batch(judged, now - flushed)
+            yield JudgedBatch(judged, now - flushed)
             waiting = []
             flushed = now
     if waiting:
         judged = _judge(job, judge, waiting)
-        yield Batch(judged, time.perf_counter() - flushed)
+        yield JudgedBatch(judged, time.perf_counter() - flushed)
 
 
 def _engine(job: Job, passes: Passes) -> Engine | DrivenEngine:
@@ -86,7 +85,7 @@ class _Options(TypedDict):
     device: torch.device
 
 
-def _judge(job: Job, judge: Judge, waiting: list[Found]) -> Judged:
+def _judge(job: Job, judge: Judge, waiting: list[SearchOutcome]) -> Judged:
     """Have the judge say which of the rows that left the engine are broken, and write that down."""
     first, *rest = waiting
     for other in rest:

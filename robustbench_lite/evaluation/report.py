@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_lite.records.cell import Record
 from robustbench_lite.records.identity import Identity
 from robustbench_lite.records.outcomes import CellArrays
-from robustbench_lite.records.statistics import Interval
+from robustbench_lite.records.statistics import WilsonInterval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ class Cell:
         return self._measured.robust_accuracy
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> WilsonInterval:
         """The 95 % Wilson interval of the robust accuracy."""
         return self._measured.interval
 
@@ -121,7 +121,7 @@ class Cell:
         return self._measured.certified_accuracy
 
     @property
-    def certified_interval(self) -> Interval | None:
+    def certified_interval(self) -> WilsonInterval | None:
         """The 95 % Wilson interval of the certified accuracy."""
         return self._measured.certified_interval
 

@@ -57,14 +57,14 @@ def _rows(one: Loaded) -> Iterator[Problem]:
         yield from _answers(row)
 
 
-def _group_by_row(one: Loaded) -> list[Row]:
+def _group_by_row(one: Loaded) -> list[RowRecords]:
     cells: dict[int, list[Found]] = {}
     for row, found in one.sheet.records():
         cells.setdefault(row, []).append(found)
-    return [Row(one.row_name(row), one.board.name, cells[row]) for row in sorted(cells)]
+    return [RowRecords(one.row_name(row), one.board.name, cells[row]) for row in sorted(cells)]
 
 
-class Row(NamedTuple):
+class RowRecords(NamedTuple):
     """A row of a board, with its records."""
 
     name: str
@@ -77,7 +77,7 @@ class Row(NamedTuple):
         return Problem(self.name, what, mend)
 
 
-def _several_networks(row: Row) -> Iterator[Problem]:
+def _several_networks(row: RowRecords) -> Iterator[Problem]:
     """All cells of a row are of the same weights and structure."""
     for what in ("weights_sha256", "architecture_sha256"):
         networks = {getattr(found.record.identity.model, what): found for found in row.cells}
@@ -86,7 +86,7 @@ def _several_networks(row: Row) -> Iterator[Problem]:
             yield row.problem(f"its cells are of several networks ({what}): {names}")
 
 
-def _clean_verdicts(row: Row) -> Iterator[Problem]:
+def _clean_verdicts(row: RowRecords) -> Iterator[Problem]:
     """All cells of a row say the same of a clean image."""
     ids = [found.record.identity.data.ids() for found in row.cells]
     numbers = np.unique(np.concatenate(ids))
@@ -105,7 +105,7 @@ def _clean_verdicts(row: Row) -> Iterator[Problem]:
             yield Problem(row.name, what, "measure both again")
 
 
-def _answers(row: Row) -> Iterator[Problem]:
+def _answers(row: RowRecords) -> Iterator[Problem]:
     """Every record says what its network answers, and those of a row are of one network."""
     answers = {found.path.name: found.record.behaviour for found in row.cells}
     said = {name: answer for name, answer in answers.items() if answer is not None}

@@ -83,7 +83,7 @@ class _Document(_Part):
     threats: list[_Threat]
 
 
-class Shown(NamedTuple):
+class ShownBoard(NamedTuple):
     """What stands in the tables of a board."""
 
     rows: int
@@ -91,7 +91,7 @@ class Shown(NamedTuple):
     """By row and column."""
 
 
-Boards = dict[str, Shown]
+Boards = dict[str, ShownBoard]
 """By the name of the board."""
 
 
@@ -112,7 +112,7 @@ def _read_tables(root: Path) -> Boards:
         content = read_json(path, _TABLE)
         with explained(str(path), _TABLE):
             document = _Document.model_validate(content)
-            boards[path.stem] = Shown(len(document.rows), _values(document))
+            boards[path.stem] = ShownBoard(len(document.rows), _values(document))
     return boards
 
 

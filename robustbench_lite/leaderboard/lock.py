@@ -74,26 +74,26 @@ def source_hash(module: str) -> str:
     return digest.hexdigest()
 
 
-class Source(NamedTuple):
+class SourceText(NamedTuple):
     """The text of a module, and what it parses to."""
 
     text: str
     tree: ast.Module
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> SourceText:
         return cls(text, ast.parse(text))
 
 
-def _sources(module: str) -> dict[str, Source]:
+def _sources(module: str) -> dict[str, SourceText]:
     """``module`` and the modules of its package that it needs."""
-    found: dict[str, Source] = {}
+    found: dict[str, SourceText] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = None if name in found else _file_of(name)
         if path is not None:
-            found[name] = Source.parse(path.read_text(encoding="utf-8"))
+            found[name] = SourceText.parse(path.read_text(encoding="utf-8"))
             package = module.partition(".")[0]
             waiting += [
                 other for other in _imports(found[name], name) if other.partition(".")[0] == package
@@ -111,7 +111,7 @@ def _file_of(module: str) -> Path | None:
     return Path(spec.origin)
 
 
-def _imports(source: Source, module: str) -> Iterator[str]:
+def _imports(source: SourceText, module: str) -> Iterator[str]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -122,7 +122,7 @@ def _imports(source: Source, module: str) -> Iterator[str]:
             yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
-def bare(source: Source) -> str:
+def bare(source: SourceText) -> str:
     """Strip comments, docstrings and blank lines, alike under any version of Python."""
     lines = source.text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):

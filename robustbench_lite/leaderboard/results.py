@@ -49,7 +49,7 @@ class Pair(NamedTuple):
     found: Found | None
 
 
-class Nearest(NamedTuple):
+class NearestRecord(NamedTuple):
     """The record that is most like what a slot asks for, and where it is not like it."""
 
     found: Found
@@ -79,11 +79,11 @@ class Filled(NamedTuple):
             return "not measured"
         return f"out of date: {near.gaps[0]} ({near.found.path.name})"
 
-    def nearest(self, slot: Slot) -> Nearest | None:
+    def nearest(self, slot: Slot) -> NearestRecord | None:
         """The unused record that is most like it, if one is of the same row and attack."""
         wanted = slot.expected
         kin = [
-            Nearest(found, differences(wanted, found.record.identity))
+            NearestRecord(found, differences(wanted, found.record.identity))
             for found in self.unused
             if Kin.of(found.record.identity) == Kin.of(wanted)
         ]

@@ -35,7 +35,7 @@ from robustbench_lite.records.seal import (
     seal_of,
     sha256_of,
 )
-from robustbench_lite.records.statistics import Interval, agree, wilson
+from robustbench_lite.records.statistics import WilsonInterval, agree, wilson
 
 CERTIFICATE = Form(
     noun="certificate",
@@ -117,7 +117,7 @@ class CertificateArrays(NamedTuple):
         return float(self.certified.mean())
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> WilsonInterval:
         """The 95 % Wilson interval of the certified accuracy."""
         return wilson(int(self.certified.sum()), len(self.certified))
 

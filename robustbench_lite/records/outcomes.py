@@ -20,7 +20,7 @@ from robustbench_lite.records.encoding import (
     unpack_ints,
 )
 from robustbench_lite.records.schema import Sparse
-from robustbench_lite.records.statistics import Interval, wilson
+from robustbench_lite.records.statistics import WilsonInterval, wilson
 
 
 class Outcomes(Sparse):
@@ -129,7 +129,7 @@ class CellArrays:
         return float(self.robust.mean()) if self.n else math.nan
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> WilsonInterval:
         """The 95 % Wilson interval of the robust accuracy."""
         return wilson(int(self.robust.sum()), self.n)
 
@@ -141,7 +141,7 @@ class CellArrays:
         )
 
     @property
-    def certified_interval(self) -> Interval | None:
+    def certified_interval(self) -> WilsonInterval | None:
         """The 95 % Wilson interval of the certified accuracy."""
         return None if self.certified is None else wilson(int(self.certified.sum()), self.n)
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 
-class Interval(NamedTuple):
+class WilsonInterval(NamedTuple):
     """A confidence interval of a fraction."""
 
     low: float
@@ -16,7 +16,7 @@ class Interval(NamedTuple):
 
 
 @cache
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: int, n: int, confidence: float = 0.95) -> WilsonInterval:
     """The Wilson score interval (Wilson 1927) of ``successes`` out of ``n``; [0, 1] when n is 0.
 
     >>> low, high = wilson(50, 100)
@@ -24,7 +24,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     (0.404, 0.596)
     """
     if n == 0:
-        return Interval(0.0, 1.0)
+        return WilsonInterval(0.0, 1.0)
     # scipy.stats has the interval itself, but to import that takes longer than to check all records
     # of a board.
     from scipy.special import ndtri
@@ -33,7 +33,9 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     z = float(ndtri((1 + confidence) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Interval(centre - half if successes else 0.0, centre + half if successes < n else 1.0)
+    return WilsonInterval(
+        centre - half if successes else 0.0, centre + half if successes < n else 1.0
+    )
 
 
 def agree(stated: object, derived: object) -> bool:

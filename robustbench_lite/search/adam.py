@@ -43,7 +43,7 @@ class Moments(Rows):
         return cls(torch.zeros_like(values), torch.zeros_like(values))
 
 
-class Step(NamedTuple):
+class AdamStep(NamedTuple):
     """One step of Adam."""
 
     move: Tensor
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     """After the step."""
 
 
-def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | Tensor) -> Step:
+def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | Tensor) -> AdamStep:
     """Take one step in the order of algorithm 1.
 
     Args:
@@ -64,10 +64,10 @@ def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | 
     mean = moments.mean.lerp(gradient, 1 - DECAY)
     square = moments.square.lerp(gradient.square(), 1 - DECAY_SQUARE)
     spread = (square / (1 - DECAY_SQUARE**count)).sqrt() + TINY
-    return Step(rate * (mean / (1 - DECAY**count)) / spread, Moments(mean, square))
+    return AdamStep(rate * (mean / (1 - DECAY**count)) / spread, Moments(mean, square))
 
 
-def folded(moments: Moments, gradient: Tensor, count: Tensor) -> Step:
+def folded(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
     """Take one step of rate 1, where ``TINY`` is added to a root that is not corrected.
 
     Args:
@@ -78,7 +78,7 @@ def folded(moments: Moments, gradient: Tensor, count: Tensor) -> Step:
     mean = DECAY * moments.mean + (1 - DECAY) * gradient
     square = DECAY_SQUARE * moments.square + (1 - DECAY_SQUARE) * gradient**2
     rate = (1 - DECAY_SQUARE**count).sqrt() / (1 - DECAY**count)
-    return Step(rate * mean / (square.sqrt() + TINY), Moments(mean, square))
+    return AdamStep(rate * mean / (square.sqrt() + TINY), Moments(mean, square))
 
 
 def step_in_place(

@@ -24,7 +24,7 @@ from robustbench_lite.search.announcing import Announcer, OnStep
 from robustbench_lite.search.attack import Answer, Attack, Query, State
 from robustbench_lite.search.lanes import Lane
 from robustbench_lite.search.respondent import Respondent, RowRequest
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.search.view import InFlight, View
 from robustbench_lite.threat import ThreatModel
 
@@ -91,7 +91,7 @@ class DrivenEngine:
         self.first_success_ends = threat.eps is not None
         self.respondent = Respondent(attack, passes, threat, query_budget, torch.device(device))
 
-    def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[Outcome]:
+    def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[SearchOutcome]:
         """Attack the rows of ``task``.
 
         Args:
@@ -175,10 +175,10 @@ class DrivenEngine:
                     self._advance(row, reply)
 
 
-def _outcome(rows: Sequence[InFlight]) -> Outcome:
+def _outcome(rows: Sequence[InFlight]) -> SearchOutcome:
     size = torch.tensor([row.best_size for row in rows])
     found = size.isfinite()
-    return Outcome(
+    return SearchOutcome(
         position=torch.tensor([row.position for row in rows]),
         found=found,
         unasked=torch.zeros_like(found),

@@ -24,7 +24,7 @@ from robustbench_lite.search.claims import Keeper
 from robustbench_lite.search.cost import Cost
 from robustbench_lite.search.oracle import Oracle
 from robustbench_lite.search.slots import Slots
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 
 
@@ -64,7 +64,7 @@ class Engine:
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)
 
-    def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[Outcome]:
+    def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[SearchOutcome]:
         """Attack the rows of ``task``.
 
         Args:
@@ -210,7 +210,7 @@ class Engine:
         fresh = self._init(slots.x[again], slots.y[again], slots.index[again], restart)
         slots.state.assign(again, fresh)
 
-    def _leave(self, slots: Slots, gone: Tensor, query: Query) -> Outcome:
+    def _leave(self, slots: Slots, gone: Tensor, query: Query) -> SearchOutcome:
         """Take out the rows ``gone``.
 
         Raises:
@@ -228,7 +228,7 @@ class Engine:
             raise self._error(int(slots.index[at]), float(fault[wrong[0]]), last[at])
         size = slots.best_size[gone]
         unasked = slots.unasked[gone]
-        return Outcome(
+        return SearchOutcome(
             position=slots.position[gone],
             found=size.isfinite() & ~unasked,
             unasked=unasked,

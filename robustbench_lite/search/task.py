@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome(Rows):
+class SearchOutcome(Rows):
     """Rows that left the engine. What was found is still to be judged."""
 
     position: Tensor

@@ -62,7 +62,7 @@ class Recipe:
             )
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Where a training stands after a step; ``loss`` is the mean over the steps of this epoch."""
 
     epoch: int
@@ -81,7 +81,7 @@ def train(
     checkpoint: Path,
     device: torch.device | str = "cpu",
     checkpoint_seconds: float = 30.0,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place, from ``checkpoint`` where there is one, and leave it in eval mode.
 
@@ -116,7 +116,7 @@ def train(
                 loss = _step(model, defense, optimizer, batch)
             scheduler.step()
             at = replace(at, step=at.step + 1, loss_sum=at.loss_sum + loss)
-            on_progress(Progress(epoch, at.step, steps, at.loss_sum / at.step))
+            on_progress(TrainingProgress(epoch, at.step, steps, at.loss_sum / at.step))
             if time.monotonic() - saved > checkpoint_seconds and at.step < steps:
                 store.save(at)
                 saved = time.monotonic()

@@ -13,7 +13,7 @@ from robustbench_lite.search.attack import Access, Query
 from robustbench_lite.search.cost import Cost
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.oracle import Oracle, Reply
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
 
@@ -85,7 +85,7 @@ def search(
     eps: float | str | None = "of the norm",
     seed: int = 0,
     **options: Any,
-) -> Outcome:
+) -> SearchOutcome:
     attack = registry.load("attack", name)(**PARAMS.get(name, {}))
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
     engine = Engine(
@@ -94,13 +94,13 @@ def search(
     return joined(engine.search(what))
 
 
-def assert_same(first: Outcome, second: Outcome) -> None:
+def assert_same(first: SearchOutcome, second: SearchOutcome) -> None:
     assert torch.equal(first.found, second.found)
     assert torch.equal(first.forward, second.forward)
     assert torch.equal(first.backward, second.backward)
 
 
-def check(name: str, norm: str, model: nn.Module, what: Task, **options: Any) -> Outcome:
+def check(name: str, norm: str, model: nn.Module, what: Task, **options: Any) -> SearchOutcome:
     """The outcome, after holding it against what any outcome must be."""
     result, threat = search(name, norm, model, what, **options), ThreatModel.parse(norm, EPS[norm])
     assert result.position.tolist() == list(range(len(what.y)))

@@ -18,7 +18,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined
 from tests.contract.test_attacks import EPS, network, take, task
@@ -83,7 +83,7 @@ def search(
     batch_size: int = 64,
     seed: int = 0,
     **options: Any,
-) -> Outcome:
+) -> SearchOutcome:
     threat = ThreatModel.parse(norm, EPS[norm] if eps == "of the norm" else eps)
     engine = DrivenEngine(
         built(name), Passes(DefendedModel(model), batch_size), threat, seed=seed, **options

@@ -14,7 +14,7 @@ import pytest
 
 from robustbench_lite.leaderboard.load import load
 from robustbench_lite.leaderboard.measure.bench import Bench, Means
-from robustbench_lite.leaderboard.measure.repeat import Repeat, Verdict
+from robustbench_lite.leaderboard.measure.repeat import Repeat, SampleVerdict
 from robustbench_lite.leaderboard.measure.rerun import compare
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.records.cell import make_record, read_record, write_record
@@ -174,7 +174,10 @@ HANGS, STANDS = 24, 0
 def test_a_search_may_hang_on_the_last_bits_of_logits_where_no_margin_is_small(
     evolution: Repeat,
 ) -> None:
-    robust, broken = Verdict(correct=True, broken=False), Verdict(correct=True, broken=True)
+    robust, broken = (
+        SampleVerdict(correct=True, broken=False),
+        SampleVerdict(correct=True, broken=True),
+    )
     assert evolution.roundings_to(HANGS, robust) is not None
     assert evolution.roundings_to(HANGS, broken) is not None
     assert evolution.roundings_to(STANDS, robust) == 1

@@ -15,7 +15,7 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome
+from robustbench_lite.search.task import SearchOutcome
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted
 from tests.known_answer.test_linear_models import linear
@@ -51,7 +51,7 @@ def built(name: str, **options: Any) -> DrivenAttack:
 
 def search(
     attack: PGD | DrivenAttack, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None
-) -> Outcome:
+) -> SearchOutcome:
     passes, threat = Passes(DefendedModel(model), 64), ThreatModel.parse(norm, eps)
     engine = (
         Engine(attack, passes, threat)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.bounds.certify import METHODS, certify
 from robustbench_lite.bounds.graph.tracing import graph_of
-from robustbench_lite.bounds.hidden import ADAPTIVE, CHORDS, INTERVALS, Problem, hidden_bounds
+from robustbench_lite.bounds.hidden import ADAPTIVE, CHORDS, INTERVALS, Bounding, hidden_bounds
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.model.layers import Normalize
 from robustbench_lite.sources.networks import ResidualBlock
@@ -144,7 +144,7 @@ def test_every_hidden_unit_stays_in_its_interval(
     threat = ThreatModel(NORMS[norm], eps)
     reached = points(model, x, model(x).argmax(1), threat, box, generator)
     for method in (INTERVALS, CHORDS, ADAPTIVE):
-        bounds = hidden_bounds(Problem(graph, region), method)
+        bounds = hidden_bounds(Bounding(graph, region), method)
         for x_adv in reached:
             x_adv = x_adv.double()
             values = graph.values(x_adv)

@@ -14,11 +14,8 @@ from rbl_attacks.boundary.starts import PER_CLASS, collect, exchange, noise, oth
 from rbl_attacks.boundary.state import BoundaryState, go, land, narrow, start
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Kind, Query
-from robustbench_lite.search.fitted import Fit, FittedAttack
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.threat.goals import Untargeted
+from robustbench_lite.search import Access, Answer, Fit, FittedAttack, Kind, Query, SampleRng
+from robustbench_lite.threat import ThreatModel, Untargeted
 
 FIRST_STEP = 0.1
 """First delta and epsilon; the authors begin with 0.01, and it has to grow first."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rbl_attacks.boundary.state import WAVES, BoundaryState
-from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search import SampleRng
 
 FACTOR = 1.5
 """By how much a step size changes at once."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from rbl_attacks.boundary.state import STARTS, BoundaryState, shares
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search import SampleRng
 
 PER_CLASS = 20
 """Images of a class to start from."""

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.rows.looks import surely_none
-from robustbench_lite.rows.rng import DOWN, UP, Pinned, SampleRng
-from robustbench_lite.search.attack import State
+from robustbench_lite.rows.rng import DOWN, UP, Pinned
+from robustbench_lite.search import SampleRng, State, surely_none
 
 # What is drawn in the search, both by the number of queries before.
 WAVES = Pinned("waves", UP)

@@ -14,12 +14,18 @@ from torch import Tensor
 from rbl_attacks.carlini_wagner.distance import DISTANCES, CarliniWagnerState
 from rbl_attacks.carlini_wagner.run import begin_run, descend, to_tanh_space
 from robustbench_lite.errors import UsageError
-from robustbench_lite.rows.looks import surely_none
-from robustbench_lite.rows.losses import margin
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.adam import Moments
-from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query
-from robustbench_lite.search.bracket import Bracket
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Attack,
+    Bracket,
+    Kind,
+    Moments,
+    Query,
+    SampleRng,
+    margin,
+    surely_none,
+)
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
 

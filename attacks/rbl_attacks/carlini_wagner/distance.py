@@ -12,9 +12,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.adam import Moments
-from robustbench_lite.search.attack import State
-from robustbench_lite.search.bracket import Bracket
+from robustbench_lite.search import Bracket, Moments, State
 from robustbench_lite.threat.norms import per_row
 
 SHRINK = 0.9

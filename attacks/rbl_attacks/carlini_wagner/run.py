@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rbl_attacks.carlini_wagner.distance import CarliniWagnerState
-from robustbench_lite.rows.looks import free_to_look
-from robustbench_lite.search.adam import Moments, step_in_place
+from robustbench_lite.search import Moments, free_to_look
+from robustbench_lite.search.adam import step_in_place
 
 SQUASH = 0.999999
 """Images shrink by this before atanh.

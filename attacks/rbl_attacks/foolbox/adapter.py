@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rbl_attacks.foolbox.description import docstring_of, fields_of, paper_of
 from rbl_attacks.foolbox.table import Entry
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search.attack import Access
+from robustbench_lite.search import Access
 from robustbench_lite.search.driven import DrivenAttack
 from robustbench_lite.threat import ThreatModel
 

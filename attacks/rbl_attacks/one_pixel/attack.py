@@ -13,9 +13,17 @@ from torch import Tensor
 
 from rbl_attacks.one_pixel.candidates import count_listed, draw, list_at, locate, mutate, paint
 from robustbench_lite.errors import UsageError
-from robustbench_lite.rows.losses import cross_entropy
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Neighbours, Query, State
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Attack,
+    Kind,
+    Neighbours,
+    Query,
+    SampleRng,
+    State,
+    cross_entropy,
+)
 from robustbench_lite.threat import ThreatModel
 
 

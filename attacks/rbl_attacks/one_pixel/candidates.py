@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustbench_lite.rows.rng import DOWN, UP, Pinned, SampleRng
+from robustbench_lite.rows.rng import DOWN, UP, Pinned
+from robustbench_lite.search import SampleRng
 
 # What is drawn.
 POSITIONS = Pinned("positions", DOWN[:1])  # of the first population

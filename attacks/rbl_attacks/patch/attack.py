@@ -16,10 +16,16 @@ from rbl_attacks.patch.placement import Geometry, count_pixels
 from rbl_attacks.patch.universal import PatchState
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.rows.losses import cross_entropy
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Kind, Query
-from robustbench_lite.search.fitted import Fit, UniversalAttack
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Fit,
+    Kind,
+    Query,
+    SampleRng,
+    UniversalAttack,
+    cross_entropy,
+)
 from robustbench_lite.threat import Targeted, ThreatModel
 
 AnyState = PatchState | OwnPatchState

@@ -13,11 +13,7 @@ from torch.nn import functional as F
 
 from rbl_attacks.patch.placement import ORDERS, Geometry
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.rows.losses import margin
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.rows.rows import Rows
-from robustbench_lite.search.adam import Moments, as_printed
-from robustbench_lite.search.fitted import Fit
+from robustbench_lite.search import Fit, Moments, Rows, SampleRng, as_printed, margin
 from robustbench_lite.threat.norms import per_row
 
 

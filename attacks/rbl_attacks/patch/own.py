@@ -9,8 +9,7 @@ from torch import Tensor
 
 from rbl_attacks.patch.fit import Texture
 from rbl_attacks.patch.placement import COLOURS, Geometry
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import State
+from robustbench_lite.search import SampleRng, State
 
 
 @dataclass(frozen=True)

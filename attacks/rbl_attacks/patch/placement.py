@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rbl_attacks.patch.outline import MARGIN, Shape, mask_of
 from robustbench_lite.errors import UsageError
-from robustbench_lite.rows.rng import DOWN, UP, Pinned, SampleRng
-from robustbench_lite.rows.rows import Rows
+from robustbench_lite.rows.rng import DOWN, UP, Pinned
+from robustbench_lite.search import Rows, SampleRng
 from robustbench_lite.threat.norms import largest
 
 TEXELS = 2

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from rbl_attacks.patch.placement import Geometry
 from robustbench_lite.errors import UsageError
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import State
+from robustbench_lite.search import SampleRng, State
 
 
 @dataclass(frozen=True)

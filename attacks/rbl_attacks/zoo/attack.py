@@ -16,10 +16,16 @@ from rbl_attacks.zoo.space import NoiseSpace
 from rbl_attacks.zoo.state import ZOOState
 from rbl_attacks.zoo.update import STEP, Update, descend
 from robustbench_lite.errors import UsageError
-from robustbench_lite.rows.looks import surely_none
-from robustbench_lite.rows.losses import margin_loss
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack, Kind, Query
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Attack,
+    Kind,
+    Query,
+    SampleRng,
+    margin_loss,
+    surely_none,
+)
 from robustbench_lite.threat import ThreatModel
 
 PROGRESS = 0.9999

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from rbl_attacks.zoo.space import NoiseSpace
 from rbl_attacks.zoo.state import ZOOState
-from robustbench_lite.rows.looks import surely_all
-from robustbench_lite.rows.rng import UP, Pinned, SampleRng
+from robustbench_lite.rows.rng import UP, Pinned
+from robustbench_lite.search import SampleRng, surely_all
 
 # What is drawn.
 ORDERS = Pinned("orders", UP)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite.search.attack import Neighbours
+from robustbench_lite.search import Neighbours
 
 ALMOST = 0.999999
 """Carlini and Wagner's factor.

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_lite.rows.looks import surely_none
-from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import State
-from robustbench_lite.search.bracket import Bracket
+from robustbench_lite.search import Bracket, SampleRng, State, surely_none
 
 
 @dataclass(frozen=True)

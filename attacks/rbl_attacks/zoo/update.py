@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rbl_attacks.zoo.order import Turns
 from rbl_attacks.zoo.state import ZOOState
-from robustbench_lite.search.adam import Moments, folded
+from robustbench_lite.search import Moments
+from robustbench_lite.search.adam import folded
 
 Update = Literal["adam", "newton"]
 STEP: dict[Update, float] = {"adam": 1e-4, "newton": 1e-2}

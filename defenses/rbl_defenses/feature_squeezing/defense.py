@@ -16,10 +16,9 @@ from rbl_defenses.feature_squeezing.detector import AgreeingDetector, Detector, 
 from rbl_defenses.feature_squeezing.non_local_means import NonLocalMeans
 from rbl_defenses.feature_squeezing.squeezers import BitDepth, Median
 from rbl_defenses.feature_squeezing.stand_ins import stand_in_for
-from robustbench_lite.defense import Defense
+from robustbench_lite.defense import DefendedModel, Defense, Traits, Wrapper
 from robustbench_lite.errors import UsageError
-from robustbench_lite.model.defended import DefendedModel, Traits, Wrapper
-from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.search import SampleRng
 
 
 @dataclass(frozen=True, kw_only=True)

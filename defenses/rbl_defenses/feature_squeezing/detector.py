@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.model.defended import Wrapper
-from robustbench_lite.rows.rng import SampleRng
+from robustbench_lite.defense import Wrapper
+from robustbench_lite.search import SampleRng
 
 _BATCH = 256
 _WEIGHT = 10.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.model.layers import Pointwise
+from robustbench_lite.search import Pointwise
 
 
 class BitDepth(Pointwise):

@@ -33,7 +33,7 @@ from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.verification.replay import Setup, replay, set_up
 
 
-class Verdict(NamedTuple):
+class SampleVerdict(NamedTuple):
     """What a cell says of a sample."""
 
     correct: bool
@@ -54,9 +54,9 @@ class Closeness(NamedTuple):
     attacked: float
 
 
-def verdicts_of(ids: NDArray[np.int64], arrays: CellArrays) -> dict[int, Verdict]:
+def verdicts_of(ids: NDArray[np.int64], arrays: CellArrays) -> dict[int, SampleVerdict]:
     """Data-set index -> verdict, of the samples ``ids`` (N,)."""
-    verdicts = map(Verdict, arrays.clean_correct.tolist(), arrays.broken.tolist())
+    verdicts = map(SampleVerdict, arrays.clean_correct.tolist(), arrays.broken.tolist())
     return dict(zip(ids.tolist(), verdicts, strict=True))
 
 
@@ -68,7 +68,7 @@ class Repeat:
     slot: Slot
     found: Found
 
-    def verdicts(self, ids: NDArray[np.int64]) -> dict[int, Verdict]:
+    def verdicts(self, ids: NDArray[np.int64]) -> dict[int, SampleVerdict]:
         """What the samples ``ids`` are now."""
         slot = self.slot
         data = self._part(ids)
@@ -96,7 +96,7 @@ class Repeat:
             attacked=watcher.nearest if margins.judged is None else margins.judged,
         )
 
-    def roundings_to(self, sample: int, verdict: Verdict) -> int | None:
+    def roundings_to(self, sample: int, verdict: SampleVerdict) -> int | None:
         """How many searches with logits rounded otherwise it takes until a sample gets ``verdict``.
 
         None if none does.

@@ -18,7 +18,7 @@ from robustbench_lite.leaderboard.answers import answer_problems
 from robustbench_lite.leaderboard.load import Loaded
 from robustbench_lite.leaderboard.measure.bench import Bench, Means
 from robustbench_lite.leaderboard.measure.near_ties import excuse, excuse_of_search
-from robustbench_lite.leaderboard.measure.repeat import Repeat, Verdict, verdicts_of
+from robustbench_lite.leaderboard.measure.repeat import Repeat, SampleVerdict, verdicts_of
 from robustbench_lite.leaderboard.measure.selection import cells_in_turn, choose_samples, queries_of
 from robustbench_lite.leaderboard.results import Problem
 from robustbench_lite.records.provenance import other_torch
@@ -133,7 +133,9 @@ def compare(cell: Repeat, ids: NDArray[np.int64]) -> Compared:
     return compared
 
 
-def _excuse(cell: Repeat, sample: int, recorded: Verdict, verdict: Verdict) -> str | None:
+def _excuse(
+    cell: Repeat, sample: int, recorded: SampleVerdict, verdict: SampleVerdict
+) -> str | None:
     """Why another verdict is none of another network or attack.
 
     It is the margin that it stands on, or the way of the search.

@@ -65,14 +65,14 @@ def _most_queries(found: Found) -> int:
     return int((arrays.forward_queries.astype(np.int64) + arrays.backward_queries).max(initial=0))
 
 
-class Curve(NamedTuple):
+class QueryCurve(NamedTuple):
     """Points of a line."""
 
     xs: Sequence[float]
     ys: Sequence[float]
 
 
-def success_over_queries(found: Found) -> Curve:
+def success_over_queries(found: Found) -> QueryCurve:
     """Over queries, the share of the attacked samples that were broken within so many."""
     arrays = found.arrays
     spent = (arrays.forward_queries + arrays.backward_queries).astype(np.int64)
@@ -82,4 +82,4 @@ def success_over_queries(found: Found) -> Curve:
     hits = np.searchsorted(np.sort(spent[arrays.broken]), at, side="right")
     rises = np.flatnonzero(np.diff(hits, prepend=-1))
     kept = np.union1d(rises, [len(at) - 1])  # where the line rises, and its end
-    return Curve(at[kept].tolist(), (100 * hits[kept] / attacked).tolist())
+    return QueryCurve(at[kept].tolist(), (100 * hits[kept] / attacked).tolist())

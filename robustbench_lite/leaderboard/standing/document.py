@@ -13,7 +13,7 @@ from robustbench_lite.leaderboard.standing.ranking import RankRange
 from robustbench_lite.leaderboard.words import entrant
 from robustbench_lite.records.identity import DataId, PluginId
 from robustbench_lite.records.schema import Strict
-from robustbench_lite.records.statistics import Interval, wilson
+from robustbench_lite.records.statistics import WilsonInterval, wilson
 
 SCHEMA_VERSION = 1
 _DIGITS = 6
@@ -33,13 +33,13 @@ class Counted(Strict):
     right: int
     n: int
     accuracy: float
-    interval: Interval
+    interval: WilsonInterval
 
     @classmethod
     def of(cls, right: int, n: int, **others: Any) -> Self:
         """The share of ``right`` in ``n``; ``others`` are the fields that a subclass adds."""
         low, high = wilson(right, n)
-        interval = Interval(round_share(low), round_share(high))
+        interval = WilsonInterval(round_share(low), round_share(high))
         return cls(right=right, n=n, accuracy=round_share(right / n), interval=interval, **others)
 
 

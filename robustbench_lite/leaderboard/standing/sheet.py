@@ -46,7 +46,7 @@ class ColumnRecord(NamedTuple):
     found: Found
 
 
-class Proof(NamedTuple):
+class RowProof(NamedTuple):
     """Samples that are proved robust: data-set indices and verdicts, (N,) each."""
 
     ids: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Sheet:
     """Why a cell has no record."""
     others: list[RowRecord] = field(default_factory=list)
     """Beside the table: points of the accuracy-against-eps picture."""
-    proofs: Mapping[tuple[int, str], Proof] = field(default_factory=dict)
+    proofs: Mapping[tuple[int, str], RowProof] = field(default_factory=dict)
     """By row and group id."""
 
     def records(self) -> Iterator[RowRecord]:
@@ -165,12 +165,12 @@ def _table(threat: Threat, samples: Mapping[str, int]) -> ThreatTable:
 def join_proofs(
     groups: Sequence[ThreatTable],
     cells: Mapping[tuple[int, str], Found],
-) -> dict[tuple[int, str], Proof]:
+) -> dict[tuple[int, str], RowProof]:
     """What the records of a row prove under a threat model, together.
 
     Each certificate is sound by itself.
     """
-    proofs: dict[tuple[int, str], Proof] = {}
+    proofs: dict[tuple[int, str], RowProof] = {}
     for group in groups:
         names = {column.id for column in group.attacks}
         for row in sorted({row for row, column in cells if column in names}):
@@ -179,7 +179,7 @@ def join_proofs(
             if verdicts:
                 ids = np.array(sorted(verdicts), dtype=np.int64)
                 certified = np.array([verdicts[i] for i in ids.tolist()], dtype=np.bool_)
-                proofs[row, group.id] = Proof(ids, certified)
+                proofs[row, group.id] = RowProof(ids, certified)
     return proofs
 
 

@@ -23,7 +23,7 @@ from robustbench_lite.leaderboard.standing.document import (
 )
 from robustbench_lite.leaderboard.standing.flags import flags_of
 from robustbench_lite.leaderboard.standing.ranking import RankRange, rank_ranges
-from robustbench_lite.leaderboard.standing.sheet import Proof, Sheet
+from robustbench_lite.leaderboard.standing.sheet import RowProof, Sheet
 from robustbench_lite.leaderboard.standing.worst import Worst, WorstCases, worst_cases
 
 _NO_CERTIFICATE = Missing(missing="no certificate")
@@ -110,11 +110,11 @@ def _worst(worst: Worst | str) -> WorstShare | Missing:
     return WorstShare.of(int(worst.robust.sum()), len(worst.ids), over=list(worst.by))
 
 
-def _share_certified(proof: Proof) -> Share:
+def _share_certified(proof: RowProof) -> Share:
     return Share.of(int(proof.certified.sum()), len(proof.ids))
 
 
-def _open(proof: Proof | None, worst: Worst | str) -> OpenRange | Missing:
+def _open(proof: RowProof | None, worst: Worst | str) -> OpenRange | Missing:
     """What is left open on the samples that were attacked and were to be certified."""
     if isinstance(worst, str):
         return Missing(missing=worst)

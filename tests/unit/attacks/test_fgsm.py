@@ -10,7 +10,7 @@ from rbl_attacks.fgsm import FGSM
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 
 ROWS = 16
@@ -33,7 +33,7 @@ class Band(nn.Module):
         return torch.stack([off, off * 0 + self.width**2], 1)
 
 
-def search(model: nn.Module, sweep: bool) -> Outcome:
+def search(model: nn.Module, sweep: bool) -> SearchOutcome:
     x, y = torch.full((ROWS, 1, 3, 4), 0.4), torch.zeros(ROWS, dtype=torch.int64)
     engine = Engine(
         FGSM(sweep=sweep),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from robustbench_lite.bounds import hidden, margins
 from robustbench_lite.bounds.certify import certify
 from robustbench_lite.bounds.graph.tracing import graph_of
-from robustbench_lite.bounds.hidden import CHORDS, Problem, hidden_bounds
+from robustbench_lite.bounds.hidden import CHORDS, Bounding, hidden_bounds
 from robustbench_lite.bounds.margins import NEAR
 from robustbench_lite.bounds.region import region_of
 from robustbench_lite.errors import ModelError, UnknownNameError, UnsupportedLayerError, UsageError
@@ -128,7 +128,9 @@ def test_memory_is_bounded_by_the_chunk_and_no_bound_depends_on_it(
     model, x, _ = small_residual
     graph = graph_of(model, (1, 8, 8))
     region = region_of(x[:3].double(), NORMS["linf"], torch.full((3,), 0.02))
-    large, small = (hidden_bounds(Problem(graph, region, chunk), CHORDS) for chunk in (2**22, 2**9))
+    large, small = (
+        hidden_bounds(Bounding(graph, region, chunk), CHORDS) for chunk in (2**22, 2**9)
+    )
     for node, bounds in large.items():
         assert torch.allclose(bounds.lower, small[node].lower, atol=1e-12)
         assert torch.allclose(bounds.upper, small[node].upper, atol=1e-12)
@@ -160,7 +162,7 @@ def test_rows_for_all_units_of_a_convolution_give_the_bounds_of_rows_for_the_ope
         load_dataset("fashion_mnist", limit=16).x,
         reference_model("fashion_mnist", name).module,
     )
-    problem = Problem(
+    problem = Bounding(
         graph_of(network, tuple(x.shape[1:])),
         region_of(x.double(), NORMS["linf"], torch.full((16,), 0.1)),
     )

@@ -25,7 +25,7 @@ from robustbench_lite.sources.networks import convolutional, residual
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import norm_by_name
-from robustbench_lite.training.trainer import Progress, Recipe, initialise, train
+from robustbench_lite.training.trainer import Recipe, TrainingProgress, initialise, train
 from tests.conftest import toy
 
 NETWORKS = {
@@ -223,7 +223,7 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bits(text: str, tmp_p
     class Stop(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if (progress.epoch, progress.step) == (2, 2):
             raise Stop
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_lite.leaderboard.lock import Source, bare, source_hash
+from robustbench_lite.leaderboard.lock import SourceText, bare, source_hash
 
 MAIN = '''"""What it is."""
 
@@ -73,7 +73,7 @@ def test_code_counts_and_words_do_not(
 
 def test_what_remains_is_code() -> None:
     assert bare(
-        Source.parse(
+        SourceText.parse(
             '"""Doc."""\nx = 1  # one\n\n\ndef f():\n    """Doc."""\n    return "# kept"\n'
         )
     ) == ('x = 1\ndef f():\n    return "# kept"')

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.adam import TINY, Moments, Step, as_printed, folded, step_in_place
+from robustbench_lite.search.adam import TINY, AdamStep, Moments, as_printed, folded, step_in_place
 
 RATE = 0.03
 START = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 AIM = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1))
 
-Update = Callable[[Moments, Tensor, Tensor], Step]
+Update = Callable[[Moments, Tensor, Tensor], AdamStep]
 
 
-def at_rate_one(moments: Moments, gradient: Tensor, count: Tensor) -> Step:
+def at_rate_one(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
     return as_printed(moments, gradient, count, 1.0)
 
 

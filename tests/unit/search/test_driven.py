@@ -21,7 +21,7 @@ from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.lock_step import check_lock_step
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, joined, untargeted
 
@@ -93,14 +93,14 @@ def search(
     lanes: int = 64,
     seed: int = 0,
     budget: int | None = None,
-) -> Outcome:
+) -> SearchOutcome:
     model = model if isinstance(model, DefendedModel) else DefendedModel(model)
     engine = DrivenEngine(attack, Passes(model, batch), threat, seed=seed, query_budget=budget)
     engine.LANES = lanes
     return joined(engine.search(what))
 
 
-def same(a: Outcome, b: Outcome) -> bool:
+def same(a: SearchOutcome, b: SearchOutcome) -> bool:
     return all(
         torch.equal(getattr(a, name), getattr(b, name))
         for name in ("found", "x_adv", "size", "forward", "backward")

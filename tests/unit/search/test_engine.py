@@ -16,7 +16,7 @@ from robustbench_lite.rows.losses import margin_loss
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted
 
@@ -47,7 +47,7 @@ def search(
     batch_size: int = 32,
     threat: ThreatModel = LINF,
     **options: Any,
-) -> Outcome:
+) -> SearchOutcome:
     defended = model if isinstance(model, DefendedModel) else DefendedModel(model or Brightness())
     whole = joined(Engine(attack, Passes(defended, batch_size), threat, **options).search(what))
     assert whole.position.tolist() == list(range(len(what.y)))

@@ -24,8 +24,8 @@ from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.training.card import Training, make_card
 from robustbench_lite.training.trainer import (
-    Progress,
     Recipe,
+    TrainingProgress,
     _sizes,
     describe,
     evaluating,
@@ -56,8 +56,8 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
-def _stop_at(epoch: int, step: int) -> Callable[[Progress], None]:
-    def check(progress: Progress) -> None:
+def _stop_at(epoch: int, step: int) -> Callable[[TrainingProgress], None]:
+    def check(progress: TrainingProgress) -> None:
         if (progress.epoch, progress.step) == (epoch, step):
             raise Stopped
 
@@ -136,7 +136,7 @@ DEFENSES = [
 
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_an_image_that_is_left_over_joins_the_batch_before(tmp_path: Path, defense: str) -> None:
-    steps: list[Progress] = []
+    steps: list[TrainingProgress] = []
     curve = train(
         _normed(),
         create("defense", defense),
@@ -275,7 +275,7 @@ def test_a_checkpoint_that_another_run_deletes_meanwhile_is_none(
 
 def test_a_folder_that_cannot_be_written_to_shows_before_any_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    steps: list[Progress] = []
+    steps: list[TrainingProgress] = []
     with pytest.raises(UsageError, match="cannot be written"):
         train(
             _network(),

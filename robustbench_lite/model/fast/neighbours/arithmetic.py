@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.model.fast.neighbours.calls import name_of
-from robustbench_lite.model.fast.neighbours.operations import Affine, Call, Sum
+from robustbench_lite.model.fast.neighbours.operations import AffineOperation, Call, SumOperation
 
 
 def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int]) -> Call | None:
@@ -31,15 +31,19 @@ def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int])
         return None
     if not constants:
         linear = sign in (operator.add, operator.sub)
-        return Call(Sum((1.0, 1.0 if sign is operator.add else -1.0)), sign) if linear else None
+        return (
+            Call(SumOperation((1.0, 1.0 if sign is operator.add else -1.0)), sign)
+            if linear
+            else None
+        )
     constant = _by_channel(constants[0], shape)
     if constant is None or (left is not None and sign is operator.truediv):
         return None
     whole = (lambda x: sign(x, right)) if left is None else (lambda x: sign(left, x))
     if sign in (operator.add, operator.sub):
         turned = left is not None and sign is operator.sub
-        return Call(Affine(torch.tensor(-1.0) if turned else None), whole)
-    return Call(Affine(constant if sign is operator.mul else 1 / constant), whole)
+        return Call(AffineOperation(torch.tensor(-1.0) if turned else None), whole)
+    return Call(AffineOperation(constant if sign is operator.mul else 1 / constant), whole)
 
 
 def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None:

@@ -15,8 +15,8 @@ from robustbench_lite.model.fast.neighbours.operations import (
     Call,
     Elementwise,
     Flat,
-    Linear,
-    Mean,
+    LinearOperation,
+    MeanOperation,
     Pool,
     Same,
     adaptive_average,
@@ -97,7 +97,7 @@ def _of_mean(shape: Sequence[int], dim: Any = (), keepdim: bool = False) -> Call
         return None
     if sorted(part % 4 for part in dim) != [2, 3]:
         return None
-    return Call(Mean(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
+    return Call(MeanOperation(keepdim), lambda x: x.mean((2, 3), keepdim=keepdim))
 
 
 def _of_largest(
@@ -142,7 +142,7 @@ def _of_dropout(
 
 
 def _of_linear(shape: Sequence[int], weight: Tensor, bias: Tensor | None = None) -> Call:
-    return Call(Linear(weight.detach()), lambda x: F.linear(x, weight, bias))
+    return Call(LinearOperation(weight.detach()), lambda x: F.linear(x, weight, bias))
 
 
 def _of_convolution(

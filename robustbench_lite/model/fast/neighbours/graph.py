@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_lite.model.fast.neighbours.operations import Affine
+from robustbench_lite.model.fast.neighbours.operations import AffineOperation
 from robustbench_lite.model.fast.neighbours.program import Program
 from robustbench_lite.model.fast.neighbours.reading import Reader
 from robustbench_lite.model.fast.neighbours.rest import Rest
@@ -117,7 +117,7 @@ class _Builder:
             return Fact(self.reader.evaluate(node), fixed=False)
         try:
             call, among = self.reader.read(node)
-            sole = isinstance(call.operation, Affine) and self._is_sole(sources[0])
+            sole = isinstance(call.operation, AffineOperation) and self._is_sole(sources[0])
             value = self.steps.take(call, among, sole=sole)
         except Unfit as reason:
             self.reasons.append(f"{place_of(node)} {reason}")

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from robustbench_lite.model.fast.neighbours.operations import (
-    Affine,
+    AffineOperation,
     Call,
     Elementwise,
-    Linear,
+    LinearOperation,
     Operation,
     Pool,
     Same,
-    Sum,
+    SumOperation,
     adaptive_average,
     average,
     convolution,
@@ -45,7 +45,7 @@ def call_of_module(module: nn.Module, shapes: Sequence[Sequence[int]]) -> Call |
     if hooked(module) or module.training:
         return None
     operation = _of_module(module, shapes[0])
-    if operation is None or (len(shapes) > 1 and not isinstance(operation, Sum)):
+    if operation is None or (len(shapes) > 1 and not isinstance(operation, SumOperation)):
         return None
     return Call(operation, _out_of_place(module))
 
@@ -64,7 +64,7 @@ def _of_module(module: nn.Module, shape: Sequence[int]) -> Operation | None:
     ):
         return Same()
     if isinstance(module, ConvexAggregation):
-        return Sum(tuple(module.coefficients.tolist()))
+        return SumOperation(tuple(module.coefficients.tolist()))
     if kind is nn.Conv2d and getattr(module, "padding_mode", "zeros") == "zeros":
         dilation = getattr(module, "dilation", 1)
         groups = getattr(module, "groups", 1)
@@ -74,7 +74,7 @@ def _of_module(module: nn.Module, shape: Sequence[int]) -> Operation | None:
     if kind is nn.Flatten and [module.start_dim, module.end_dim] == [1, -1]:
         return flat(shape)
     if kind is nn.Linear:
-        return Linear(module.weight.detach())  # type: ignore[operator]
+        return LinearOperation(module.weight.detach())  # type: ignore[operator]
     return _of_pool(module, shape)
 
 
@@ -111,11 +111,11 @@ def _out_of_place(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine | None:
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> AffineOperation | None:
     if module.running_mean is None or module.running_var is None:
         return None
     factor = (module.running_var + module.eps).rsqrt()
-    return Affine((factor if module.weight is None else factor * module.weight).detach())
+    return AffineOperation((factor if module.weight is None else factor * module.weight).detach())
 
 
 _ELEMENTWISE: set[type[nn.Module]] = {

@@ -20,20 +20,20 @@ class Elementwise(NamedTuple):
     rectifier: bool = False
 
 
-class Affine(NamedTuple):
+class AffineOperation(NamedTuple):
     """Each channel times ``factor`` (C,) or (), and something added."""
 
     factor: Tensor | None
     """``None`` is 1."""
 
 
-class Sum(NamedTuple):
+class SumOperation(NamedTuple):
     """A weighted sum of its inputs."""
 
     weights: tuple[float, ...]
 
 
-class Convolution(NamedTuple):
+class ConvolutionOperation(NamedTuple):
     """A convolution with a bias, or without."""
 
     weight: Tensor
@@ -55,7 +55,7 @@ class Pool(NamedTuple):
     divisor: int | None = None
 
 
-class Mean(NamedTuple):
+class MeanOperation(NamedTuple):
     """Over all positions."""
 
     keeps_places: bool
@@ -65,13 +65,23 @@ class Flat(NamedTuple):
     """(B, C, H, W) to (B, C H W)."""
 
 
-class Linear(NamedTuple):
+class LinearOperation(NamedTuple):
     """A matrix product with a bias, or without."""
 
     weight: Tensor
 
 
-Operation = Same | Elementwise | Affine | Sum | Convolution | Pool | Mean | Flat | Linear
+Operation = (
+    Same
+    | Elementwise
+    | AffineOperation
+    | SumOperation
+    | ConvolutionOperation
+    | Pool
+    | MeanOperation
+    | Flat
+    | LinearOperation
+)
 
 
 class Call(NamedTuple):
@@ -83,7 +93,7 @@ class Call(NamedTuple):
 
 def convolution(
     weight: Tensor, stride: Any, padding: Any, dilation: Any = 1, groups: int = 1
-) -> Convolution | None:
+) -> ConvolutionOperation | None:
     """Read a convolution by its settings as torch takes them."""
     reach = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
     if padding == "same":
@@ -91,7 +101,7 @@ def convolution(
             return None  # there is more padding on one side
         padding = (reach[0] // 2, reach[1] // 2)
     padding = (0, 0) if padding == "valid" else pair(padding)
-    return Convolution(weight.detach(), pair(stride), padding, pair(dilation), groups)
+    return ConvolutionOperation(weight.detach(), pair(stride), padding, pair(dilation), groups)
 
 
 def average(
@@ -119,7 +129,7 @@ def adaptive_average(shape: Sequence[int], output_size: Any) -> Operation | None
     if wanted == list(sides):
         return Same()
     if wanted == [1, 1]:
-        return Mean(keeps_places=True)
+        return MeanOperation(keeps_places=True)
     if any(side % size for side, size in zip(sides, wanted, strict=True)):
         return None
     kernel = pair([side // size for side, size in zip(sides, wanted, strict=True)])

@@ -27,7 +27,7 @@ LARGEST_BATCH = 256
 """Rows that the rest of a network takes at once, at most."""
 
 
-class Step(NamedTuple):
+class ProgramStep(NamedTuple):
     """A layer whose windows are known.
 
     Its output is the value whose number is one more than its own place.
@@ -46,7 +46,7 @@ class Step(NamedTuple):
     """Values a point of the largest tensor that its rule makes."""
 
 
-class Crossing(NamedTuple):
+class BranchCrossing(NamedTuple):
     """A value that the rest of the network takes, or that is the logits."""
 
     number: int
@@ -75,8 +75,8 @@ class Program:
     On that it runs the ``rest``.
     """
 
-    steps: Sequence[Step]
-    crossings: Sequence[Crossing]
+    steps: Sequence[ProgramStep]
+    crossings: Sequence[BranchCrossing]
     root: nn.Module
     rest: fx.Graph | None
     """``None`` where the only crossing is the logits."""
@@ -206,7 +206,7 @@ def _image_windows(base: Tensor, owner: Tensor, place: Tensor, pixel: Tensor) ->
     return Windows(torch.stack([before, pixel], 1), place // width, place % width, owner, number)
 
 
-def _compose(crossing: Crossing, windows: Windows, known: Tensor, base: Tensor) -> Tensor:
+def _compose(crossing: BranchCrossing, windows: Windows, known: Tensor, base: Tensor) -> Tensor:
     """Put the crossing's value at each point together: new, and laid out as the network's own."""
     if crossing.measured:
         whole = known[:1].expand(len(windows.owner), *known.shape[1:])

@@ -8,20 +8,26 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from robustbench_lite.model.fast.neighbours.operations import (
-    Affine,
+    AffineOperation,
     Call,
-    Convolution,
+    ConvolutionOperation,
     Elementwise,
-    Linear,
-    Mean,
+    LinearOperation,
+    MeanOperation,
     Operation,
     Pool,
-    Sum,
+    SumOperation,
 )
 from robustbench_lite.model.fast.windows.linear import VectorLinear, WindowedLinear
 from robustbench_lite.model.fast.windows.pixels import Axes, Axis, Spread
-from robustbench_lite.model.fast.windows.rules import Activation, Rectifier, Rule, Scaled, Total
-from robustbench_lite.model.fast.windows.rules import Mean as MeanRule
+from robustbench_lite.model.fast.windows.rules import (
+    ActivationRule,
+    MeanRule,
+    Rectifier,
+    Rule,
+    Scaled,
+    Total,
+)
 from robustbench_lite.model.fast.windows.slides import (
     AveragePool,
     MaxPool,
@@ -70,18 +76,18 @@ def rule_of(
         case Elementwise():
             if operation.rectifier:
                 return Rectifier(axes)
-            return Activation.of(axes, call.whole, first[:1])
-        case Sum():
+            return ActivationRule.of(axes, call.whole, first[:1])
+        case SumOperation():
             return Total.of(branches, operation.weights)
-        case Linear() if axes is None:
+        case LinearOperation() if axes is None:
             return VectorLinear(None, operation.weight)
-        case Linear() if flat and axes is not None:
+        case LinearOperation() if flat and axes is not None:
             if WindowedLinear.entries(operation.weight, axes) > LARGEST_TABLE:
                 raise Unfit("takes windows that are too large for its table")
             return WindowedLinear.of(operation.weight, axes)
-        case Affine() if not flat:
+        case AffineOperation() if not flat:
             return Scaled(axes, operation.factor)
-        case Convolution() | Pool() | Mean() if axes is not None and not flat:
+        case ConvolutionOperation() | Pool() | MeanOperation() if axes is not None and not flat:
             return _of_map(operation, axes, first.shape, after)
     raise Unfit("has no rule for windows of this shape")
 
@@ -89,18 +95,20 @@ def rule_of(
 def needs_clear(operation: Operation) -> bool:
     """Tell whether changes beyond the edges would come in again."""
     averages = isinstance(operation, Pool) and not operation.largest
-    return averages or isinstance(operation, Convolution | Mean)
+    return averages or isinstance(operation, ConvolutionOperation | MeanOperation)
 
 
 def whole_cost(operation: Operation, after: Shape) -> int:
     """Count multiplications for an image whose output has the shape ``after``, batch first."""
-    if isinstance(operation, Convolution | Linear):
+    if isinstance(operation, ConvolutionOperation | LinearOperation):
         return int(operation.weight.numel()) * math.prod(after[2:])
     return 0
 
 
-def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, after: Shape) -> Rule:
-    if isinstance(operation, Mean):
+def _of_map(
+    operation: ConvolutionOperation | Pool | MeanOperation, axes: Axes, shape: Shape, after: Shape
+) -> Rule:
+    if isinstance(operation, MeanOperation):
         single = Axes(*(Axis((0,) * len(axis.starts), 1, 1) for axis in axes))
         return MeanRule(single if operation.keeps_places else None, math.prod(shape[2:]))
     kernel = operation.kernel if isinstance(operation, Pool) else tuple(operation.weight.shape[2:])
@@ -116,7 +124,7 @@ def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, afte
     high, wide = (Slide.of(*part) for part in parts)
     spread = Spread(axes, Axes(high.field, wide.field))
     lies = Axes(high.after, wide.after)
-    if isinstance(operation, Convolution):
+    if isinstance(operation, ConvolutionOperation):
         return _convolution(operation, (high, wide), spread, lies, after)
     sliding = (lies, spread, shape[1], operation.stride, operation.kernel)
     if operation.largest:
@@ -125,7 +133,7 @@ def _of_map(operation: Convolution | Pool | Mean, axes: Axes, shape: Shape, afte
 
 
 def _convolution(
-    operation: Convolution, slides: Slides, spread: Spread, lies: Axes, after: Shape
+    operation: ConvolutionOperation, slides: Slides, spread: Spread, lies: Axes, after: Shape
 ) -> Rule:
     weight = operation.weight
     groups = operation.groups

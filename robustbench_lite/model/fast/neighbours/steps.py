@@ -8,14 +8,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from robustbench_lite.model.fast.neighbours.operations import (
-    Affine,
+    AffineOperation,
     Call,
     Elementwise,
     Flat,
-    Linear,
+    LinearOperation,
     Same,
 )
-from robustbench_lite.model.fast.neighbours.program import Step
+from robustbench_lite.model.fast.neighbours.program import ProgramStep
 from robustbench_lite.model.fast.neighbours.rules import Unfit, needs_clear, rule_of, whole_cost
 from robustbench_lite.model.fast.neighbours.values import Windowed, chain
 from robustbench_lite.model.fast.windows.pixels import Axes
@@ -29,7 +29,7 @@ class Steps:
     def __init__(self, pixels: Axes) -> None:
         self.pixels = pixels
         """Where the windows of the image lie: each is its pixel."""
-        self.taken: list[Step] = []
+        self.taken: list[ProgramStep] = []
         self._entrances: dict[Windowed, Windowed] = {}
 
     def take(self, call: Call, among: Sequence[Windowed], *, sole: bool) -> Windowed:
@@ -47,7 +47,7 @@ class Steps:
         first = among[0]
         if isinstance(operation, Same):
             return first
-        pixelwise = isinstance(operation, Elementwise | Affine) and len(among) == 1
+        pixelwise = isinstance(operation, Elementwise | AffineOperation) and len(among) == 1
         if pixelwise and first.front is not None:
             return replace(first, probe=call.whole(first.probe), front=(*first.front, call.whole))
         among = [self._enter(value) for value in among]
@@ -56,7 +56,7 @@ class Steps:
             return replace(first, flat=True)
         if len({value.flat for value in among}) > 1:
             raise Unfit("joins maps and vectors")
-        if isinstance(operation, Affine) and operation.factor is not None and sole:
+        if isinstance(operation, AffineOperation) and operation.factor is not None and sole:
             scaled = self._fold(operation.factor, call.whole, first)
             if scaled is not None:
                 return scaled
@@ -65,7 +65,7 @@ class Steps:
     def _add_layer(self, call: Call, among: Sequence[Windowed]) -> Windowed:
         operation = call.operation
         first = among[0]
-        of_vectors = first.flat and isinstance(operation, Linear)
+        of_vectors = first.flat and isinstance(operation, LinearOperation)
         whole = _flatten_before(call.whole) if of_vectors else call.whole
         probe = whole(*(value.probe for value in among))
         axes = [value.axes for value in among]
@@ -86,7 +86,7 @@ class Steps:
         """Add a step by ``rule`` whose output on the probes is ``probe``."""
         area = 1 if rule.after is None else rule.after.area
         features = probe.shape[1]
-        step = Step(
+        step = ProgramStep(
             rule=rule,
             whole=whole,
             inputs=tuple(value.number for value in among),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_lite.model.fast.neighbours.program import Crossing
+from robustbench_lite.model.fast.neighbours.program import BranchCrossing
 from robustbench_lite.model.fast.windows.pixels import Axes
 
 
@@ -33,10 +33,10 @@ class Windowed:
         """The probe as the network has it."""
         return self.probe.flatten(1) if self.flat else self.probe
 
-    def crossing(self, measured: bool) -> Crossing:
+    def crossing(self, measured: bool) -> BranchCrossing:
         """Hand it to the rest; ``measured``: nothing but its shape is asked for."""
         front = None if self.front is None else chain(self.front)
-        return Crossing(self.number, self.axes, front, self.flat, measured)
+        return BranchCrossing(self.number, self.axes, front, self.flat, measured)
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ class Front(Rule):
 
 
 @dataclass(frozen=True)
-class Activation(Rule):
+class ActivationRule(Rule):
     """A function of each value; of the values (N, C, h, w) of each pixel, if it is no vector."""
 
     function: Callable[[Tensor], Tensor]
@@ -111,7 +111,7 @@ class Activation(Rule):
     @classmethod
     def of(
         cls, after: Axes | None, function: Callable[[Tensor], Tensor], like: Tensor
-    ) -> Activation:
+    ) -> ActivationRule:
         """Try ``function`` on what is ``like`` an input, (1, C, H, W) or (1, F)."""
         finite = bool(function(torch.full_like(like, float("-inf"))).isfinite().all())
         return cls(after, function, float("-inf") if finite else 0.0)
@@ -225,7 +225,7 @@ def clear(change: Tensor, windows: Windows, axes: Axes) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Mean(Rule):
+class MeanRule(Rule):
     """The mean of each channel over ``positions``, as a map of one position or as a vector."""
 
     positions: int

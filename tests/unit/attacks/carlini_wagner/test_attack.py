@@ -16,7 +16,7 @@ from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
 
@@ -94,7 +94,7 @@ def constants(attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor) -> 
 
 def found(
     attack: CarliniWagner, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, norm: str = "l2"
-) -> Outcome:
+) -> SearchOutcome:
     engine = Engine(attack, Passes(DefendedModel(model), 64), ThreatModel.parse(norm, None))
     return joined(engine.search(Task(x, y, target, torch.arange(len(y)))))
 

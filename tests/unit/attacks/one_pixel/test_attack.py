@@ -17,7 +17,7 @@ from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome, Task
+from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
 
@@ -56,7 +56,7 @@ def search(
     eps: float = 1,
     batch_size: int = 512,
     target: Tensor | None = None,
-) -> Outcome:
+) -> SearchOutcome:
     target = torch.full_like(y, -1) if target is None else target
     threat = ThreatModel.parse("l0", eps)
     engine = Engine(attack, Passes(DefendedModel(model), batch_size, fast=True), threat)

@@ -15,7 +15,7 @@ from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.attack import Answer, Query
 from robustbench_lite.search.engine import Engine
-from robustbench_lite.search.task import Outcome
+from robustbench_lite.search.task import SearchOutcome
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present, untargeted
 
@@ -48,7 +48,9 @@ def images(model: nn.Module, rows: int = 6, on_bounds: bool = True) -> tuple[Ten
     return x, model(x).argmax(1)
 
 
-def search(attack: ZOO, model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 1024) -> Outcome:
+def search(
+    attack: ZOO, model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 1024
+) -> SearchOutcome:
     engine = Engine(attack, Passes(DefendedModel(model), batch_size), L2)
     return joined(engine.search(untargeted(x, y)))
 
