@@ -17,6 +17,7 @@ from robustbench_lite.bounds.graph.graph import Graph, Node
 from robustbench_lite.bounds.graph.operations import Input, Shape, Sum
 from robustbench_lite.errors import ModelError, UnsupportedLayerError, as_model_error, told
 from robustbench_lite.machine.numerics import exactly
+from robustbench_lite.model.arithmetic import ARITHMETIC
 from robustbench_lite.model.layers import ConvexAggregation
 
 _PROBES = 3
@@ -163,8 +164,8 @@ class _Walk:
 
     def _function(self, name: str, args: Any, kwargs: Any) -> Any:
         name = name.removesuffix("_")
-        if name in _ARITHMETIC and len(args) == 2 and not kwargs:
-            return self._arithmetic(_ARITHMETIC[name], *args)
+        if name in ARITHMETIC and len(args) == 2 and not kwargs:
+            return self._arithmetic(ARITHMETIC[name], *args)
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Value):
             raise self.builder.unsupported(f"{name}()")
@@ -210,20 +211,6 @@ class _Walk:
         if x is right and sign is operator.truediv:
             raise self.builder.unsupported("division by the image")
         return self.builder.scale(x, sign(one, constant), 0 * one)
-
-
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "iadd": operator.add,
-    "sub": operator.sub,
-    "isub": operator.sub,
-    "mul": operator.mul,
-    "imul": operator.mul,
-    "truediv": operator.truediv,
-    "itruediv": operator.truediv,
-    "div": operator.truediv,
-    "true_divide": operator.truediv,
-}
 
 
 def _flat(args: Any) -> list[Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustbench_lite.model.arithmetic import ARITHMETIC
 from robustbench_lite.model.fast.neighbours.calls import name_of
 from robustbench_lite.model.fast.neighbours.operations import AffineOperation, Call, SumOperation
 
@@ -25,7 +26,7 @@ def call_of_arithmetic(target: Any, left: Any, right: Any, shape: Sequence[int])
     Returns:
         None where windows do not know it.
     """
-    sign = _SIGNS.get(name_of(target))
+    sign = ARITHMETIC.get(name_of(target))
     constants = [part for part in (left, right) if part is not None]
     if sign is None or any(not isinstance(part, int | float | Tensor) for part in constants):
         return None
@@ -56,20 +57,3 @@ def _by_channel(constant: float | Tensor, shape: Sequence[int]) -> Tensor | None
         return tensor.reshape(())
     sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
     return tensor.reshape(-1) if sizes == (1, shape[1]) + (1,) * (len(shape) - 2) else None
-
-
-_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "iadd": operator.add,
-    "sub": operator.sub,
-    "isub": operator.sub,
-    "mul": operator.mul,
-    "imul": operator.mul,
-    "truediv": operator.truediv,
-    "itruediv": operator.truediv,
-    "div": operator.truediv,
-    "true_divide": operator.truediv,
-    "divide": operator.truediv,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-}
