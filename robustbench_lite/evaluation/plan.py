@@ -6,7 +6,7 @@ It is listed once, for a run and for a dry run.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,10 +31,10 @@ from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.probes import ask
 from robustbench_lite.evaluation.settings import Settings
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.model.defended import DefendedModel
+from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import read_record
-from robustbench_lite.records.identity import Identity
+from robustbench_lite.records.identity import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.journal import Journal, open_journal
 from robustbench_lite.search.attack import Access, Attack
 from robustbench_lite.sources.dataset import Dataset
@@ -109,50 +109,56 @@ class Plan:
         shape = tuple(self.data.x.shape[1:])
         models = [prepare(s.module, s.defense, device, settings.outputs) for s in self.subjects]
         models = [diagnose(model, data.x, data.y, data.classes) for model in models]
+        samples = data_id(data)
+        training = None if self.fit_data is None else data_id(self.fit_data)
         planned = []
         for subject, model in zip(self.subjects, models, strict=True):
             certifier = certifier_for(settings.certify, subject, self.threat, shape)
-            planned.append(self._plan_cells(subject, model, certifier, settings))
+            shared = _Shared(
+                model=model_id(subject, settings.outputs),
+                defense=plugin_id("defense", subject.defense),
+                threat=threat_id(self.threat),
+                data=samples,
+                fit_data=training,
+                certifier=None if certifier is None else certifier_id(certifier),
+            )
+            cells = tuple(self._plan_cells(subject, model.traits, shared, settings))
+            planned.append(PlannedSubject(subject, model, certifier, cells))
         return planned
 
     def _plan_cells(
-        self,
-        subject: Subject,
-        model: DefendedModel,
-        certifier: Certifier | None,
-        settings: Settings,
-    ) -> PlannedSubject:
+        self, subject: Subject, traits: Traits, shared: _Shared, settings: Settings
+    ) -> Iterator[PlannedCell]:
         """List the cells of a subject: every attack, and the plain one where that differs."""
-        cells = []
         for attack in self.attacks:
-            differs = model.traits.plain_differs(attack.access == Access.GRADIENT)
+            differs = traits.plain_differs(attack.access == Access.GRADIENT)
             for adaptive in (True, False) if settings.plain and differs else (True,):
-                identity = self._identity(subject, attack, certifier, settings, adaptive=adaptive)
-                cells.append(PlannedCell(subject, attack, adaptive, identity))
-        return PlannedSubject(subject, model, certifier, tuple(cells))
+                identity = shared.identify(attack, settings, adaptive=adaptive)
+                yield PlannedCell(subject, attack, adaptive, identity)
 
-    def _identity(
-        self,
-        subject: Subject,
-        attack: Attack,
-        certifier: Certifier | None,
-        settings: Settings,
-        *,
-        adaptive: bool,
-    ) -> Identity:
+
+class _Shared(NamedTuple):
+    """What the identities of all cells of a subject have in common; weights are hashed once."""
+
+    model: ModelId
+    defense: PluginId
+    threat: ThreatId
+    data: DataId
+    fit_data: DataId | None
+    certifier: PluginId | None
+
+    def identify(self, attack: Attack, settings: Settings, *, adaptive: bool) -> Identity:
         """Gather everything that decides the outcome of a cell."""
         return Identity(
-            model=model_id(subject, settings.outputs),
-            defense=plugin_id("defense", subject.defense),
+            model=self.model,
+            defense=self.defense,
             attack=plugin_id("attack", attack),
-            threat=threat_id(self.threat),
-            data=data_id(self.data),
+            threat=self.threat,
+            data=self.data,
             seed=settings.seed,
             query_budget=settings.query_budget,
-            fit_data=data_id(self.fit_data)
-            if self.fit_data is not None and needs_fit(attack)
-            else None,
-            certifier=None if certifier is None else certifier_id(certifier),
+            fit_data=self.fit_data if needs_fit(attack) else None,
+            certifier=self.certifier,
             adaptive=None if adaptive else False,
         )
 
