@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -75,13 +75,18 @@ class Settings:
                 raise UnknownNameError(field, str(getattr(self, field)), get_args(kind))
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], call: str) -> Settings:
-        """The settings that were ``given`` to ``call`` as keywords.
+    def of(cls, given: Mapping[str, Any], call: str, names: Collection[str] = ()) -> Settings:
+        """Make the settings that were ``given`` to ``call`` as keywords.
+
+        Args:
+            given: name and value of each.
+            call: what the user called, for the message.
+            names: those that mean something to ``call``; all of them if there are none.
 
         Raises:
-            UnknownNameError: there is no setting of a name; says which there are.
+            UnknownNameError: ``call`` takes no setting of a name; says which it takes.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = names or {field.name for field in dataclasses.fields(cls)}
         for name in given:
             if name not in known:
                 raise UnknownNameError(f"setting of {call}", name, known)

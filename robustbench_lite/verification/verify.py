@@ -21,6 +21,9 @@ from robustbench_lite.verification import examples, rebuild
 from robustbench_lite.verification.examine import Verification, examine_each
 from robustbench_lite.verification.examples import Adversarials
 
+_SETTINGS = ("batch_size", "device", "on_progress", "outputs")
+"""Those that mean something here: what decided an outcome is in the record."""
+
 
 def verify(
     file: str | Path,
@@ -56,7 +59,7 @@ def verify(
         UsageError: the network or the defense is not to be had.
         DataError: the clean images are neither in the file nor here.
     """
-    options = Settings.of(settings, "verify")
+    options = Settings.of(settings, "verify", _SETTINGS)
     saved = examples.read(Path(file))
     identity = saved.record.identity
     if isinstance(model, nn.Module):

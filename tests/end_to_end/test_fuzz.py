@@ -135,12 +135,12 @@ ODD_ARRAYS = [
 def test_folders_and_parquet_and_idx_files_of_images(
     survives: Callable[..., None], own_network: tuple[str, ...]
 ) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
     for name in ("a/0.png", "a/1.bmp", "b/0.jpg", "b/1.webp", "b/2.tif"):
         Path("images", name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((28, 28), 77, np.uint8)).save(Path("images", name))
     Path("cifar10-jpeg").mkdir()
     encoded = Path("images/a/0.png").read_bytes()
+    import pyarrow
     from pyarrow import parquet
 
     parquet.write_table(

@@ -392,6 +392,8 @@ def test_one_call_leads_from_a_file_to_its_result(tmp_path: Path) -> None:
         rbl.verify(tmp_path / "a.npz")
     with pytest.raises(UnknownNameError, match="setting of verify"):
         rbl.verify(tmp_path / "a.npz", subject.module, sede=1)
+    with pytest.raises(UnknownNameError, match="setting of verify"):
+        rbl.verify(tmp_path / "a.npz", subject.module, seed=1)  # the record's counts
     alone = rbl.verify(tmp_path / "a.npz", subject.module)
     assert not alone.failures
     assert any("could not be compared" in note for note in alone.notes)
