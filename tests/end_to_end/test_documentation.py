@@ -24,6 +24,14 @@ def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.Monke
     exec(code, {"__name__": "documentation"})  # noqa: S102 -- a page of this repository
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explanation/design.md"])
+def test_code_that_is_named_by_its_place_is_there(page: str) -> None:
+    named = re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?)`", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) > 10
+    homes = [ROOT, ROOT / "robustbench_lite", ROOT / "robustbench_lite" / "leaderboard"]
+    assert not [name for name in named if not any((home / name).exists() for home in homes)]
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
