@@ -23,7 +23,7 @@ from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.prepare import prepare
 from robustbench_lite.evaluation.subject import Subject
-from robustbench_lite.files.reading import explained
+from robustbench_lite.files.reading import explain
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.records.fit import FIT, StoredFit, is_of_another, read_fit, write_fit
@@ -200,7 +200,7 @@ def _read(path: Path, job: Job, attack: FittedAttack, shape: tuple[int, ...]) ->
     stored = read_fit(path, job.key)
     tensors = {name: value.to(job.terms.device) for name, value in stored.tensors.items()}
     fit = Fit(stored.step, stored.of, tensors.pop("result"), tensors)
-    with explained(str(path), FIT):
+    with explain(str(path), FIT):
         finite = bool(fit.result.isfinite().all())
         if not finite or not attack.may_go_on_from(fit, shape, job.scene.threat):
             raise ValueError(f"it is no fit of {attack.name} for images of {shape}")

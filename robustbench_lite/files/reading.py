@@ -87,12 +87,12 @@ def reading(path: Path, form: Form) -> Iterator[None]:
             that its reader raised, but for this project's own errors, which pass.
     """
     require_file(path, form)
-    with explained(str(path), form):
+    with explain(str(path), form):
         yield
 
 
 @contextmanager
-def explained(where: str, form: Form) -> Iterator[None]:
+def explain(where: str, form: Form) -> Iterator[None]:
     """:func:`reading` for what is no file of its own; ``where`` names it."""
     try:
         yield

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from robustbench_lite.files.reading import MAX_DEPTH, Form, explained, read_bytes, reading
+from robustbench_lite.files.reading import MAX_DEPTH, Form, explain, read_bytes, reading
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -58,7 +58,7 @@ def read_model(path: Path, form: Form, model: type[ModelT]) -> ModelT:
 
 def parse_model(content: bytes | str, where: str, form: Form, model: type[ModelT]) -> ModelT:
     """:func:`read_model` for JSON that is no file of its own."""
-    with explained(where, form):
+    with explain(where, form):
         return model.model_validate_json(content)
 
 

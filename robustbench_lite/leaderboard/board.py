@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.files.numerals import parse_number
-from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, OPTIONS_BYTES, Form, explained
+from robustbench_lite.files.reading import MAX_INDEX, MAX_SAMPLES, OPTIONS_BYTES, Form, explain
 from robustbench_lite.files.text import read_toml
 from robustbench_lite.registry import Spec
 
@@ -202,7 +202,7 @@ def load_board(path: Path) -> Board:
     """Read one board; what is wrong with it is a usage error that names file and field."""
     content = read_toml(path, _TOML)
     try:
-        with explained(str(path), _BOARD):
+        with explain(str(path), _BOARD):
             board = Board.model_validate(content)
     except UsageError as error:  # of the registry, about a spec or a number
         if str(path) in str(error):

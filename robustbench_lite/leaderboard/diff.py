@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_lite.errors import UsageError
-from robustbench_lite.files.reading import RECORD_BYTES, Form, explained
+from robustbench_lite.files.reading import RECORD_BYTES, Form, explain
 from robustbench_lite.files.text import read_json
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import TABLES
@@ -110,7 +110,7 @@ def _read_tables(root: Path) -> Boards:
     boards = {}
     for path in sorted((root / TABLES).glob("*.json")):
         content = read_json(path, _TABLE)
-        with explained(str(path), _TABLE):
+        with explain(str(path), _TABLE):
             document = _Document.model_validate(content)
             boards[path.stem] = ShownBoard(len(document.rows), _values(document))
     return boards

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from robustbench_lite import registry
 from robustbench_lite.errors import RecordError, UnknownNameError, UsageError
-from robustbench_lite.files.reading import OPTIONS_BYTES, Form, explained
+from robustbench_lite.files.reading import OPTIONS_BYTES, Form, explain
 from robustbench_lite.files.text import read_json
 from robustbench_lite.leaderboard.board import LOCK
 from robustbench_lite.leaderboard.results import Problem
@@ -152,7 +152,7 @@ def read_lock(root: Path) -> dict[Plugin, Locked]:
     if not os.path.lexists(path):
         return {}
     content: dict[registry.Kind, dict[str, dict[str, Any]]] = read_json(path, _LOCK)
-    with explained(str(path), _LOCK):
+    with explain(str(path), _LOCK):
         return {
             (kind, name): Locked(int(entry["version"]), str(entry["sha256"]))
             for kind, entries in content.items()

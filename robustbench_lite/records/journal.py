@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from robustbench_lite.errors import RecordError
-from robustbench_lite.files.reading import MAX_SAMPLES, explained, require_file
+from robustbench_lite.files.reading import MAX_SAMPLES, explain, require_file
 from robustbench_lite.records.behaviour import Behaviour
 from robustbench_lite.records.samples import JOURNAL, Outcome, Proof
 
@@ -109,7 +109,7 @@ class Journal:
         """Read what earlier runs left of a cell of ``n`` samples, in order of position."""
         outcomes = []
         for row in self._rows(_OUTCOMES, key, n):
-            with explained(self.path, JOURNAL):
+            with explain(self.path, JOURNAL):
                 outcome = _OUTCOME.validate_python(row[:7])
             if outcome.seal(key) != row[7]:
                 raise RecordError(
@@ -153,7 +153,7 @@ class Journal:
     def proofs(self, key: str, n: int = MAX_SAMPLES) -> list[Proof]:
         """Read what earlier runs left of a certificate of ``n`` samples, in order of position."""
         rows = self._rows(_PROOFS, key, n)
-        with explained(self.path, JOURNAL):
+        with explain(self.path, JOURNAL):
             found = [_PROOF.validate_python(row[:3]) for row in rows]
         for proof, row in zip(found, rows, strict=True):
             if proof.seal(key) != row[3]:
@@ -175,7 +175,7 @@ class Journal:
     def seconds(self, key: str) -> float:
         """Read the time that was spent on the cell so far, over all runs."""
         row = self._one("SELECT seconds FROM cells WHERE key = ?", key)
-        with explained(self.path, JOURNAL):
+        with explain(self.path, JOURNAL):
             return float(row[0]) if row else 0.0
 
     def _one(self, query: str, key: str) -> tuple[Any, ...] | None:

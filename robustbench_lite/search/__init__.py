@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from robustbench_lite.rows.rng import SampleRng as SampleRng
     from robustbench_lite.rows.rows import Rows as Rows
     from robustbench_lite.search.adam import Moments as Moments
-    from robustbench_lite.search.adam import as_printed as as_printed
+    from robustbench_lite.search.adam import adam_update as adam_update
     from robustbench_lite.search.attack import Access as Access
     from robustbench_lite.search.attack import Answer as Answer
     from robustbench_lite.search.attack import Attack as Attack
@@ -61,7 +61,7 @@ _HOMES = {
     "Traits": "model.defended",
     "UniversalAttack": "search.fitted",
     "Wrapper": "model.defended",
-    "as_printed": "search.adam",
+    "adam_update": "search.adam",
     "cross_entropy": "rows.losses",
     "difference_of_logits_ratio": "rows.losses",
     "free_to_look": "rows.looks",

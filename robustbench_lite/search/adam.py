@@ -4,9 +4,9 @@ An init/update pair: ``Moments.fresh`` before the first step, one of the updates
 three of these because one algorithm can be written in several orders of operations, which end at
 different last bits: the attacks that use them have published verdicts, and these are kept.
 
-    as_printed      algorithm 1
-    folded          the order at the end of section 2: both corrections are part of the rate
-    step_in_place   folded too, without asking for memory
+    adam_update             algorithm 1
+    adam_update_folded      the order at the end of section 2: both corrections are in the rate
+    adam_update_in_place    folded too, without asking for memory
 
 All work on values (B, ...) of any shape, each row at a step of its own.
 """
@@ -52,7 +52,9 @@ class AdamStep(NamedTuple):
     """After the step."""
 
 
-def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | Tensor) -> AdamStep:
+def adam_update(
+    moments: Moments, gradient: Tensor, count: Tensor, rate: float | Tensor
+) -> AdamStep:
     """Take one step in the order of algorithm 1.
 
     Args:
@@ -67,7 +69,7 @@ def as_printed(moments: Moments, gradient: Tensor, count: Tensor, rate: float | 
     return AdamStep(rate * (mean / (1 - DECAY**count)) / spread, Moments(mean, square))
 
 
-def folded(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
+def adam_update_folded(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
     """Take one step of rate 1, where ``TINY`` is added to a root that is not corrected.
 
     Args:
@@ -81,7 +83,7 @@ def folded(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
     return AdamStep(rate * mean / (square.sqrt() + TINY), Moments(mean, square))
 
 
-def step_in_place(
+def adam_update_in_place(
     values: Tensor,
     moments: Moments,
     gradient: Tensor,

@@ -23,7 +23,7 @@ from robustbench_lite.files.reading import (
     MAX_PIXELS,
     MAX_SAMPLES,
     Form,
-    explained,
+    explain,
     reading,
     require_memory,
 )
@@ -82,7 +82,7 @@ def from_npz(path: Path, split: str) -> Labelled:
 def from_folder(path: Path, split: str) -> Labelled:
     """Read the images of the sub-folders, one a class, in the order of their names."""
     inner = path / split
-    with explained(str(path), _FOLDER):
+    with explain(str(path), _FOLDER):
         top = inner if inner.is_dir() else path
         names = sorted(entry.name for entry in os.scandir(top) if entry.is_dir())
         if not names:
@@ -190,7 +190,7 @@ def from_torchvision(
         error=DataError,
         fix=f"{how} {layout} there.",
     )
-    with explained(str(root), form):
+    with explain(str(root), form):
         source = getattr(torchvision.datasets, kind)(
             str(root), train=split == "train", download=download
         )

@@ -14,7 +14,7 @@ from torch import nn
 
 from robustbench_lite.errors import ModelError, UnknownNameError, UsageError, WeightsError
 from robustbench_lite.files.numerals import parse_whole
-from robustbench_lite.files.reading import CARD_BYTES, Form, explained, require_file
+from robustbench_lite.files.reading import CARD_BYTES, Form, explain, require_file
 from robustbench_lite.files.writing import write_text
 from robustbench_lite.registry import Spec, Trust, call_with_text, import_object
 from robustbench_lite.sources.card import Card, load_card
@@ -232,7 +232,7 @@ def _from_file(path: Path, attribute: str) -> Callable[..., Any]:
     if found is None or found.loader is None:
         raise UsageError(f"{path} cannot be read as Python code.")
     code = sys.modules[name] = importlib.util.module_from_spec(found)
-    with explained(str(path), _CODE):
+    with explain(str(path), _CODE):
         found.loader.exec_module(code)
     if not hasattr(code, attribute):
         public = [key for key in vars(code) if not key.startswith("_")]

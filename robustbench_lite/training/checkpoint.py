@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from robustbench_lite.errors import UsageError, WeightsError
-from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explained, reading
+from robustbench_lite.files.reading import WEIGHTS_BYTES, Form, explain, reading
 from robustbench_lite.files.writing import replacing
 
 _CHECKPOINT = Form(
@@ -97,7 +97,7 @@ class Checkpoint:
                 f"The checkpoint {self.path} is that of another training: {'; '.join(changed)}. "
                 "Repeat its settings, choose another --output, or start over with --fresh."
             )
-        with explained(str(self.path), _CHECKPOINT):
+        with explain(str(self.path), _CHECKPOINT):
             for name, part in self.parts.items():
                 part.load_state_dict(content[name])
         return at

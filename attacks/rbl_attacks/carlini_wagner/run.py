@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rbl_attacks.carlini_wagner.distance import CarliniWagnerState
 from robustbench_lite.search import Moments, free_to_look
-from robustbench_lite.search.adam import step_in_place
+from robustbench_lite.search.adam import adam_update_in_place
 
 SQUASH = 0.999999
 """Images shrink by this before atanh.
@@ -35,7 +35,7 @@ def descend(state: CarliniWagnerState, slope: Tensor, learning_rate: float) -> C
     """
     scratch = torch.addcmul(state.x_adv, state.x_adv, state.x_adv, value=-1)  # x (1 - x)
     # dx/dw = (1 - tanh(w)^2) / 2 = 2 x (1 - x): the product is a quarter of the gradient by w.
-    step_in_place(
+    adam_update_in_place(
         state.v,
         state.moments,
         slope.mul_(scratch),

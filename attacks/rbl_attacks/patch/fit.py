@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rbl_attacks.patch.placement import ORDERS, Geometry
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.search import Fit, Moments, Rows, SampleRng, as_printed, margin
+from robustbench_lite.search import Fit, Moments, Rows, SampleRng, adam_update, margin
 from robustbench_lite.threat.norms import per_row
 
 
@@ -50,7 +50,7 @@ class Texture(Rows):
         """
         taken = per_row(step, self.colours)
         rate = learning_rate * (1 + (math.pi * taken / steps).cos()) / 2
-        move, moments = as_printed(self.moments, gradient, taken + 1, rate)
+        move, moments = adam_update(self.moments, gradient, taken + 1, rate)
         return Texture((self.colours + move).clamp(0, 1), moments)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rbl_attacks.zoo.order import Turns
 from rbl_attacks.zoo.state import ZOOState
 from robustbench_lite.search import Moments
-from robustbench_lite.search.adam import folded
+from robustbench_lite.search.adam import adam_update_folded
 
 Update = Literal["adam", "newton"]
 STEP: dict[Update, float] = {"adam": 1e-4, "newton": 1e-2}
@@ -72,7 +72,7 @@ def adam(total: Slopes, memory: Tensor) -> Move:
         memory: both moments, and how often each coordinate has moved, (B, 3, n).
     """
     mean, square, count = memory.unbind(1)
-    move, moments = folded(Moments(mean, square), total.slope, count + 1)
+    move, moments = adam_update_folded(Moments(mean, square), total.slope, count + 1)
     return Move(move, torch.stack([moments.mean, moments.square, count + 1], 1))
 
 

@@ -78,7 +78,7 @@ class Global(Code):
         super().__init__(lambda x: x * SCALE["global"])
 
 
-def hooked(edited: bool) -> nn.Module:
+def is_hooked(edited: bool) -> nn.Module:
     network = small_network()
     if edited:
         network.register_forward_hook(
@@ -97,7 +97,7 @@ NETWORKS: dict[str, Build] = {
     "plain tensor": lambda edited: Plain(0.3 if edited else 1.0).eval(),
     "buffer": lambda edited: Buffered(0.3 if edited else 1.0).eval(),
     "module in a list": lambda edited: Listed(0.3 if edited else 1.0).eval(),
-    "hook": hooked,
+    "hook": is_hooked,
     "global": with_global,
 }
 

@@ -16,7 +16,7 @@ from robustbench_lite.errors import DataError, RecordError, UsageError
 from robustbench_lite.files.reading import (
     Form,
     below,
-    explained,
+    explain,
     read_bytes,
     reading,
     reason_of,
@@ -93,7 +93,7 @@ def test_whatever_goes_wrong_says_what_was_expected_what_was_found_and_what_to_d
         pytest.raises(
             DataError, match=rf"^a\.txt is no list: .*{reason}.*\. Write one\.$"
         ) as caught,
-        explained("a.txt", FORM),
+        explain("a.txt", FORM),
     ):
         raise error
     assert caught.value.__cause__ is error
@@ -101,7 +101,7 @@ def test_whatever_goes_wrong_says_what_was_expected_what_was_found_and_what_to_d
 
 @pytest.mark.parametrize("error", [RecordError("of another"), KeyboardInterrupt(), SystemExit()])
 def test_errors_of_this_project_and_interrupts_pass(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, explained("a.txt", FORM):
+    with pytest.raises(type(error)) as caught, explain("a.txt", FORM):
         raise error
     assert caught.value is error
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_lite.search.adam import TINY, AdamStep, Moments, as_printed, folded, step_in_place
+from robustbench_lite.search.adam import (
+    TINY,
+    AdamStep,
+    Moments,
+    adam_update,
+    adam_update_folded,
+    adam_update_in_place,
+)
 
 RATE = 0.03
 START = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -16,7 +23,7 @@ Update = Callable[[Moments, Tensor, Tensor], AdamStep]
 
 
 def at_rate_one(moments: Moments, gradient: Tensor, count: Tensor) -> AdamStep:
-    return as_printed(moments, gradient, count, 1.0)
+    return adam_update(moments, gradient, count, 1.0)
 
 
 def gradient_at(values: Tensor) -> Tensor:
@@ -35,7 +42,7 @@ def follow_torch(steps: int) -> Tensor:
 def follow_as_printed(steps: int) -> Tensor:
     values, moments = START, Moments.fresh(START)
     for count in range(1, steps + 1):
-        move, moments = as_printed(moments, gradient_at(values), torch.tensor(count), RATE)
+        move, moments = adam_update(moments, gradient_at(values), torch.tensor(count), RATE)
         values = values - move
     return values
 
@@ -43,7 +50,7 @@ def follow_as_printed(steps: int) -> Tensor:
 def follow_folded(steps: int) -> Tensor:
     values, moments = START, Moments.fresh(START)
     for count in range(1, steps + 1):
-        move, moments = folded(moments, gradient_at(values), torch.tensor(float(count)))
+        move, moments = adam_update_folded(moments, gradient_at(values), torch.tensor(float(count)))
         values = values - RATE * move
     return values
 
@@ -52,7 +59,7 @@ def follow_in_place(steps: int, scale: float = 0.25) -> Tensor:
     values, moments = START.clone(), Moments.fresh(START)
     for step in range(1, steps + 1):
         gradient, count = scale * gradient_at(values), torch.full((5,), step)
-        step_in_place(
+        adam_update_in_place(
             values,
             moments,
             gradient,
@@ -72,7 +79,7 @@ def test_torchs_own_optimizer_takes_the_same_steps(
     torch.testing.assert_close(follow(steps), follow_torch(steps), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("update", [at_rate_one, folded])
+@pytest.mark.parametrize("update", [at_rate_one, adam_update_folded])
 def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update: Update) -> None:
     gradient = torch.tensor([[3.0, -1e-3, 40.0]])
     move, moments = update(Moments.fresh(gradient), gradient, torch.tensor(1.0))
@@ -85,7 +92,7 @@ def test_the_first_step_is_as_long_as_the_rate_whatever_the_gradient(update: Upd
 def test_a_scaled_gradient_in_place_takes_the_steps_of_the_gradient(scale: float) -> None:
     small = torch.full((2, 4), 3 * TINY)  # so small that TINY counts
     values, moments = torch.zeros(2, 4), Moments.fresh(small)
-    step_in_place(
+    adam_update_in_place(
         values,
         moments,
         scale * small,
@@ -95,20 +102,20 @@ def test_a_scaled_gradient_in_place_takes_the_steps_of_the_gradient(scale: float
         scratch=torch.empty(2, 4),
     )
     torch.testing.assert_close(
-        -values, as_printed(Moments.fresh(small), small, torch.tensor(1.0), 1.0).move
+        -values, adam_update(Moments.fresh(small), small, torch.tensor(1.0), 1.0).move
     )
 
 
 def test_each_row_is_at_a_step_of_its_own() -> None:
     gradient = torch.full((3, 2), 0.5)
     count = torch.tensor([[1.0], [10.0], [1000.0]])
-    for update in (at_rate_one, folded):
+    for update in (at_rate_one, adam_update_folded):
         together = update(Moments.fresh(gradient), gradient, count).move
         for row in range(3):
             alone = update(Moments.fresh(gradient[:1]), gradient[:1], count[row : row + 1]).move
             assert torch.equal(together[row : row + 1], alone)
     values = torch.zeros(3, 2)
-    step_in_place(
+    adam_update_in_place(
         values,
         Moments.fresh(values),
         gradient.clone(),

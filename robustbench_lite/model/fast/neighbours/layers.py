@@ -25,7 +25,7 @@ from robustbench_lite.model.fast.neighbours.operations import (
 from robustbench_lite.model.layers import ConvexAggregation, Pointwise
 
 
-def hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
     """Tell whether somebody listens to ``module``, or gave this instance another forward."""
     hooks = (
         module._forward_hooks,
@@ -42,7 +42,7 @@ def call_of_module(module: nn.Module, shapes: Sequence[Sequence[int]]) -> Call |
 
     None where windows do not know it.
     """
-    if hooked(module) or module.training:
+    if is_hooked(module) or module.training:
         return None
     operation = _of_module(module, shapes[0])
     if operation is None or (len(shapes) > 1 and not isinstance(operation, SumOperation)):

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from robustbench_lite.model.fast.neighbours.arithmetic import call_of_arithmetic
 from robustbench_lite.model.fast.neighbours.calls import call_of_function, name_of, writes
-from robustbench_lite.model.fast.neighbours.layers import call_of_module, hooked
+from robustbench_lite.model.fast.neighbours.layers import call_of_module, is_hooked
 from robustbench_lite.model.fast.neighbours.operations import Call
 from robustbench_lite.model.fast.neighbours.rules import Unfit
 from robustbench_lite.model.fast.neighbours.values import Fact, Windowed
@@ -92,7 +92,7 @@ class Reader:
         call = call_of_module(module, shapes) if alone else None
         if call is not None:
             return call
-        if hooked(module):
+        if is_hooked(module):
             raise Unfit("has hooks")
         reason = self.not_followed.get(str(node.target), "has no rule for windows")
         raise Unfit(f"({type(module).__name__}) {reason}")

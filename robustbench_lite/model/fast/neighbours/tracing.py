@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from robustbench_lite.model.fast.neighbours.layers import hooked
+from robustbench_lite.model.fast.neighbours.layers import is_hooked
 from robustbench_lite.model.layers import ConvexAggregation, Pointwise
 
 
@@ -21,7 +21,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return (
-            hooked(module)
+            is_hooked(module)
             or isinstance(module, Pointwise | ConvexAggregation)
             or super().is_leaf_module(module, name)
         )

@@ -145,7 +145,7 @@ def test_a_points_logits_do_not_depend_on_its_company() -> None:
         torch.testing.assert_close(alone, together[part], rtol=1e-6, atol=1e-6)
 
 
-def hooked(at: int = 2) -> Any:
+def is_hooked(at: int = 2) -> Any:
     model: Any = convolutional().eval()
     model[at].register_forward_hook(lambda *_: None)
     return model
@@ -171,7 +171,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (hooked(0), "gain too little.*layer '0' has hooks"),
+        (is_hooked(0), "gain too little.*layer '0' has hooks"),
         (replaced(), "gain too little.*layer '0' has hooks"),
         (Branching().eval(), "gain too little.*the network .Branching. cannot be followed"),
         (
