@@ -60,9 +60,9 @@ class ImageSource:
         return replace(self, split="train", limit=None).load()
 
 
-def radius(eps: str | None, norm: str, dataset: str) -> str | None:
-    """Take ``--eps``, or the usual radius of that norm and data set; ``None``: there is none."""
-    return _USUAL_EPS.get((norm_by_name(norm).name, dataset)) if eps is None else eps
+def radius(eps: str | None, norm: str, dataset: str, default: str | None = None) -> str | None:
+    """Take ``--eps``, else the usual radius of that norm and data set, else ``default``."""
+    return _USUAL_EPS.get((norm_by_name(norm).name, dataset), default) if eps is None else eps
 
 
 def batch_size(text: str) -> int | Literal["auto"]:

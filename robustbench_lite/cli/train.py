@@ -16,6 +16,8 @@ from robustbench_lite.cli import options as opt
 if TYPE_CHECKING:
     from robustbench_lite.sources.card import Card
 
+_CARD_EPS = "0.1"
+"""Radius of the card's accuracy for images that no usual one is known for."""
 _UNRECORDED = {"device", "output", "fresh", "verbose", "quiet", "download"}
 """Options that change no weight: they stay out of the command that the card records."""
 
@@ -56,7 +58,7 @@ def train(
     recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     acting = training.defense_from(defense, trust)
     judge = registry.create("attack", attack, trust)
-    threat = ThreatModel.parse(norm, arguments.radius(eps, norm, dataset))
+    threat = ThreatModel.parse(norm, arguments.radius(eps, norm, dataset, _CARD_EPS))
     where = pick_device(device)
     examiner = training.Examiner(attack=judge, threat=threat)
     examiner.require_radius()

@@ -347,7 +347,7 @@ def test_a_training_that_cannot_be_is_explained_before_its_first_step(
     rbl: Rbl, options: list[str], text: str
 ) -> None:
     np.savez("few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4] + 0.5, y_test=LABELS[:4])
-    check(rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", *options), text)
+    check(rbl("train", "--dataset", "npz:few.npz", "--epochs", "1", *options), text)
     assert not Path("rbl-models").exists()
 
 
@@ -356,7 +356,7 @@ def test_images_to_test_on_of_another_size_are_refused_before_the_first_step(rbl
         "few.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4, :, 1:, 1:], y_test=LABELS[:4]
     )
     check(
-        rbl("train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1"),
+        rbl("train", "--dataset", "npz:few.npz", "--epochs", "1"),
         "(1, 27, 27) to test on",
     )
 

@@ -171,8 +171,6 @@ def test_a_trained_network_is_found_by_its_name(
     where = (
         "--dataset",
         "npz:own.npz",
-        "--eps",
-        "0.1",
         "--network",
         "residual",
         "--output",

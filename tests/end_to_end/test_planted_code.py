@@ -331,9 +331,7 @@ def test_a_checkpoint_that_would_be_unpickled(refused: Callable[..., Any]) -> No
     torch.save({"configuration": Bomb(), "at": Bomb()}, "rbl-models/few-none.checkpoint.pt")
     images, labels = np.zeros((4, 28, 28), "u1"), np.arange(4)
     np.savez("few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    refused(
-        "train", "--dataset", "npz:few.npz", "--eps", "0.1", "--epochs", "1", "-q", says="--fresh"
-    )
+    refused("train", "--dataset", "npz:few.npz", "--epochs", "1", "-q", says="--fresh")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,8 +53,6 @@ TRAIN = [
     "--allow-code",
     "--dataset",
     "npz:few.npz",
-    "--eps",
-    "0.1",
     "--epochs",
     "3",
     "--batch-size",

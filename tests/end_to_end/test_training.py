@@ -4,6 +4,7 @@ cannot be trained.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,6 @@ TRAIN = (
     "--allow-code",
     "--epochs",
     "2",
-    "--eps",
-    "0.1",
     "--batch-size",
     "16",
     "--name",
@@ -110,6 +109,15 @@ def test_weights_outlive_an_examination_that_fails_and_the_same_command_goes_on_
     again = rbl(*command)
     assert (again.code, again.err) == (0, "")
     assert present(trained_model(path, Trust.ANY).card).weights_sha256 == kept
+
+
+@pytest.mark.usefixtures("few")
+def test_images_without_a_usual_radius_are_examined_at_one_that_the_card_states(
+    rbl: Rbl,
+) -> None:
+    assert rbl(*TRAIN, "--model", "nets.py:linear", "-a", "fgsm").code == 0
+    assert json.loads(Path("rbl-models/n.json").read_text())["eps"] == 0.1
+    assert "no number" in rbl(*TRAIN, "--model", "nets.py:linear", "--eps", "").err
 
 
 @pytest.mark.usefixtures("few")
