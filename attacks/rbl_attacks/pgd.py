@@ -59,6 +59,7 @@ class PGD(Attack[PGDState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
     kind: ClassVar[Kind] = "fixed_eps"
+    starts_anywhere: ClassVar[bool] = True
     paper: ClassVar[str] = "Madry et al. 2018, arXiv:1706.06083"
 
     steps: int = 40
@@ -87,9 +88,14 @@ class PGD(Attack[PGDState]):
 
     def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> PGDState:
         x_adv = threat.random_start(x, rng) if self.random_start else x.clone()
+        return self.init_at(x_adv, x, y, threat, rng)
+
+    def init_at(
+        self, start: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng
+    ) -> PGDState:
         velocity = torch.zeros_like(x) if self.momentum else x.new_empty(len(x), 0)
         step = torch.zeros_like(y)
-        return PGDState(step.bool(), x, x_adv, step, velocity, threat)
+        return PGDState(step.bool(), x, start, step, velocity, threat)
 
     def ask(self, state: PGDState) -> Query:
         # A row that took its last step still has that point judged, without a gradient.

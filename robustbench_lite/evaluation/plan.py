@@ -36,7 +36,8 @@ from robustbench_lite.records.behaviour import Behaviour, objection
 from robustbench_lite.records.cell import read_record
 from robustbench_lite.records.identity import DataId, Identity, ModelId, PluginId, ThreatId
 from robustbench_lite.records.journal import Journal, open_journal
-from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.query import Access
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.threat import ThreatModel
 

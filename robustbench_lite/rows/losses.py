@@ -123,6 +123,18 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Ten
     return torch.where(target >= 0, (goal - own) / (spread_targeted + 1e-12), untargeted)
 
 
+def logit_difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Compute z_target - z_y: how far one class is behind, whatever the others do.
+
+    The margin loss where there is no target.
+    """
+    own = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    goal = logits.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1)
+    if surely_none(target < 0):
+        return goal - own
+    return torch.where(target >= 0, goal - own, -_lead(logits, y))
+
+
 LOSSES: dict[LossName, Loss] = {
     "ce": cross_entropy,
     "margin": margin_loss,

@@ -23,27 +23,28 @@ if TYPE_CHECKING:
     from robustbench_lite.rows.losses import (
         difference_of_logits_ratio as difference_of_logits_ratio,
     )
+    from robustbench_lite.rows.losses import logit_difference as logit_difference
     from robustbench_lite.rows.losses import margin as margin
     from robustbench_lite.rows.losses import margin_loss as margin_loss
     from robustbench_lite.rows.rng import SampleRng as SampleRng
     from robustbench_lite.rows.rows import Rows as Rows
     from robustbench_lite.search.adam import Moments as Moments
     from robustbench_lite.search.adam import adam_update as adam_update
-    from robustbench_lite.search.attack import Access as Access
-    from robustbench_lite.search.attack import Answer as Answer
     from robustbench_lite.search.attack import Attack as Attack
     from robustbench_lite.search.attack import Kind as Kind
-    from robustbench_lite.search.attack import Neighbours as Neighbours
-    from robustbench_lite.search.attack import Query as Query
     from robustbench_lite.search.attack import State as State
     from robustbench_lite.search.bracket import Bracket as Bracket
     from robustbench_lite.search.fitted import Fit as Fit
     from robustbench_lite.search.fitted import FittedAttack as FittedAttack
     from robustbench_lite.search.fitted import UniversalAttack as UniversalAttack
+    from robustbench_lite.search.query import Access as Access
+    from robustbench_lite.search.query import Answer as Answer
+    from robustbench_lite.search.query import Neighbours as Neighbours
+    from robustbench_lite.search.query import Query as Query
 
 _HOMES = {
-    "Access": "search.attack",
-    "Answer": "search.attack",
+    "Access": "search.query",
+    "Answer": "search.query",
     "Attack": "search.attack",
     "Bracket": "search.bracket",
     "DefendedModel": "model.defended",
@@ -52,9 +53,9 @@ _HOMES = {
     "FittedAttack": "search.fitted",
     "Kind": "search.attack",
     "Moments": "search.adam",
-    "Neighbours": "search.attack",
+    "Neighbours": "search.query",
     "Pointwise": "model.layers",
-    "Query": "search.attack",
+    "Query": "search.query",
     "Rows": "rows.rows",
     "SampleRng": "rows.rng",
     "State": "search.attack",
@@ -65,6 +66,7 @@ _HOMES = {
     "cross_entropy": "rows.losses",
     "difference_of_logits_ratio": "rows.losses",
     "free_to_look": "rows.looks",
+    "logit_difference": "rows.losses",
     "margin": "rows.losses",
     "margin_loss": "rows.losses",
     "surely_all": "rows.looks",

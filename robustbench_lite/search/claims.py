@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.model.passes import Points
-from robustbench_lite.search.attack import Answer, Query
 from robustbench_lite.search.cost import Cost
 from robustbench_lite.search.oracle import Oracle
+from robustbench_lite.search.query import Answer, Query
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 
@@ -219,7 +219,7 @@ class Keeper:
         if not self.first_success_ends:
             asked = nearest.size < slots.best_size[row]
         if self.query_budget is not None:
-            paid = used + (slots.backward + cost.backward)[row] + votes
+            paid = used + (slots.spent + slots.backward + cost.backward)[row] + votes
             asked = asked & (paid <= self.query_budget)
         rows = Points(nearest.x_adv, slots.y[row], slots.target[row], slots.index[row], used)
         wins = self.oracle.vote(rows) * asked

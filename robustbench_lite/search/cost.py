@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robustbench_lite.errors import AttackError
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.attack import Access, Attack, Query
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.query import Access, Query
 
 
 class Cost(NamedTuple):

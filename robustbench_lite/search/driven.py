@@ -21,8 +21,9 @@ from robustbench_lite.machine.generators import kept_generators, seed_generators
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.announcing import Announcer, OnStep
-from robustbench_lite.search.attack import Answer, Attack, Query, State
+from robustbench_lite.search.attack import Attack, State
 from robustbench_lite.search.lanes import Lane
+from robustbench_lite.search.query import Answer, Query
 from robustbench_lite.search.respondent import Respondent, RowRequest
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.search.view import InFlight, View
@@ -131,7 +132,8 @@ class DrivenEngine:
         """Take a sample in, with a lane of its own in which its search waits to begin."""
         fields = (task.x, task.y, task.target, task.index)
         x, y, target, index = (field[position : position + 1].cpu() for field in fields)
-        row = InFlight(position, int(index), x, y, target, best=x.clone())
+        spent = 0 if task.spent is None else int(task.spent[position])
+        row = InFlight(position, int(index), x, y, target, best=x.clone(), spent=spent)
         row.lane = Lane(lambda: self._search(row))
         return row
 
@@ -186,4 +188,6 @@ def _outcome(rows: Sequence[InFlight]) -> SearchOutcome:
         size=size,
         forward=torch.tensor([row.forward for row in rows]),
         backward=torch.tensor([row.backward for row in rows]),
+        lowest=torch.zeros(len(rows), 0),
+        lowest_margin=torch.full((len(rows),), float("inf")),
     )

@@ -19,10 +19,13 @@ from robustbench_lite.model.passes import Passes, Points, not_finite
 from robustbench_lite.rows.looks import looks_are_free
 from robustbench_lite.rows.rng import SampleRng
 from robustbench_lite.search.announcing import Announcer, OnStep
-from robustbench_lite.search.attack import Attack, Query, State
+from robustbench_lite.search.arrivals import Arrivals, enter
+from robustbench_lite.search.attack import Attack, State
 from robustbench_lite.search.claims import Keeper
 from robustbench_lite.search.cost import Cost
+from robustbench_lite.search.lowest import keep_lowest
 from robustbench_lite.search.oracle import Oracle
+from robustbench_lite.search.query import Query
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
@@ -53,6 +56,7 @@ class Engine:
         query_budget: int | None = None,
         device: torch.device | str = "cpu",
         free_looks: bool | None = None,
+        keep_lowest: bool = False,
     ) -> None:
         self.attack = attack
         self.threat = threat
@@ -63,6 +67,7 @@ class Engine:
         self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)
+        self.keep_lowest = keep_lowest
 
     def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[SearchOutcome]:
         """Attack the rows of ``task``.
@@ -109,47 +114,32 @@ class Engine:
     def _enter(self, task: Task, waiting: Iterator[int], count: int) -> Slots:
         """Take in the next ``count`` rows, as far as there are any."""
         position = torch.tensor(list(islice(waiting, count)), dtype=torch.int64)
-        x = task.x[position].to(self.device)
-        y, target, index = (t[position].to(self.device) for t in (task.y, task.target, task.index))
-        zeros = torch.zeros_like(y)
-        inf = torch.full(y.shape, float("inf"), device=self.device)
-        return Slots(
-            position=position.to(self.device),
-            index=index,
-            restart=zeros,
-            x=x,
-            y=y,
-            target=target,
-            best=x.clone(),
-            best_size=inf,
-            forward=zeros.clone(),
-            backward=zeros.clone(),
-            wins=zeros.clone(),
-            unasked=zeros.bool(),
-            done=zeros.bool(),
-            fault=-inf,
-            state=self._init(x, y, index, zeros),
-        )
+        rows = enter(task, position, self.device, keep_lowest=self.keep_lowest)
+        return rows.admit(self._init(rows, rows.zeros))
 
-    def _init(self, x: Tensor, y: Tensor, index: Tensor, restart: Tensor) -> State:
-        rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", index, restart)
-        return self.attack.init(x, y, self.threat, rng)  # type: ignore[no-any-return]
+    def _init(self, rows: Arrivals | Slots, restart: Tensor) -> State:
+        rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", rows.index, restart)
+        if rows.start.dim() < 4:
+            return self.attack.init(rows.x, rows.y, self.threat, rng)  # type: ignore[no-any-return]
+        return self.attack.init_at(rows.start, rows.x, rows.y, self.threat, rng)  # type: ignore[no-any-return]
 
     def _step(self, slots: Slots) -> Turn:
         """Let the attack ask, and tell it the answer."""
         query = self.attack.ask(slots.state)
         cost = self.oracle.meter.cost(query, ~slots.done)
         if self.query_budget is not None:
-            used = slots.forward + slots.backward + cost.forward + cost.backward
+            used = slots.spent + slots.forward + slots.backward + cost.forward + cost.backward
             broke = used > self.query_budget
             slots = slots.replace(done=slots.done | broke)
             cost = self.oracle.meter.cost(query, ~slots.done)
         if self._may_leave_it_to_the_judge(query):
             return Turn(self._leave_it_to_the_judge(slots, query, cost), query)
         rows = Points(slots.x, slots.y, slots.target, slots.index, slots.forward)
-        answer, finite = self.oracle.answer(query, rows, cost)
+        answer, finite, margins = self.oracle.answer(query, rows, cost)
         if finite is not None:
             slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
+        if self.keep_lowest:
+            slots = keep_lowest(slots, query.points, margins, cost.valid, self.threat)
         slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
         slots = slots.replace(
@@ -207,7 +197,7 @@ class Engine:
         restart = slots.restart[again] + 1
         slots.restart[again] = restart
         slots.done[again] = False
-        fresh = self._init(slots.x[again], slots.y[again], slots.index[again], restart)
+        fresh = self._init(slots.select(again), restart)
         slots.state.assign(again, fresh)
 
     def _leave(self, slots: Slots, gone: Tensor, query: Query) -> SearchOutcome:
@@ -236,6 +226,8 @@ class Engine:
             size=size,
             forward=slots.forward[gone],
             backward=slots.backward[gone],
+            lowest=slots.lowest[gone],
+            lowest_margin=slots.lowest_margin[gone],
         )
 
     def _error(self, sample: int, excess: float, last: Tensor) -> Exception:

@@ -12,8 +12,9 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.machine.numerics import exactly
 from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.driven import DrivenAttack
+from robustbench_lite.search.query import Access, Answer
 from robustbench_lite.threat import ThreatModel
 
 
@@ -69,7 +70,7 @@ def craft(
         The last point of each row, (B, C, H, W).
     """
     rng = SampleRng.create(seed, f"train/{attack.name}", index, torch.full_like(index, restart))
-    target = torch.full_like(y, -1)
+    away = torch.full_like(y, -1)
     state = attack.init(x, y, threat, rng)
     while True:
         query = attack.ask(state)
@@ -81,8 +82,9 @@ def craft(
             return points
         points.requires_grad_()
         logits = model(points.clone())  # it may write over its input, which gradients are taken by
-        (gradient,) = torch.autograd.grad(query.loss(logits, y, target).sum(), points)
+        losses = query.loss(logits, y, away if query.toward is None else query.toward)
+        (gradient,) = torch.autograd.grad(losses.sum(), points)
         logits = logits.detach()
-        points = points.detach()
-        answer = Answer(margin(logits, y, target) < 0, logits.argmax(1), logits, gradient)
+        success = margin(logits, y, away) < 0
+        answer = Answer(success, logits.argmax(1), logits, gradient, losses.detach)
         state = attack.tell(state, answer)

@@ -15,8 +15,9 @@ from torch import Tensor
 from robustbench_lite.model.fast.incremental import Incremental
 from robustbench_lite.model.passes import Passes, Points
 from robustbench_lite.rows.losses import margin
-from robustbench_lite.search.attack import Access, Answer, Attack, Neighbours, Query
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.cost import Cost, Meter
+from robustbench_lite.search.query import Access, Answer, Neighbours, Query
 from robustbench_lite.threat import ThreatModel
 
 
@@ -38,6 +39,8 @@ class Reply(NamedTuple):
 
     None when it was everywhere.
     """
+    margins: Tensor
+    """How far each point is from success, (B, P); undefined where it does not count."""
 
 
 class Oracle:
@@ -67,7 +70,8 @@ class Oracle:
         shape = query.points.shape[: query.points.dim() - 3]
         x = query.points.flatten(0, 1) if len(shape) == 2 else query.points
         points = self._spread(rows, x, cost.valid.shape[1])
-        passed = self._ask(query, points, cost)
+        aimed = _aim(query, points)
+        passed = self._ask(query, aimed, cost)
         gradient = passed.gradient
         if gradient is None and query.access == Access.GRADIENT:
             gradient = torch.zeros_like(points.x)
@@ -79,13 +83,14 @@ class Oracle:
             labels=passed.logits.argmax(1).reshape(shape),
             logits=shown.reshape(*shape, -1) if query.access >= Access.SCORES else None,
             gradient=None if gradient is None else gradient.reshape(query.points.shape),
-            loss_of=_loss_of(query, shown, points),
+            loss_of=_loss_of(query, shown, aimed),
         )
         # A margin is a difference of logits: no number as soon as the winner or the true class is
         # none.
+        margins = margins.reshape(cost.valid.shape)
         if self.free_looks and math.isfinite(float(margins.sum())):
-            return Reply(answer, None)
-        return Reply(answer, (margins.isfinite().reshape(cost.valid.shape) | ~cost.valid).all(1))
+            return Reply(answer, None, margins)
+        return Reply(answer, (margins.isfinite() | ~cost.valid).all(1), margins)
 
     def _ask(self, query: Query, points: Points, cost: Cost) -> Passed:
         """Ask the model at ``points``, on the way that fits the query."""
@@ -216,6 +221,15 @@ class Oracle:
         number = torch.arange(count, device=draw.device).repeat(len(rows.y))
         offset = number * self.passes.forwards_per_point
         return Points(x, y, target, index, draw + offset)
+
+
+def _aim(query: Query, points: Points) -> Points:
+    """Put the classes that the loss of ``query`` drives to in the place of the goal's."""
+    if query.toward is None:
+        return points
+    toward = query.toward
+    spread = len(points.y) // len(toward) if toward.dim() == 1 else 1
+    return points._replace(target=toward.flatten().repeat_interleave(spread))
 
 
 def _loss_of(query: Query, logits: Tensor, points: Points) -> Callable[[], Tensor] | None:

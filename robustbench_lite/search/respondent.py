@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from robustbench_lite.errors import AttackError
 from robustbench_lite.model.passes import Passes, Points, not_finite
 from robustbench_lite.rows.losses import margin
-from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.lanes import Request
+from robustbench_lite.search.query import Access
 from robustbench_lite.search.view import InFlight
 from robustbench_lite.threat import ThreatModel
 
@@ -66,7 +67,7 @@ class Respondent:
         # The surrogate's own passes are not free.
         forward = 0 if wants_gradient and self.passes.surrogate is None else points
         backward = points if wants_gradient else 0
-        total = row.forward + row.backward + forward + backward
+        total = row.spent + row.forward + row.backward + forward + backward
         if self.query_budget is not None and total > self.query_budget:
             return False
         row.forward += forward

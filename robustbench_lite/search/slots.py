@@ -35,6 +35,14 @@ class Slots(Rows):
     wins: Tensor
     """Votes of a random model for ``best``, (B,)."""
     done: Tensor
+    spent: Tensor
+    """Queries that counted against the row's budget before it entered, (B,)."""
+    start: Tensor
+    """Where its search begins, (B, C, H, W); (B, 0) where the attack chooses."""
+    lowest: Tensor
+    """The point in the ball nearest to success so far, (B, C, H, W); (B, 0) if nobody wants it."""
+    lowest_margin: Tensor
+    """How far it is from success, (B,)."""
     fault: Tensor
     """Largest excess of a point that a fixed-eps attack claimed, (B,).
 

@@ -23,6 +23,11 @@ class Task:
     """Their places in the data set, (N,)."""
     positions: Tensor | None = None
     """Rows to search, (M,) int64; all when None."""
+    start: Tensor | None = None
+    """Points of the ball at which the searches begin, (N, C, H, W); where the attack likes if None.
+    """
+    spent: Tensor | None = None
+    """Queries that count against each row's budget already, (N,) int64."""
 
     @property
     def order(self) -> list[int] | range:
@@ -51,6 +56,10 @@ class SearchOutcome(Rows):
     """Model evaluations that the row cost, (M,) int64."""
     backward: Tensor
     """Gradient evaluations that it cost, (M,) int64."""
+    lowest: Tensor
+    """The point in the ball nearest to success, (M, C, H, W); (M, 0) where nobody asked for it."""
+    lowest_margin: Tensor
+    """How far that point is from success, (M,); inf where there is none."""
 
     @property
     def claimed(self) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import AttackError
-from robustbench_lite.search.attack import Access, Attack
+from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.lanes import Lane, Request
+from robustbench_lite.search.query import Access
 
 
 @dataclass(eq=False)
@@ -29,6 +30,8 @@ class InFlight:
     best_size: float = float("inf")
     forward: int = 0
     backward: int = 0
+    spent: int = 0
+    """Queries that counted against its budget before."""
     lane: Lane = field(init=False)
 
     @property

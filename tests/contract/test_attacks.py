@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes, Points
-from robustbench_lite.search.attack import Access, Query
 from robustbench_lite.search.cost import Cost
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.oracle import Oracle, Reply
+from robustbench_lite.search.query import Access, Query
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present

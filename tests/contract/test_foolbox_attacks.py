@@ -16,8 +16,8 @@ from rbl_attacks.foolbox.table import ENTRIES
 from robustbench_lite.errors import AttackError
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
+from robustbench_lite.search.query import Access
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined

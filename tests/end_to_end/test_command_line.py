@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from robustbench_lite.records.cell import read_record
-from robustbench_lite.search.attack import Answer
+from robustbench_lite.search.query import Answer
 from robustbench_lite.sources.load_data import load_dataset
 from tests.end_to_end.conftest import Rbl
 

@@ -22,7 +22,7 @@ from robustbench_lite.errors import (
     UsageError,
 )
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.search.attack import Answer
+from robustbench_lite.search.query import Answer
 from tests.conftest import images, present
 
 Batch = tuple[Tensor, Tensor]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from robustbench_lite.errors import AttackError, ModelError, UsageError
 from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.search.attack import Access
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.lock_step import check_lock_step
+from robustbench_lite.search.query import Access
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import images, joined, untargeted

@@ -14,8 +14,9 @@ from robustbench_lite.model.defended import DefendedModel, Traits
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.losses import margin_loss
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Access, Answer, Attack, Query, State
+from robustbench_lite.search.attack import Attack, State
 from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.query import Access, Answer, Query
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, untargeted

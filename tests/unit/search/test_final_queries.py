@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import robustbench_lite as rbl
 from rbl_attacks.fgsm import FGSM
 from robustbench_lite.errors import ModelError
-from robustbench_lite.search.attack import Query, State
+from robustbench_lite.search.attack import State
+from robustbench_lite.search.query import Query
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from robustbench_lite.errors import UsageError
 from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Answer
+from robustbench_lite.search.query import Answer
 from robustbench_lite.sources.load_data import load_dataset
 from robustbench_lite.sources.models import reference_model
 from robustbench_lite.threat import NORMS, ThreatModel

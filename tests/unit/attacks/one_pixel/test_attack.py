@@ -15,8 +15,8 @@ from robustbench_lite.model.defended import DefendedModel
 from robustbench_lite.model.passes import Passes
 from robustbench_lite.rows.losses import margin
 from robustbench_lite.rows.rng import SampleRng
-from robustbench_lite.search.attack import Answer
 from robustbench_lite.search.engine import Engine
+from robustbench_lite.search.query import Answer
 from robustbench_lite.search.task import SearchOutcome, Task
 from robustbench_lite.threat import ThreatModel
 from tests.conftest import joined, present
