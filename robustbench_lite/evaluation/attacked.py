@@ -6,7 +6,7 @@ Outcomes are written down as they come, and an earlier run is continued where it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,8 @@ class Measured:
     """What was searched beside the network as it was given."""
     margins: Margins | None
     """How near to a tie its verdicts came; None where nobody knows."""
+    stage_seconds: tuple[float, ...] = ()
+    """Time of each stage of a suite that ran."""
 
 
 def measure(
@@ -48,14 +50,32 @@ def measure(
     Raises:
         ContradictionError: a sample is certified and broken.
     """
-    ledger = _Ledger.read(job, journal)
+    passes = passes_for(job)
+    ledger = search_open(job, passes, journal, on_rows)
+    return Measured(
+        arrays_of(job, ledger.known.values()),
+        adversarials_of(job, ledger.known.values()),
+        journal.seconds(job.key),
+        passes.paths,
+        ledger.margins(),
+    )
+
+
+def passes_for(job: Job) -> Passes:
+    """Make the passes that the searches of ``job`` ask with."""
+    terms = job.terms
+    return Passes(job.scene.model, terms.batch_size, terms.seed, adaptive=job.adaptive, fast=True)
+
+
+def search_open(
+    job: Job, passes: Passes, journal: Journal, on_rows: Callable[[float], None]
+) -> Ledger:
+    """Search the open samples of ``job`` that nothing is known of yet."""
+    ledger = Ledger.read(job, journal)
     missing = ledger.missing()
     settled = len(job.scene.data) - len(missing)
-    skipped = int((~job.scene.open_rows).sum())
+    skipped = int((~job.open_rows).sum())
     on_rows(settled)
-    passes = Passes(
-        job.scene.model, job.terms.batch_size, job.terms.seed, adaptive=job.adaptive, fast=True
-    )
     for batch in search_rows(job, passes, missing, lambda done: on_rows(settled + done)):
         ledger.add(batch)
         on_rows(len(ledger.known) + skipped)
@@ -63,17 +83,11 @@ def measure(
     for batch in search_rows(job, passes.as_given(), refuted, lambda done: None):
         ledger.add(batch)
         on_rows(len(ledger.known) + skipped)
-    return Measured(
-        _arrays(job, ledger.known),
-        _adversarials(job, ledger.known),
-        journal.seconds(job.key),
-        passes.paths,
-        ledger.margins(),
-    )
+    return ledger
 
 
 @dataclass
-class _Ledger:
+class Ledger:
     """What is known of the samples of a job so far; a batch is added here and to the journal."""
 
     job: Job
@@ -84,7 +98,7 @@ class _Ledger:
     """How near to a tie the nearest claim came; None where an earlier run has not said it."""
 
     @classmethod
-    def read(cls, job: Job, journal: Journal) -> _Ledger:
+    def read(cls, job: Job, journal: Journal) -> Ledger:
         """Read what earlier runs have found.
 
         Where images are to be kept and an earlier run has kept none, the sample is searched again.
@@ -104,7 +118,7 @@ class _Ledger:
     def missing(self) -> Tensor:
         """Positions (M,) of the samples that are still to be searched."""
         known = self.known
-        open_rows = self.job.scene.open_rows.clone()
+        open_rows = self.job.open_rows.clone()
         open_rows[torch.tensor(list(known), dtype=torch.int64)] = False
         return open_rows.nonzero().squeeze(1)
 
@@ -114,7 +128,8 @@ class _Ledger:
         _contradict(self.job, outcomes)
         if self.nearest is not None:
             self.nearest = min(self.nearest, batch.judged.nearest)
-        self.journal.add(self.job.key, outcomes, batch.seconds, self.nearest)
+        misses = batch.judged.misses
+        self.journal.add(self.job.key, outcomes, batch.seconds, self.nearest, misses)
         self.known |= {outcome.position: outcome for outcome in outcomes}
 
     def margins(self) -> Margins | None:
@@ -155,7 +170,7 @@ def _contradict(job: Job, outcomes: list[Outcome]) -> None:
             )
 
 
-def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
+def arrays_of(job: Job, known: Iterable[Outcome]) -> CellArrays:
     """One entry a sample; one that was not broken lies at the distance nan."""
     n = len(job.scene.data)
     clean = job.scene.clean.correct.numpy()
@@ -164,22 +179,23 @@ def _arrays(job: Job, known: dict[int, Outcome]) -> CellArrays:
     forward = np.zeros(n, dtype=np.int32)
     backward = np.zeros(n, dtype=np.int32)
     certified = None if job.scene.certified is None else job.scene.certified.numpy()
-    for position, outcome in known.items():
-        broken[position] = outcome.broken
-        distance[position] = np.nan if outcome.distance is None else outcome.distance
-        forward[position] = outcome.forward
-        backward[position] = outcome.backward
-    unconfirmed = sum(outcome.unconfirmed for outcome in known.values())
+    unconfirmed = 0
+    for outcome in known:
+        broken[outcome.position] = outcome.broken
+        distance[outcome.position] = np.nan if outcome.distance is None else outcome.distance
+        forward[outcome.position] = outcome.forward
+        backward[outcome.position] = outcome.backward
+        unconfirmed += outcome.unconfirmed
     return CellArrays(clean, broken, distance, forward, backward, unconfirmed, certified)
 
 
-def _adversarials(job: Job, known: dict[int, Outcome]) -> Tensor | None:
+def adversarials_of(job: Job, known: Iterable[Outcome]) -> Tensor | None:
     """The images (N, C, H, W) that were found, if they are kept; clean ones where none was."""
     if not job.terms.keep_adversarials:
         return None
     x_adv = job.scene.data.x.clone()
-    for position, outcome in known.items():
+    for outcome in known:
         if outcome.broken and outcome.x_adv is not None:
             image = image_from_bytes(outcome.x_adv, tuple(x_adv.shape[1:]))
-            x_adv[position] = torch.from_numpy(image)
+            x_adv[outcome.position] = torch.from_numpy(image)
     return x_adv

@@ -18,6 +18,7 @@ from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.kept import Files, load_images, object_to, still_does
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.evaluation.stages import measure_suite
 from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.devices import name_of
 from robustbench_lite.machine.numerics import settings_of
@@ -39,6 +40,7 @@ from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import write_images
 from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.search.fitted import FittedAttack
+from robustbench_lite.search.suite import Suite
 from robustbench_lite.sources.dataset import Dataset
 
 
@@ -87,7 +89,11 @@ def produce_cell(
     cell = dataclasses.replace(cell, note=anew(other, at.folder) or unfinished)
     try:
         job = _fit(job, at, files, fit_data, tell)
-        measured = measure(job, at.journal, tell.rows)
+        suite = job.attack if isinstance(job.attack, Suite) else None
+        if suite is None:
+            measured = measure(job, at.journal, tell.rows)
+        else:
+            measured = measure_suite(job, suite, at.journal, tell.rows)
     except (CellError, ModelError) as error:
         if at.on_error == "raise" or isinstance(error, ContradictionError):
             raise
@@ -170,6 +176,7 @@ def _record(identity: Identity, job: Job, measured: Measured, flags: Sequence[st
         flags=told,
         paths=measured.paths,
         numerics=settings_of(job.terms.device),
+        stage_seconds=measured.stage_seconds,
     )
     return make_record(identity, measured.arrays, made, job.scene.behaviour, measured.margins)
 

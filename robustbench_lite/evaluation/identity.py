@@ -13,6 +13,8 @@ from robustbench_lite.evaluation.names import registered_name
 from robustbench_lite.evaluation.outputs import Outputs
 from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.records.identity import DataId, ModelId, PluginId, ThreatId, ranges
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.suite import Stage, Suite
 from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.weights import weights_hash
 from robustbench_lite.threat import ThreatModel
@@ -41,6 +43,25 @@ def model_id(subject: Subject, outputs: Outputs) -> ModelId:
         weights_sha256=weights_hash(subject.module),
         architecture_sha256=hashlib.sha256(architecture.encode()).hexdigest(),
     )
+
+
+def attack_id(attack: Attack, threat: ThreatModel) -> PluginId:
+    """Identify an attack; a suite also by its stages under ``threat``."""
+    found = plugin_id("attack", attack)
+    if not isinstance(attack, Suite):
+        return found
+    stages = [_stage_id(stage) for stage in attack.stages(threat)]
+    inconclusive = None if attack.conclusive else True
+    return found.model_copy(update={"stages": stages, "inconclusive": inconclusive})
+
+
+def _stage_id(stage: Stage) -> PluginId:
+    """Identify a stage: its attack, and how it is called where that is not as it runs alone."""
+    found = plugin_id("attack", stage.attack)
+    called = {"start": stage.start, "draw": stage.draw, "when": stage.when}
+    usual = {"start": "own", "draw": 0, "when": "always"}
+    own = {f"stage.{name}": value for name, value in called.items() if value != usual[name]}
+    return found.model_copy(update={"parameters": found.parameters | own})
 
 
 def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:

@@ -60,6 +60,22 @@ class Terms:
     keep_adversarials: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """The part of a cell that one stage of a suite is."""
+
+    rows: Tensor
+    """Samples that it sees, (N,) bool."""
+    start: Tensor | None
+    """Where it begins, (N, C, H, W); None: where its attack likes."""
+    spent: Tensor
+    """Queries of the stages before, (N,) int64."""
+    draw: int
+    """Number of its first restart."""
+    keep_lowest: bool
+    """A later stage begins at points that this one has seen."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything that one cell needs: an attack, what it meets, and on what terms."""
@@ -70,3 +86,10 @@ class Job:
     terms: Terms
     adaptive: bool = True
     """False for an attacker that ignores what the model declares; the judge never does."""
+    part: StageTask | None = None
+    """For a stage of a suite; None for a whole cell."""
+
+    @property
+    def open_rows(self) -> Tensor:
+        """Samples that it attacks, (N,) bool."""
+        return self.scene.open_rows if self.part is None else self.part.rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.model.passes import Passes
-from robustbench_lite.records.samples import Outcome, image_bytes
+from robustbench_lite.records.samples import NearMiss, Outcome, image_bytes
 from robustbench_lite.search.driven import DrivenAttack, DrivenEngine
 from robustbench_lite.search.engine import Engine
 from robustbench_lite.search.judge import Judge
@@ -30,6 +31,8 @@ class Judged(NamedTuple):
     outcomes: list[Outcome]
     nearest: float
     """The smallest closeness of a claim that was judged; inf where there was none."""
+    misses: list[NearMiss]
+    """How near those came that are not broken, where somebody wants to know."""
 
 
 class JudgedBatch(NamedTuple):
@@ -48,7 +51,16 @@ def search_rows(
     """
     engine = _engine(job, passes)
     judge = Judge(passes, job.scene.threat, job.attack.name, job.terms.device)
-    task = Task(job.scene.data.x, job.scene.data.y, job.scene.target, job.scene.data.ids, positions)
+    data = job.scene.data
+    task = Task(data.x, data.y, job.scene.target, data.ids, positions)
+    if job.part is not None:
+        task = replace(
+            task,
+            start=job.part.start,
+            spent=job.part.spent,
+            first_restart=job.part.draw,
+            keep_lowest=job.part.keep_lowest,
+        )
     waiting: list[SearchOutcome] = []
     flushed = time.perf_counter()
     for found in engine.search(task, on_done):
@@ -109,7 +121,19 @@ def _judge(job: Job, judge: Judge, waiting: list[SearchOutcome]) -> Judged:
     columns = (position, broken, refuted, size, first.forward.cpu(), first.backward.cpu())
     nearest = float(verdict.closeness.min()) if len(rows) else math.inf
     samples = zip(*(column.tolist() for column in columns), strict=True)
-    return Judged([_outcome(images, *sample) for sample in samples], nearest)
+    outcomes = [_outcome(images, *sample) for sample in samples]
+    return Judged(outcomes, nearest, _misses(first, position, broken))
+
+
+def _misses(found: SearchOutcome, position: Tensor, broken: Tensor) -> list[NearMiss]:
+    """The nearest points of rows that are not ``broken``; none where the search kept none."""
+    if found.lowest.dim() < 4:
+        return []
+    rows = (~broken & found.lowest_margin.cpu().isfinite()).nonzero().squeeze(1)
+    images = found.lowest.cpu()[rows].numpy()
+    margins = found.lowest_margin.cpu()[rows].tolist()
+    columns = zip(position[rows].tolist(), margins, images, strict=True)
+    return [NearMiss(at, margin, image_bytes(image)) for at, margin, image in columns]
 
 
 def _outcome(

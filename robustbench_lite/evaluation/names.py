@@ -15,7 +15,8 @@ def registered_name(kind: registry.Kind, plugin: Any) -> str:
     if registry.of_source(kind, plugin.name):
         return str(plugin.name)
     path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-    return next((name for name, target in registry.targets(kind).items() if target == path), path)
+    known = registry.targets(registry.kind_of(kind, plugin.name))
+    return next((name for name, target in known.items() if target == path), path)
 
 
 def short_label(kind: registry.Kind, plugin: Any) -> str:

@@ -20,6 +20,7 @@ from robustbench_lite.evaluation.devices import pick_device
 from robustbench_lite.evaluation.diagnosis import diagnose
 from robustbench_lite.evaluation.fitting import check_fit_data, needs_fit
 from robustbench_lite.evaluation.identity import (
+    attack_id,
     certifier_id,
     data_id,
     model_id,
@@ -119,6 +120,7 @@ class Plan:
                 model=model_id(subject, settings.outputs),
                 defense=plugin_id("defense", subject.defense),
                 threat=threat_id(self.threat),
+                threat_model=self.threat,
                 data=samples,
                 fit_data=training,
                 certifier=None if certifier is None else certifier_id(certifier),
@@ -144,6 +146,7 @@ class _Shared(NamedTuple):
     model: ModelId
     defense: PluginId
     threat: ThreatId
+    threat_model: ThreatModel
     data: DataId
     fit_data: DataId | None
     certifier: PluginId | None
@@ -153,7 +156,7 @@ class _Shared(NamedTuple):
         return Identity(
             model=self.model,
             defense=self.defense,
-            attack=plugin_id("attack", attack),
+            attack=attack_id(attack, self.threat_model),
             threat=self.threat,
             data=self.data,
             seed=settings.seed,
@@ -201,7 +204,7 @@ def _state(key: str, behaviour: Behaviour, journal: Journal, folder: Path) -> st
     path = folder / "cells" / f"{key}.json"
     if path.exists() and objection(read_record(path)[0].behaviour, behaviour) is None:
         return "recorded"
-    journaled = 0 if journal.is_of_another(key, behaviour) else len(journal.outcomes(key))
+    journaled = 0 if journal.is_of_another(key, behaviour) else journal.count(key)
     if journaled:
         return f"{journaled:,} samples in the journal"
     return "to measure anew: recorded of another network" if path.exists() else "to measure"

@@ -132,7 +132,7 @@ def _short_spec(kind: registry.Kind, plugin: PluginId) -> str:
 
 
 def _defaults(kind: registry.Kind, name: str) -> Mapping[str, object]:
-    if name not in registry.names(kind):
+    if name not in registry.names(registry.kind_of(kind, name)):
         return {}
     try:
         plugin = registry.load(kind, name)

@@ -97,6 +97,11 @@ def derived_flags(identity: Identity, unconfirmed: int) -> list[str]:
             "not adaptive: the attacker takes one gradient of the module as it is and knows of no "
             "detector; the judge does"
         )
+    if identity.attack.inconclusive:
+        flags.append(
+            f"{identity.attack.name} stops early: what it leaves was not attacked further, so the "
+            "robust accuracy is at most this"
+        )
     if unconfirmed:
         what = (
             "1 success of the search did"
@@ -157,6 +162,8 @@ def _claims(record: Record, arrays: CellArrays) -> dict[str, bool]:
         "eps as written": identity.threat.is_as_written,
         "flags": set(flags) <= set(record.provenance.flags),
         "seal": record.seal == record.sealed().seal,
+        "stages": (identity.attack.stages is None) == (arrays.staged is None)
+        and arrays.stages_agree,
         "certified samples": certified is None or not (certified & ~arrays.robust).any(),
     }
 

@@ -29,6 +29,10 @@ class PluginId(Sparse):
     parameters: dict[str, Any]
     parts: list[PluginId] | None = None
     """Of a composition, from the inside out."""
+    stages: list[PluginId] | None = None
+    """Of a suite, in their order."""
+    inconclusive: Literal[True] | None = None
+    """A suite that stops early: what it leaves was not attacked further."""
 
     def label(self) -> str:
         """``pgd steps=40 ...`` as a user could type it."""

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,14 @@ from pydantic import TypeAdapter, ValidationError
 from robustbench_lite.errors import RecordError
 from robustbench_lite.files.reading import MAX_SAMPLES, explain, require_file
 from robustbench_lite.records.behaviour import Behaviour
-from robustbench_lite.records.samples import JOURNAL, Outcome, Proof
+from robustbench_lite.records.samples import JOURNAL, NearMiss, Outcome, Proof
+from robustbench_lite.records.statements import MISSES, OF, OUTCOMES, PROOFS, SCHEMA, SPEND, TABLES
 
 _ROW_BYTES = 2**29
 """Of one row: the largest image that is read, 2**25 pixels in three channels, has 0.4 GB."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, seconds REAL NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS outcomes (
-    key TEXT NOT NULL, position INTEGER NOT NULL,
-    broken INTEGER NOT NULL, unconfirmed INTEGER NOT NULL, distance REAL,
-    forward INTEGER NOT NULL, backward INTEGER NOT NULL, x_adv BLOB, seal TEXT NOT NULL,
-    PRIMARY KEY (key, position)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS proofs (
-    key TEXT NOT NULL, position INTEGER NOT NULL,
-    margin REAL NOT NULL, stage TEXT NOT NULL, seal TEXT NOT NULL,
-    PRIMARY KEY (key, position)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS margins (
-    key TEXT PRIMARY KEY, nearest REAL NOT NULL, seal TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS behaviours (
-    key TEXT PRIMARY KEY, answers TEXT NOT NULL, seal TEXT NOT NULL
-);
-"""
-_TABLES = ("outcomes", "proofs", "cells", "behaviours", "margins")
-_OUTCOMES = """
-SELECT position, broken, unconfirmed, distance, forward, backward, x_adv, seal
-FROM outcomes WHERE key = ?
-"""
-_PROOFS = "SELECT position, margin, stage, seal FROM proofs WHERE key = ?"
-_SPEND = """
-INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seconds = seconds + excluded.seconds
-"""
-
-
 _OUTCOME = TypeAdapter(Outcome)
 _PROOF = TypeAdapter(Proof)
+_MISS = TypeAdapter(NearMiss)
 """SQLite keeps whatever a row was given: text where numbers should be, say."""
 
 
@@ -102,13 +73,13 @@ class Journal:
 
     def _begun(self, key: str) -> bool:
         """Whether an earlier run has left anything of the cell or the certificate."""
-        found = (f"SELECT 1 FROM {name} WHERE key = ? LIMIT 1" for name in _TABLES[:3])
+        found = (f"SELECT 1 FROM {name} WHERE {OF} LIMIT 1" for name in TABLES[:3])
         return any(self._one(query, key) for query in found)
 
     def outcomes(self, key: str, n: int = MAX_SAMPLES) -> list[Outcome]:
         """Read what earlier runs left of a cell of ``n`` samples, in order of position."""
         outcomes = []
-        for row in self._rows(_OUTCOMES, key, n):
+        for row in self._rows(OUTCOMES, key, n):
             with explain(self.path, JOURNAL):
                 outcome = _OUTCOME.validate_python(row[:7])
             if outcome.seal(key) != row[7]:
@@ -128,18 +99,50 @@ class Journal:
         row = self._one("SELECT nearest, seal FROM margins WHERE key = ?", key)
         return float(row[0]) if row is not None and _seal(key, repr(row[0])) == row[1] else None
 
+    def count(self, key: str) -> int:
+        """Count the samples of a cell that anything is known of, in any of its stages."""
+        row = self._one(f"SELECT COUNT(DISTINCT position) FROM outcomes WHERE {OF}", key)
+        return int(row[0]) if row else 0
+
+    def misses(self, key: str, n: int = MAX_SAMPLES) -> list[NearMiss]:
+        """Read how near a stage has come to success, of ``n`` samples, in order of position."""
+        rows = self._rows(MISSES, key, n)
+        with explain(self.path, JOURNAL):
+            found = [_MISS.validate_python(row[:3]) for row in rows]
+        for miss, row in zip(found, rows, strict=True):
+            if miss.seal(key) != row[3]:
+                raise RecordError(
+                    f"The journal {self.path} was changed: a point of sample {row[0]} of {key} "
+                    "does not agree with its seal. Run with --fresh to measure the cell again."
+                )
+        return found
+
     def add(
-        self, key: str, batch: list[Outcome], seconds: float, nearest: float | None = None
+        self,
+        key: str,
+        batch: list[Outcome],
+        seconds: float,
+        nearest: float | None = None,
+        misses: Sequence[NearMiss] = (),
     ) -> None:
         """Add one batch and the time it took, in one transaction.
 
-        ``nearest`` is how near to a tie the nearest claim of the cell so far came; inf where there
-        was none.
+        Args:
+            key: of the cell, or of its stage.
+            batch: what became of its samples.
+            seconds: that it took.
+            nearest: how near to a tie the nearest claim of the cell so far came; inf where there
+                was none.
+            misses: how near the samples have come, where a later stage begins there.
         """
         rows = [(key, *outcome, outcome.seal(key)) for outcome in batch]
         with self._guard(), self._connection:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO misses VALUES (?, ?, ?, ?, ?)",
+                [(key, *miss, miss.seal(key)) for miss in misses],
             )
             if batch:
                 self._connection.execute("DELETE FROM margins WHERE key = ?", (key,))
@@ -152,7 +155,7 @@ class Journal:
 
     def proofs(self, key: str, n: int = MAX_SAMPLES) -> list[Proof]:
         """Read what earlier runs left of a certificate of ``n`` samples, in order of position."""
-        rows = self._rows(_PROOFS, key, n)
+        rows = self._rows(PROOFS, key, n)
         with explain(self.path, JOURNAL):
             found = [_PROOF.validate_python(row[:3]) for row in rows]
         for proof, row in zip(found, rows, strict=True):
@@ -201,11 +204,11 @@ class Journal:
     def forget(self, key: str) -> None:
         """Drop a cell or a certificate: its record is written, or it is to be measured afresh."""
         with self._guard(), self._connection:
-            for table in _TABLES:
-                self._connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+            for table in TABLES:
+                self._connection.execute(f"DELETE FROM {table} WHERE {OF}", (key,))
 
     def _spend(self, key: str, seconds: float) -> None:
-        self._connection.execute(_SPEND, (key, seconds))
+        self._connection.execute(SPEND, (key, seconds))
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -238,7 +241,7 @@ def open_journal(path: Path | None) -> Iterator[Journal]:
         journal = Journal(connection, name)
         with journal._guard():
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
+            connection.executescript(SCHEMA)
         yield journal
 
 

@@ -23,6 +23,17 @@ from robustbench_lite.records.schema import Sparse
 from robustbench_lite.records.statistics import WilsonInterval, wilson
 
 
+class StageTally(Sparse):
+    """What one stage of a suite has seen, broken and cost, over all samples."""
+
+    stage: int = Field(ge=0)
+    """Its place in the plan of the suite; stages that were not called for are left out."""
+    seen: int = Field(ge=0)
+    broken: int = Field(ge=0)
+    forward: int = Field(ge=0)
+    backward: int = Field(ge=0)
+
+
 class Outcomes(Sparse):
     """One entry a sample, in the order of the ids.
 
@@ -42,6 +53,10 @@ class Outcomes(Sparse):
     """Successes that the search reported and the judge did not see again; they count as robust."""
     certified: str | None = None
     """Proved robust; only in cells with a certifier."""
+    broken_by: str | None = None
+    """int32; the stage of a suite that broke the sample, -1 for none; only in cells of suites."""
+    stages: list[StageTally] | None = None
+    """What the stages have come to; only in cells of suites."""
 
 
 class Margins(Sparse):
@@ -90,6 +105,15 @@ class Queries(NamedTuple):
     backward: float
 
 
+class StageArrays(NamedTuple):
+    """Which stage of a suite broke what."""
+
+    broken_by: NDArray[np.int32]
+    """The number of the stage, -1 where none did, (N,)."""
+    tallies: tuple[StageTally, ...]
+    """Of the stages that ran, in their order."""
+
+
 class CellArrays:
     """The outcomes of a cell as arrays of N samples, with the figures derived from them."""
 
@@ -102,6 +126,7 @@ class CellArrays:
         backward_queries: NDArray[np.int32],
         unconfirmed: int = 0,
         certified: NDArray[np.bool_] | None = None,
+        staged: StageArrays | None = None,
     ) -> None:
         self.clean_correct = clean_correct
         self.broken = broken
@@ -110,6 +135,7 @@ class CellArrays:
         self.backward_queries = backward_queries
         self.unconfirmed = unconfirmed
         self.certified = certified
+        self.staged = staged
 
     @property
     def n(self) -> int:
@@ -173,6 +199,8 @@ class CellArrays:
             backward_queries=pack_numbers(self.backward_queries),
             unconfirmed=self.unconfirmed,
             certified=None if self.certified is None else pack_bits(self.certified),
+            broken_by=None if self.staged is None else pack_numbers(self.staged.broken_by),
+            stages=None if self.staged is None else list(self.staged.tallies),
         )
 
     @classmethod
@@ -185,6 +213,22 @@ class CellArrays:
             unpack_ints(outcomes.backward_queries, n),
             outcomes.unconfirmed,
             None if outcomes.certified is None else unpack_bits(outcomes.certified, n),
+            _unpack_stages(outcomes, n),
+        )
+
+    @property
+    def stages_agree(self) -> bool:
+        """Whether what the stages say adds up to what is said of the samples."""
+        if self.staged is None:
+            return True
+        by, tallies = self.staged
+        known = {tally.stage: tally.broken for tally in tallies}
+        return (
+            bool(((by >= 0) == self.broken).all())
+            and all(int((by == stage).sum()) == broken for stage, broken in known.items())
+            and set(by[by >= 0].tolist()) <= set(known)
+            and sum(tally.forward for tally in tallies) == int(self.forward_queries.sum())
+            and sum(tally.backward for tally in tallies) == int(self.backward_queries.sum())
         )
 
     def summary(self) -> Summary:
@@ -196,3 +240,9 @@ class CellArrays:
             certified_accuracy=self.certified_accuracy,
             certified_interval=self.certified_interval,
         )
+
+
+def _unpack_stages(outcomes: Outcomes, n: int) -> StageArrays | None:
+    if outcomes.broken_by is None:
+        return None
+    return StageArrays(unpack_ints(outcomes.broken_by, n), tuple(outcomes.stages or ()))

@@ -31,6 +31,8 @@ class Provenance(Sparse):
     flags: list[str] = Field(default_factory=list)
     paths: list[str] | None = None
     """Which quicker ways the search took through the network; left out where it took none."""
+    stage_seconds: list[float] | None = None
+    """Time of each stage of a suite that ran; left out for single attacks."""
     numerics: dict[str, str] | None = None
     """On an accelerator the settings and libraries that its numbers depend on
     (``numerics.settings_of``); left out on a CPU.
@@ -46,6 +48,7 @@ def make_provenance(
     flags: Sequence[str] = (),
     paths: Sequence[str] = (),
     numerics: Mapping[str, str] | None = None,
+    stage_seconds: Sequence[float] = (),
 ) -> Provenance:
     """Say where a cell or a certificate comes from that was finished now, by this process."""
     return Provenance(
@@ -61,6 +64,7 @@ def make_provenance(
         partial=partial,
         flags=list(flags),
         paths=list(paths) or None,
+        stage_seconds=[round(one, 3) for one in stage_seconds] or None,
         numerics=None if numerics is None else dict(numerics),
     )
 

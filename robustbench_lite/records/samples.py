@@ -41,6 +41,20 @@ class Outcome(NamedTuple):
         return hashlib.sha256(content).hexdigest()[:16]
 
 
+class NearMiss(NamedTuple):
+    """The point nearest to success that a stage of a suite has seen around one sample."""
+
+    position: Count
+    margin: float
+    x: bytes
+    """As little-endian float32."""
+
+    def seal(self, key: str) -> str:
+        """Hash the row together with the key of its stage, which ties one to the other."""
+        content = repr((key, self.position, self.margin)).encode() + self.x
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
 class Proof(NamedTuple):
     """What is known of one sample of a certificate."""
 
@@ -51,6 +65,11 @@ class Proof(NamedTuple):
     def seal(self, key: str) -> str:
         """Hash the row together with the key of its certificate, which ties one to the other."""
         return hashlib.sha256(repr((key, *self)).encode()).hexdigest()[:16]
+
+
+def stage_key(key: str, number: int) -> str:
+    """Name what a stage of the cell ``key`` leaves in the journal."""
+    return f"{key}/{number}"
 
 
 def image_bytes(x: NDArray[np.float32]) -> bytes:

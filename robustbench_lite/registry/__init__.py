@@ -12,6 +12,7 @@ from robustbench_lite.registry.build import parameters as parameters
 from robustbench_lite.registry.entries import Kind as Kind
 from robustbench_lite.registry.entries import Source as Source
 from robustbench_lite.registry.entries import import_object as import_object
+from robustbench_lite.registry.entries import kind_of as kind_of
 from robustbench_lite.registry.entries import load as load
 from robustbench_lite.registry.entries import names as names
 from robustbench_lite.registry.entries import of_source as of_source

@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol
 from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry.trust import Trust
 
-Kind = Literal["attack", "defense"]
+Kind = Literal["attack", "defense", "suite"]
+"""A suite runs attacks one after the other; its name goes wherever that of an attack does."""
 
 
 class Source(Protocol):
@@ -38,6 +39,7 @@ class Source(Protocol):
 _MARKS: dict[Kind, tuple[str, ...]] = {
     "attack": ("name", "version", "ask"),
     "defense": ("name", "version", "wrap"),
+    "suite": ("name", "version", "ask", "stages"),
 }
 """What every plug-in class has; looked for before anything is called that a file names."""
 
@@ -50,6 +52,11 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
 def names(kind: Kind) -> list[str]:
     """Registered names, sorted; imports no plug-in."""
     return sorted(_entries(kind))
+
+
+def kind_of(kind: Kind, name: str) -> Kind:
+    """Tell what ``name`` is where a ``kind`` is expected: a suite may stand for an attack."""
+    return "suite" if kind == "attack" and name in _entries("suite") else kind
 
 
 def targets(kind: Kind) -> dict[str, str]:
@@ -89,12 +96,14 @@ def load(kind: Kind, name: str, trust: Trust = Trust.REGISTERED) -> type[Any]:
     Raises:
         UsageError: there is no such class, or the trust is not enough.
     """
+    kind = kind_of(kind, name)
     if of_source(kind, name):
         return source(kind, name.partition(":")[0]).load(name.partition(":")[2])
     if ":" in name:
         found = import_object(name, kind, trust)
     elif name not in _entries(kind):
-        raise UnknownNameError(kind, name, names(kind))
+        known = names(kind) + (names("suite") if kind == "attack" else [])
+        raise UnknownNameError(kind, name, known)
     else:
         found = _entries(kind)[name].load()
     if not (isinstance(found, type) and all(hasattr(found, mark) for mark in _MARKS[kind])):

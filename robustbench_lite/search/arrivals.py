@@ -19,6 +19,7 @@ class Arrivals(Rows):
 
     position: Tensor
     index: Tensor
+    restart: Tensor
     x: Tensor
     y: Tensor
     target: Tensor
@@ -26,19 +27,19 @@ class Arrivals(Rows):
     start: Tensor
     lowest: Tensor
 
-    @property
-    def zeros(self) -> Tensor:
-        """As many zeros as there are rows, (B,) int64."""
-        return torch.zeros_like(self.y)
+    def admit(self, state: State, restarts_left: int) -> Slots:
+        """Make slots of them.
 
-    def admit(self, state: State) -> Slots:
-        """Make slots of them, with the ``state`` that the attack begins in."""
-        zeros = self.zeros
+        Args:
+            state: the one that the attack begins in.
+            restarts_left: how many times each row may begin anew.
+        """
+        zeros = torch.zeros_like(self.y)
         inf = torch.full(zeros.shape, float("inf"), device=zeros.device)
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return Slots(
             **own,
-            restart=zeros,
+            restarts_left=zeros + restarts_left,
             best=self.x.clone(),
             best_size=inf,
             forward=zeros.clone(),
@@ -52,12 +53,13 @@ class Arrivals(Rows):
         )
 
 
-def enter(task: Task, position: Tensor, device: torch.device, *, keep_lowest: bool) -> Arrivals:
+def enter(task: Task, position: Tensor, device: torch.device) -> Arrivals:
     """Take the rows at ``position`` (B,) of a task to ``device``."""
     x = task.x[position].to(device)
     y, target, index = (t[position].to(device) for t in (task.y, task.target, task.index))
     nothing = x.new_empty(len(x), 0)
     spent = torch.zeros_like(y) if task.spent is None else task.spent[position].to(device)
     start = nothing if task.start is None else task.start[position].to(device)
-    lowest = x.clone() if keep_lowest else nothing
-    return Arrivals(position.to(device), index, x, y, target, spent, start, lowest)
+    lowest = x.clone() if task.keep_lowest else nothing
+    restart = torch.full_like(y, task.first_restart)
+    return Arrivals(position.to(device), index, restart, x, y, target, spent, start, lowest)

@@ -134,15 +134,17 @@ class DrivenEngine:
         x, y, target, index = (field[position : position + 1].cpu() for field in fields)
         spent = 0 if task.spent is None else int(task.spent[position])
         row = InFlight(position, int(index), x, y, target, best=x.clone(), spent=spent)
-        row.lane = Lane(lambda: self._search(row))
+        first = task.first_restart
+        restarts = range(first, first + self.restarts)
+        row.lane = Lane(lambda: self._search(row, restarts))
         return row
 
-    def _search(self, row: InFlight) -> None:
+    def _search(self, row: InFlight, restarts: range) -> None:
         """Run the whole search of a row, in its lane."""
         view = View(row, self.attack)
         purpose = f"attack/{self.attack.name}"
         index = torch.tensor([row.index])
-        for restart in range(self.restarts):
+        for restart in restarts:
             rng = SampleRng.create(self.seed, purpose, index, torch.tensor([restart]))
             first, second = rng.bits(0, 2)[0].tolist()
             seed_generators((first, second))

@@ -56,7 +56,6 @@ class Engine:
         query_budget: int | None = None,
         device: torch.device | str = "cpu",
         free_looks: bool | None = None,
-        keep_lowest: bool = False,
     ) -> None:
         self.attack = attack
         self.threat = threat
@@ -67,7 +66,6 @@ class Engine:
         self.oracle = Oracle(passes, attack, self.free_looks, self.device)
         self.restarts: int = getattr(attack, "restarts", 1)
         self.keeper = Keeper.of(self.oracle, threat, query_budget)
-        self.keep_lowest = keep_lowest
 
     def search(self, task: Task, on_step: OnStep | None = None) -> Iterator[SearchOutcome]:
         """Attack the rows of ``task``.
@@ -114,8 +112,8 @@ class Engine:
     def _enter(self, task: Task, waiting: Iterator[int], count: int) -> Slots:
         """Take in the next ``count`` rows, as far as there are any."""
         position = torch.tensor(list(islice(waiting, count)), dtype=torch.int64)
-        rows = enter(task, position, self.device, keep_lowest=self.keep_lowest)
-        return rows.admit(self._init(rows, rows.zeros))
+        rows = enter(task, position, self.device)
+        return rows.admit(self._init(rows, rows.restart), self.restarts - 1)
 
     def _init(self, rows: Arrivals | Slots, restart: Tensor) -> State:
         rng = SampleRng.create(self.seed, f"attack/{self.attack.name}", rows.index, restart)
@@ -138,7 +136,7 @@ class Engine:
         answer, finite, margins = self.oracle.answer(query, rows, cost)
         if finite is not None:
             slots = slots.replace(fault=torch.where(finite, slots.fault, float("nan")))
-        if self.keep_lowest:
+        if slots.keeps_lowest:
             slots = keep_lowest(slots, query.points, margins, cost.valid, self.threat)
         slots = self.keeper.keep(slots, query, answer, cost)
         state = self.attack.tell(slots.state, answer)
@@ -188,7 +186,7 @@ class Engine:
 
         They are within budget, and nothing is found or the nearest is still wanted.
         """
-        more = (slots.restart[gone] + 1 < self.restarts) & slots.state.finished[gone]
+        more = (slots.restarts_left[gone] > 0) & slots.state.finished[gone]
         if self.keeper.first_success_ends:
             more &= ~slots.best_size[gone].isfinite()
         return gone[more]
@@ -196,6 +194,7 @@ class Engine:
     def _restart(self, slots: Slots, again: Tensor) -> None:
         restart = slots.restart[again] + 1
         slots.restart[again] = restart
+        slots.restarts_left[again] -= 1
         slots.done[again] = False
         fresh = self._init(slots.select(again), restart)
         slots.state.assign(again, fresh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustbench_lite.rows.looks import free_to_look
 from robustbench_lite.search.slots import Slots
 from robustbench_lite.threat import ThreatModel
 
@@ -26,6 +27,12 @@ def keep_lowest(
     if points.dim() == 5:
         points = points[torch.arange(len(which), device=which.device), which]
     lower = margin < slots.lowest_margin
+    if free_to_look(lower):  # few points are lower: a copy of all rows costs more than the rest
+        row = lower.nonzero().squeeze(1)
+        row = row[threat.excess(points[row], slots.x[row]) <= 0]
+        slots.lowest.index_copy_(0, row, points[row])
+        slots.lowest_margin.index_copy_(0, row, margin[row])
+        return slots
     lower &= threat.excess(points, slots.x) <= 0
     return slots.replace(
         lowest=torch.where(lower.reshape(-1, 1, 1, 1), points, slots.lowest),

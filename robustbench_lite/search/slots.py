@@ -21,6 +21,8 @@ class Slots(Rows):
     """Its place in the data set, (B,)."""
     restart: Tensor
     """Number of the restart that it is in, (B,)."""
+    restarts_left: Tensor
+    """How many more it may have, (B,)."""
     x: Tensor
     y: Tensor
     target: Tensor
@@ -49,6 +51,11 @@ class Slots(Rows):
     NaN when the model's output was not finite.
     """
     state: State
+
+    @property
+    def keeps_lowest(self) -> bool:
+        """Somebody wants to know the points nearest to success."""
+        return self.lowest.dim() == 4
 
     def refill(self, gone: Tensor, fresh: Slots | None) -> Slots:
         """Put ``fresh`` rows into the slots of those that left; with none left, close the gaps."""

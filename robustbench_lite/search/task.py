@@ -29,6 +29,11 @@ class Task:
     spent: Tensor | None = None
     """Queries that count against each row's budget already, (N,) int64."""
 
+    first_restart: int = 0
+    """Number of the restart that every row begins with: another one draws other numbers."""
+    keep_lowest: bool = False
+    """Somebody wants to know the point nearest to success of each row."""
+
     @property
     def order(self) -> list[int] | range:
         """The rows to search, in the order in which they enter."""

@@ -73,7 +73,7 @@ def task(
 
 
 def take(whole: Task, rows: slice | Tensor) -> Task:
-    return Task(*(field[rows] for field in (whole.x, whole.y, whole.target, whole.index)))
+    return Task(whole.x[rows], whole.y[rows], whole.target[rows], whole.index[rows])
 
 
 def search(

@@ -148,7 +148,7 @@ def _too_much_left(series: Series, points: Mapping[float, Found]) -> Iterator[st
 
 def _access(found: Found) -> str | None:
     name = found.record.identity.attack.name
-    if name not in registry.names("attack"):
+    if name not in registry.names(registry.kind_of("attack", name)):
         return None
     try:
         return str(registry.load("attack", name).access.name)

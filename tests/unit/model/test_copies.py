@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -42,13 +43,20 @@ class Keeping(nn.Module):
         return self.net[3](self.features)  # type: ignore[no-any-return]
 
 
+def on_the_cpu(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network as where there is no accelerator, real or pretended."""
+    which = "torch.nn.parallel.data_parallel._get_available_device_type"
+    with mock.patch(which, return_value=None):
+        return make()
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: made(nn.utils.weight_norm),
     "spectral norm": lambda: made(nn.utils.spectral_norm),
     "parametrised weight norm": lambda: made(parametrizations.weight_norm),
     "pruned": lambda: made(lambda layer: prune.l1_unstructured(layer, "weight", 0.3)),  # type: ignore[no-untyped-call]
     "keeps its features": lambda: Keeping().eval(),
-    "DataParallel": lambda: nn.DataParallel(made()).eval(),
+    "DataParallel": lambda: on_the_cpu(lambda: nn.DataParallel(made()).eval()),
     "scripted": lambda: torch.jit.script(made()),
     "frozen script": lambda: torch.jit.freeze(torch.jit.script(made())),
     "traced": lambda: torch.jit.trace(made(), X[:2]),  # type: ignore[no-untyped-call]

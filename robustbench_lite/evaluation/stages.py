@@ -1,0 +1,221 @@
+"""A suite on one model: its stages in their order, each on what the ones before have left.
+
+Each stage has a place of its own in the journal, so a run that was killed goes on within the stage
+in which it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_lite.evaluation.attacked import (
+    Ledger,
+    Measured,
+    adversarials_of,
+    arrays_of,
+    passes_for,
+    search_open,
+)
+from robustbench_lite.evaluation.job import Job, StageTask
+from robustbench_lite.records.journal import Journal
+from robustbench_lite.records.outcomes import CellArrays, Margins, StageArrays, StageTally
+from robustbench_lite.records.samples import Outcome, image_from_bytes, stage_key
+from robustbench_lite.search.suite import Stage, Suite, keeps_lowest
+
+NONE = -1
+"""No stage."""
+
+
+def measure_suite(
+    job: Job,
+    suite: Suite,
+    journal: Journal,
+    on_rows: Callable[[float], None] = lambda rows: None,
+) -> Measured:
+    """Run what is missing of ``job``, whose attack is ``suite``.
+
+    Args:
+        job: what is to be measured.
+        suite: its attack.
+        journal: holds what earlier runs have found, and gets what this one finds.
+        on_rows: hears how many samples' worth of work is done, of all that the job has.
+
+    Raises:
+        ContradictionError: a sample is certified and broken.
+    """
+    course = _Course.begin(job, suite.stages(job.scene.threat))
+    passes = passes_for(job)
+    for number, stage in enumerate(course.stages):
+        if stage.when == "alarm" and not course.alarm:
+            continue
+        part = course.job_of(number)
+        ledger = search_open(part, passes, journal, course.listener(number, on_rows))
+        course.take(number, ledger, journal)
+    return Measured(
+        course.arrays(),
+        adversarials_of(job, course.broken.values()),
+        sum(course.seconds) + journal.seconds(job.key),
+        passes.paths,
+        course.margins(),
+        tuple(course.seconds),
+    )
+
+
+@dataclass
+class _Miss:
+    """The nearest point to success around each sample, of one stage or of several."""
+
+    x: Tensor
+    """(N, C, H, W); the clean image where there is none."""
+    margin: Tensor
+    """(N,); inf where there is none."""
+
+    @classmethod
+    def none(cls, x: Tensor) -> _Miss:
+        return cls(x.clone(), torch.full((len(x),), float("inf"), dtype=torch.float64))
+
+    def keep_lower(self, other: _Miss) -> None:
+        """Take over what is nearer in ``other``."""
+        lower = other.margin < self.margin
+        self.x[lower] = other.x[lower]
+        self.margin[lower] = other.margin[lower]
+
+
+@dataclass
+class _Course:
+    """How far a suite has come."""
+
+    job: Job
+    stages: Sequence[Stage]
+    left: Tensor
+    """Samples that no stage has broken, of those that are attacked, (N,) bool."""
+    forward: Tensor
+    """Queries of all stages, (N,) int64."""
+    backward: Tensor
+    broken_by: Tensor
+    """(N,) int32."""
+    lowest: _Miss
+    previous: _Miss
+    broken: dict[int, Outcome] = field(default_factory=dict)
+    """By position; as the stage that broke the sample has found it."""
+    refuted: set[int] = field(default_factory=set)
+    """Positions of successes that the judge did not see."""
+    tallies: list[StageTally] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    nearest: list[float | None] = field(default_factory=list)
+    work: float = 0.0
+    """Cost of the stages that have ended, in forward passes."""
+    alarm: bool = False
+    """A stage that sees no gradient has broken what stages with gradients left."""
+
+    @classmethod
+    def begin(cls, job: Job, stages: Sequence[Stage]) -> _Course:
+        x = job.scene.data.x
+        zeros = torch.zeros(len(x), dtype=torch.int64)
+        return cls(
+            job=job,
+            stages=stages,
+            left=job.scene.open_rows.clone(),
+            forward=zeros.clone(),
+            backward=zeros.clone(),
+            broken_by=torch.full((len(x),), NONE, dtype=torch.int32),
+            lowest=_Miss.none(x),
+            previous=_Miss.none(x),
+        )
+
+    def job_of(self, number: int) -> Job:
+        """Make the job of a stage: what is left, from where it is to begin."""
+        stage = self.stages[number]
+        starts = {"own": None, "previous": self.previous.x, "lowest": self.lowest.x}
+        part = StageTask(
+            rows=self.left.clone(),
+            start=starts[stage.start],
+            spent=self.forward + self.backward,
+            draw=stage.draw,
+            keep_lowest=keeps_lowest(self.stages, number),
+        )
+        key = stage_key(self.job.key, number)
+        return replace(self.job, key=key, attack=stage.attack, part=part)
+
+    def take(self, number: int, ledger: Ledger, journal: Journal) -> None:
+        """Take over what a stage has come to."""
+        stage = self.stages[number]
+        seen = list(ledger.known.values())
+        found = {outcome.position: outcome for outcome in seen if outcome.broken}
+        self.work += stage.cost * len(seen)
+        self.seconds.append(journal.seconds(ledger.job.key))
+        self.nearest.append(ledger.nearest)
+        gradients = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
+        self.alarm |= bool(found) and gradients and not stage.sees_gradients
+        self._count(number, seen, found)
+        self.tallies.append(
+            StageTally(
+                stage=number,
+                seen=len(seen),
+                broken=len(found),
+                forward=sum(outcome.forward for outcome in seen),
+                backward=sum(outcome.backward for outcome in seen),
+            )
+        )
+        self._take_misses(ledger, journal)
+
+    def _count(self, number: int, seen: Sequence[Outcome], found: Mapping[int, Outcome]) -> None:
+        """Book what a stage has spent on each sample, and what it broke."""
+        self.broken |= found
+        self.refuted |= {outcome.position for outcome in seen if outcome.unconfirmed}
+        self.refuted -= set(found)
+        for outcome in seen:
+            self.forward[outcome.position] += outcome.forward
+            self.backward[outcome.position] += outcome.backward
+        at = torch.tensor(sorted(found), dtype=torch.int64)
+        self.left[at] = False
+        self.broken_by[at] = number
+
+    def _take_misses(self, ledger: Ledger, journal: Journal) -> None:
+        if ledger.job.part is None or not ledger.job.part.keep_lowest:
+            return
+        x = self.job.scene.data.x
+        self.previous = _Miss.none(x)
+        for miss in journal.misses(ledger.job.key, len(x)):
+            image = image_from_bytes(miss.x, tuple(x.shape[1:]))
+            self.previous.x[miss.position] = torch.from_numpy(image)
+            self.previous.margin[miss.position] = miss.margin
+        self.lowest.keep_lower(self.previous)
+
+    def listener(self, number: int, on_rows: Callable[[float], None]) -> Callable[[float], None]:
+        """Make what hears how many samples of a stage are done, and tells it of the suite.
+
+        The stages to come are taken to see all that is left now.
+        """
+        n = len(self.left)
+        seen = int(self.left.sum())
+        own = self.stages[number].cost * seen
+        to_come = sum(stage.cost for stage in self.stages[number + 1 :]) * seen
+        total = self.work + own + to_come
+
+        def hear(rows: float) -> None:
+            done = self.work + own * (rows / n)
+            on_rows(n * done / total if total else n)
+
+        return hear
+
+    def arrays(self) -> CellArrays:
+        """Write down what became of all samples."""
+        found = arrays_of(self.job, self.broken.values())
+        found.forward_queries = self.forward.numpy().astype(np.int32)
+        found.backward_queries = self.backward.numpy().astype(np.int32)
+        found.unconfirmed = len(self.refuted)
+        found.staged = StageArrays(self.broken_by.numpy(), tuple(self.tallies))
+        return found
+
+    def margins(self) -> Margins | None:
+        """How near to a tie the verdicts came; None where nobody knows."""
+        known = [one for one in self.nearest if one is not None]
+        if len(known) < len(self.nearest):
+            return None
+        return Margins.of(self.job.scene.clean.nearest, min(known, default=float("inf")))
