@@ -124,7 +124,7 @@ def _devices() -> Iterator[Checkup]:
 
 
 def _plugins() -> Iterator[Checkup]:
-    kinds: tuple[registry.Kind, ...] = ("attack", "defense")
+    kinds: tuple[registry.Kind, ...] = ("attack", "suite", "defense")
     for kind in kinds:
         loaded = []
         for name, target in registry.targets(kind).items():

@@ -49,14 +49,16 @@ _NORMS = {
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[attacks|defenses|datasets|models|norms]", show_default=False),
+        typer.Argument(
+            metavar="[attacks|suites|defenses|datasets|models|norms]", show_default=False
+        ),
     ] = None,
     format_name: Annotated[
         str, typer.Option("--format", metavar="NAME", help="table or json.")
     ] = "table",
     networks: Annotated[str | None, opt.Networks] = None,
 ) -> None:
-    """List attacks, defenses, data sets, networks and norms."""
+    """List attacks, suites of attacks, defenses, data sets, networks and norms."""
     if kind is not None and kind not in SECTIONS:
         raise UnknownNameError("section of the list", kind, SECTIONS)
     if format_name not in ("table", "json"):
@@ -181,6 +183,7 @@ def _state_certified(card: Any) -> list[str]:
 
 SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "attacks": lambda: _plugins("attack"),
+    "suites": lambda: _plugins("suite"),
     "defenses": lambda: _plugins("defense"),
     "datasets": lambda: [{"name": name, "description": text} for name, text in _DATASETS.items()],
     "models": _models,

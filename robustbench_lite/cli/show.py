@@ -18,6 +18,7 @@ from robustbench_lite.errors import UnknownNameError, UsageError
 from robustbench_lite.registry import Trust
 
 if TYPE_CHECKING:
+    from robustbench_lite.search.suite import Suite
     from robustbench_lite.sources.card import Card
 
 _KEY = re.compile(r"[0-9a-f]{4,32}")
@@ -34,13 +35,13 @@ def show(
         bool, typer.Option("--verbose", "-v", metavar="", help="Tracebacks.")
     ] = False,
 ) -> None:
-    """Show an attack, a defense, a network, or a record: a file, or the first four digits or more
-    of its key.
+    """Show an attack, a suite, a defense, a network, or a record: a file, or the first four digits
+    or more of its key.
 
     A record is checked as it is read: version, seal, key, digest and summary must agree with its
     contents.
     """
-    kinds: tuple[registry.Kind, ...] = ("attack", "defense")
+    kinds: tuple[registry.Kind, ...] = ("attack", "suite", "defense")
     if what.endswith(".npz"):
         raise UsageError(f"{what} holds adversarial examples: `rbl verify {what}` examines them.")
     if what.endswith(".json") or os.path.isfile(what):
@@ -80,6 +81,8 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
     else:
         rows += [("acts in training", _yes(plugin.trains))]
     print_rows(rows)
+    if kind == "suite":
+        _print_stages(plugin())
     fields = registry.hyperparameters(plugin)
     if fields:
         from tabulate import tabulate
@@ -92,6 +95,22 @@ def _show_plugin(kind: registry.Kind, name: str) -> None:
                 table, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 72]
             )
         )
+
+
+def _print_stages(suite: Suite) -> None:
+    """List what runs in each norm, in its order."""
+    from tabulate import tabulate
+
+    from robustbench_lite.evaluation.names import short_label
+    from robustbench_lite.threat import ThreatModel
+
+    headers = ["norm", "stage", "attack", "begins at", "runs"]
+    table = [
+        (norm, number, short_label("attack", stage.attack), stage.start, stage.when)
+        for norm in sorted(suite.norms)
+        for number, stage in enumerate(suite.stages(ThreatModel.parse(norm, 1)))
+    ]
+    print("\n" + tabulate(table, headers=headers, disable_numparse=True))
 
 
 class Documentation(NamedTuple):
@@ -149,8 +168,9 @@ def _show_network(name: str, trust: Trust) -> None:
 
     known = network_files()
     if name not in known:
-        names = [*registry.names("attack"), *registry.names("defense"), *known]
-        raise UnknownNameError("attack, defense, network or record", name, names)
+        kinds: tuple[registry.Kind, ...] = ("attack", "suite", "defense")
+        names = [name for kind in kinds for name in registry.names(kind)]
+        raise UnknownNameError("attack, suite, defense, network or record", name, [*names, *known])
     model = named_network(name, trust)
     if model.card is not None:
         print_rows(_card(model.card))

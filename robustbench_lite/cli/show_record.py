@@ -17,6 +17,7 @@ from robustbench_lite.leaderboard.words import (
 )
 
 if TYPE_CHECKING:
+    from robustbench_lite.records.cell import Record
     from robustbench_lite.records.certificate import CertificateIdentity
     from robustbench_lite.records.identity import DataId, Identity, ThreatId
     from robustbench_lite.records.outcomes import Margins
@@ -37,9 +38,10 @@ def _is_certificate(path: Path) -> bool:
     from robustbench_lite.records.certificate import CERTIFICATE
 
     try:
-        return b'"stages"' in read_bytes(path, CERTIFICATE)
+        content = read_bytes(path, CERTIFICATE)
     except RobustBenchError:
         return False  # said when it is read as a record
+    return b'"stages"' in content and b'"broken"' not in content
 
 
 def _of_record(path: Path) -> Rows:
@@ -65,6 +67,7 @@ def _of_record(path: Path) -> Rows:
         *_margins(record.margins),
         _EMPTY,
         ("attack", identity.attack.label()),
+        *_stages(record),
         ("certifier", identity.certifier.label() if identity.certifier else MISSING),
         *_network(identity),
         *_threat(identity.threat),
@@ -79,6 +82,18 @@ def _of_record(path: Path) -> Rows:
         *(("path", path) for path in made.paths or ()),
         *(("note", flag) for flag in made.flags),
     ]
+
+
+def _stages(record: Record) -> Rows:
+    """What each stage of a suite has seen, broken and cost."""
+    plan = record.identity.attack.stages or []
+    seconds = record.provenance.stage_seconds or []
+    rows: Rows = []
+    for tally, took in zip(record.outcomes.stages or (), seconds, strict=False):
+        passes = f"{tally.forward:,} + {tally.backward:,} passes, {took:.1f} s"
+        found = f"saw {tally.seen:,}, broke {tally.broken:,}: {passes}"
+        rows.append((f"stage {tally.stage}", f"{plan[tally.stage].label()}: {found}"))
+    return rows
 
 
 def _count(n: int, made: Provenance) -> str:

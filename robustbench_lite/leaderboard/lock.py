@@ -46,7 +46,9 @@ def plugins_of(slots: Iterable[Slot]) -> list[Plugin]:
     """Every registered attack and defense behind the cells, sorted."""
     named: set[Plugin] = set()
     for slot in slots:
-        named.add(("attack", slot.expected.attack.name))
+        attack = slot.expected.attack
+        named.add((registry.kind_of("attack", attack.name), attack.name))
+        named |= {("attack", stage.name) for stage in attack.stages or []}
         named |= {
             ("defense", part.name)
             for part in slot.expected.defense.parts or [slot.expected.defense]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.identity import plugin_id, threat_id
+from robustbench_lite.evaluation.identity import attack_id, threat_id
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.board import Board, Data
 from robustbench_lite.leaderboard.entrants import Named, identify
@@ -127,7 +127,7 @@ def _slot(board: Board, asked: Asked, number: int, row: Named) -> Slot:
     expected = Identity(
         model=row.model,
         defense=row.defense,
-        attack=plugin_id("attack", attack),
+        attack=attack_id(attack, threat),
         threat=threat_id(threat),
         data=asked.samples,
         seed=board.seed,

@@ -18,7 +18,7 @@ FLOORS = [
     {"errors", "progress", "machine", "rows"},
     {"files", "model"},
     {"registry"},
-    {"_facade", "attacks", "defenses", "threat", "sources", "records"},
+    {"_facade", "attacks", "suites", "defenses", "threat", "sources", "records"},
     {"search", "bounds"},
     {"defense"},
     {"evaluation"},
