@@ -115,6 +115,17 @@ def attack(identity: Identity) -> str:
     return spec if identity.adaptive is None else f"{spec} (not adaptive)"
 
 
+def is_suite(name: str) -> bool:
+    """Tell whether an attack of that name is a suite."""
+    return registry.kind_of("attack", name) == "suite"
+
+
+def stage(plugin: PluginId) -> str:
+    """The attack of a stage, with the hyper-parameters that are not at their default."""
+    own = {key: value for key, value in plugin.parameters.items() if "." not in key}
+    return _short_spec("attack", plugin.model_copy(update={"parameters": own}))
+
+
 def defense(identity: Identity) -> str:
     """The defense of a cell, with the hyper-parameters that are not at their default."""
     specs = [_short_spec("defense", part) for part in identity.defense.parts or [identity.defense]]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from robustbench_lite.search.query import Answer as Answer
     from robustbench_lite.search.query import Neighbours as Neighbours
     from robustbench_lite.search.query import Query as Query
+    from robustbench_lite.search.suite import Stage as Stage
+    from robustbench_lite.search.suite import Suite as Suite
 
 _HOMES = {
     "Access": "search.query",
@@ -58,7 +60,9 @@ _HOMES = {
     "Query": "search.query",
     "Rows": "rows.rows",
     "SampleRng": "rows.rng",
+    "Stage": "search.suite",
     "State": "search.attack",
+    "Suite": "search.suite",
     "Traits": "model.defended",
     "UniversalAttack": "search.fitted",
     "Wrapper": "model.defended",

@@ -11,6 +11,7 @@ from robustbench_lite.leaderboard.standing.document import (
     Missing,
     OpenRange,
     RankedRow,
+    Standing,
     ThreatTable,
 )
 from robustbench_lite.leaderboard.words import MISSING
@@ -44,11 +45,27 @@ def caption(doc: Document, threat: ThreatTable) -> str:
     model = words.threat_in_full(threat.norm, threat.eps, threat.goal)
     return (
         f"{doc.data}, {model}. Robust accuracy in %, with 95 % Wilson intervals; {told}. "
-        "Worst case: a sample counts as robust if none of the attacks that were run on it "
-        "broke it. Open: the true robust accuracy lies between certified and worst case. "
+        f"Worst case: robust is what none of those broke that met all samples ({_whole(threat)}). "
+        "Open: the true robust accuracy lies between certified and worst case. "
+        f"{_LAST if threat.suites else ''}"
         "Queries: forward + backward passes a sample that was classified correctly, "
         "over all attacks."
     )
+
+
+_LAST = "Broke last: the last stage of the suite that broke anything, and how much. "
+
+
+def _whole(threat: ThreatTable) -> str:
+    """Name the attacks of a table that meet all samples."""
+    most = max(attack.n for attack in threat.attacks)
+    return ", ".join(attack.heading for attack in threat.attacks if attack.n == most)
+
+
+def last(standing: Standing) -> str:
+    """Write what broke last: ``square (3)``."""
+    found = standing.last
+    return MISSING if found is None else f"{found.stage} ({found.broken:,})"
 
 
 def counts(attack: AttackColumn) -> str:
@@ -71,7 +88,7 @@ def headings(threat: ThreatTable) -> list[str]:
     attacks = [attack.heading for attack in threat.attacks]
     before = ["rank", "model", "defense", "clean"]
     after = ["worst case", "certified", "open", "queries"]
-    return [*before, *attacks, *after]
+    return [*before, *attacks, *after, *(["broke last"] if threat.suites else [])]
 
 
 def values(row: RankedRow, threat: ThreatTable) -> list[str]:
@@ -87,6 +104,7 @@ def values(row: RankedRow, threat: ThreatTable) -> list[str]:
         share(standing.certified),
         between(standing.open),
         queries(standing.queries),
+        *([last(standing)] if threat.suites else []),
     ]
 
 

@@ -104,7 +104,10 @@ def _template(name: str) -> str:
 
 def _headings(threat: ThreatTable) -> list[Heading]:
     """Head the columns, and say which of them hold numbers."""
-    return [Heading(name, name not in ("model", "defense")) for name in cells.headings(threat)]
+    return [
+        Heading(name, name not in ("model", "defense", "broke last"))
+        for name in cells.headings(threat)
+    ]
 
 
 def _show_row(row: RankedRow, threat: ThreatTable) -> list[Shown]:
@@ -119,7 +122,9 @@ def _show_row(row: RankedRow, threat: ThreatTable) -> list[Shown]:
         Shown(row.defense, row.defense),
     ]
     texts = cells.values(row, threat)[len(names) :]
-    return [*names, *(_show_value(text, value) for text, value in zip(texts, values, strict=True))]
+    shown = [_show_value(text, value) for text, value in zip(texts, values, strict=False)]
+    last = [Shown(text, text) for text in texts[len(values) :]]
+    return [*names, *shown, *last]
 
 
 def _show_value(text: str, value: Value) -> Shown:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
+from pydantic import Field
+
 from robustbench_lite.leaderboard.standing.ranking import RankRange
 from robustbench_lite.leaderboard.words import entrant
 from robustbench_lite.records.identity import DataId, PluginId
@@ -96,6 +98,14 @@ class MeanQueries(Strict):
     backward: float
 
 
+class LastBroken(Strict):
+    """The last stage of a suite that broke anything."""
+
+    stage: str
+    """Its attack."""
+    broken: int
+
+
 class Standing(Strict):
     """One row under one threat model."""
 
@@ -105,6 +115,8 @@ class Standing(Strict):
     queries: MeanQueries | Missing
     attacks: dict[str, MeasuredCell | Missing]
     """By the id of the column."""
+    last: LastBroken | None = None
+    """What broke last; None where no suite ran, or none of its stages broke anything."""
 
 
 class RankedRow(Strict):
@@ -151,6 +163,8 @@ class ThreatTable(Strict):
     """As it was written; None where any distance counts."""
     goal: str
     attacks: list[AttackColumn]
+    suites: list[str] = Field(default_factory=list)
+    """Ids of those columns that are suites."""
 
 
 class RankingRule(Strict):

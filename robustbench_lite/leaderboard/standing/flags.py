@@ -17,7 +17,6 @@ from robustbench_lite.leaderboard.standing.document import ThreatTable
 from robustbench_lite.leaderboard.standing.ranking import mcnemar
 from robustbench_lite.leaderboard.standing.sheet import ColumnRecord, Sheet
 from robustbench_lite.leaderboard.standing.worst import Worst, WorstCases
-from robustbench_lite.records.statistics import wilson
 
 _GRADIENT = "GRADIENT"
 _ONE_STEP = "fgsm"
@@ -32,7 +31,7 @@ def flags_of(sheet: Sheet, row: int, worst: WorstCases) -> list[str]:
     for group in sheet.groups:
         cells = sheet.column_cells(row, group)
         flags |= {f"{group.title}: {reason}" for reason in _masking(sheet, cells)}
-        flags |= {f"{group.title}: {reason}" for reason in _fewer_samples(worst[row, group.id])}
+        flags |= {f"{group.title}: {reason}" for reason in _broken_elsewhere(worst[row, group.id])}
         flags |= {
             f"{group.title}: {reason}" for reason in _contradictions(sheet, row, group, cells)
         }
@@ -75,16 +74,14 @@ def _is_strong(found: Found) -> bool:
     return _access(found) == _GRADIENT and found.record.identity.attack.name != _ONE_STEP
 
 
-def _fewer_samples(worst: Worst | str) -> list[str]:
-    """What is left of the samples that every attack saw is well below the worst case of all."""
-    if isinstance(worst, str) or not worst.common.any():
+def _broken_elsewhere(worst: Worst | str) -> list[str]:
+    """What counts as robust here, and an attack that met fewer samples broke."""
+    if isinstance(worst, str):
         return []
-    common = worst.robust[worst.common]
-    share = float(worst.robust.mean())
-    if wilson(int(common.sum()), len(common)).high >= share:
-        return []
-    seen = f"{common.mean():.1%} on the {len(common):,} samples that every attack saw"
-    return [f"the worst case is {seen}, {share:.1%} on all"]
+    return [
+        f"{heading} broke {count:,} of the samples that it met and the worst case leaves"
+        for heading, count in worst.elsewhere.items()
+    ]
 
 
 def _contradictions(

@@ -9,7 +9,14 @@ from typing import NamedTuple
 from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.standing.document import AttackColumn, ThreatTable
-from robustbench_lite.leaderboard.standing.sheet import ANY_SIZE, Row, Sheet, describe, join_proofs
+from robustbench_lite.leaderboard.standing.sheet import (
+    ANY_SIZE,
+    Row,
+    Sheet,
+    describe,
+    join_proofs,
+    suites_among,
+)
 from robustbench_lite.records.identity import Identity
 
 _ALPHA = 0.05
@@ -106,13 +113,15 @@ def _table(threat: ThreatKey, columns: Iterable[AttackColumn]) -> ThreatTable:
     norm, eps, goal = threat
     radius = None if eps == ANY_SIZE else eps
     title = words.threat_title(norm, radius, goal)
+    attacks = _tell_apart(columns)
     return ThreatTable(
         id="/".join(threat),
         title=title,
         norm=norm,
         eps=radius,
         goal=goal,
-        attacks=_tell_apart(columns),
+        attacks=attacks,
+        suites=suites_among(attacks),
     )
 
 

@@ -159,7 +159,13 @@ def _table(threat: Threat, samples: Mapping[str, int]) -> ThreatTable:
         eps=radius,
         goal=threat.goal,
         attacks=columns,
+        suites=suites_among(columns),
     )
+
+
+def suites_among(columns: Iterable[AttackColumn]) -> list[str]:
+    """List the ids of those columns that are suites."""
+    return [column.id for column in columns if words.is_suite(column.attack.split()[0])]
 
 
 def join_proofs(

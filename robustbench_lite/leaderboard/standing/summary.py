@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from robustbench_lite.leaderboard import words
 from robustbench_lite.leaderboard.results import Found
 from robustbench_lite.leaderboard.slots import positions
 from robustbench_lite.leaderboard.standing.command import command_of
 from robustbench_lite.leaderboard.standing.document import (
     Document,
+    LastBroken,
     MeanQueries,
     MeasuredCell,
     Missing,
@@ -101,7 +103,19 @@ def _standing(sheet: Sheet, row: int, group: ThreatTable, worst: Worst | str) ->
         open=_open(proof, worst),
         queries=_queries(list(attacks.values())),
         attacks=attacks,
+        last=_last_broken(sheet, row, group),
     )
+
+
+def _last_broken(sheet: Sheet, row: int, group: ThreatTable) -> LastBroken | None:
+    """Find the last stage of the suites of a row that broke anything."""
+    found = [sheet.cells[row, column] for column in group.suites if (row, column) in sheet.cells]
+    for cell in reversed(found):
+        plan = cell.record.identity.attack.stages or []
+        for tally in reversed(cell.record.outcomes.stages or []):
+            if tally.broken:
+                return LastBroken(stage=words.stage(plan[tally.stage]), broken=tally.broken)
+    return None
 
 
 def _worst(worst: Worst | str) -> WorstShare | Missing:

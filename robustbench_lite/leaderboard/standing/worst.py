@@ -14,17 +14,17 @@ from robustbench_lite.leaderboard.standing.sheet import Sheet
 
 
 class Worst(NamedTuple):
-    """What is left of the samples of a row after every attack of a threat model.
+    """What is left of the samples of a row after every attack that met all of them.
 
     The samples are (N,) data-set indices.
     """
 
     ids: NDArray[np.int64]
     robust: NDArray[np.bool_]
-    common: NDArray[np.bool_]
-    """Which of them every attack was run on, (N,)."""
     by: tuple[str, ...]
     """Headings of the attacks."""
+    elsewhere: Mapping[str, int]
+    """Heading of an attack that met fewer samples -> those that it broke and these left."""
 
 
 WorstCases = Mapping[tuple[int, str], Worst | str]
@@ -41,9 +41,10 @@ def worst_cases(sheet: Sheet) -> WorstCases:
 
 
 def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
-    """Call a sample robust if no attack that was run on it broke it.
+    """Call a sample robust if no attack that met all samples broke it.
 
-    Attacks with fewer samples say nothing of the others, in every row alike.
+    One number mixes no sets of samples: an attack that met fewer has a column of its own, and what
+    it broke beyond is told apart.
 
     Returns:
         Text says why nothing can be said.
@@ -53,10 +54,17 @@ def worst_case(sheet: Sheet, row: int, group: ThreatTable) -> Worst | str:
             return f"{column.heading}: {sheet.missing.get((row, column.id), 'not measured')}"
     cells = sheet.column_cells(row, group)
     ids = np.unique(np.concatenate([found.record.identity.data.ids() for _, found in cells]))
-    robust = np.ones(len(ids), dtype=np.bool_)
-    times = np.zeros(len(ids), dtype=np.int64)
-    for _, found in cells:
+    most = max(found.arrays.n for _, found in cells)
+    if most < len(ids):
+        return "no attack met all samples"
+    robust = np.ones(most, dtype=np.bool_)
+    whole = [cell for cell in cells if cell.found.arrays.n == most]
+    for _, found in whole:
+        robust[positions(found.record.identity.data.ids(), ids)] &= found.arrays.robust
+    elsewhere = {}
+    for column, found in cells:
         at = positions(found.record.identity.data.ids(), ids)
-        robust[at] &= found.arrays.robust
-        times[at] += 1
-    return Worst(ids, robust, times == len(cells), tuple(column.heading for column, _ in cells))
+        more = int((robust[at] & found.arrays.broken).sum())
+        if more:
+            elsewhere[column.heading] = more
+    return Worst(ids, robust, tuple(column.heading for column, _ in whole), elsewhere)

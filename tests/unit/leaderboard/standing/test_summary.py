@@ -13,6 +13,7 @@ from robustbench_lite.leaderboard.standing.document import (
     OpenRange,
     RankedRow,
     Standing,
+    WorstShare,
 )
 from robustbench_lite.leaderboard.standing.sheet import Sheet
 from robustbench_lite.leaderboard.standing.summary import document
@@ -44,9 +45,12 @@ def test_the_worst_case_is_taken_over_attacks_for_each_sample(sheet: Make) -> No
     assert (known(part.worst).right, known(part.worst).n) == (2, 4)
 
 
-def test_an_attack_on_fewer_samples_says_nothing_of_the_others(sheet: Make) -> None:
+def test_no_worst_case_mixes_sets_of_samples(sheet: Make) -> None:
     doc = document(sheet(cell("d", "one", "1111", "1111"), cell("d", "two", "11", "10")))
-    assert known(standing_of(doc, "d").worst).right == 3
+    worst = known(standing_of(doc, "d").worst)
+    assert (worst.right, worst.n) == (4, 4)
+    assert isinstance(worst, WorstShare)
+    assert worst.over == ["one"]
 
 
 def test_what_is_missing_is_a_dash_with_a_reason_and_has_no_rank(sheet: Make) -> None:

@@ -1,0 +1,235 @@
+"""What each stage of a suite breaks and costs, and what the reference breaks that it does not.
+
+    python benchmarks/suite.py --suite standard --networks fashion_mnist-adversarial_training:0.1
+    python benchmarks/suite.py --suite standard --against autoattack --n 1000
+
+Networks are ``NAME:EPS``, bundled ones by name; ``FILE.pth@DATASET:EPS`` reads a state dict of the
+network of Wong and Kolter 2018 (conv16, conv32, fc100, fc10). Costs are in forward passes a sample
+that is attacked, a backward pass being two. The reference is the authors' package of AutoAttack
+(``pip install git+https://github.com/fra31/auto-attack``), on the same images. ``--json FILE``
+writes everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from outside import wong_kolter
+from tabulate import tabulate
+from torch import Tensor, nn
+
+import robustbench_lite as rbl
+from robustbench_lite.evaluation.inputs import attack_from
+from robustbench_lite.evaluation.names import short_label
+from robustbench_lite.evaluation.report import Cell
+from robustbench_lite.search.attack import Attack
+from robustbench_lite.search.suite import Suite
+from robustbench_lite.sources.dataset import Dataset
+from robustbench_lite.sources.models import named_network
+from robustbench_lite.threat import ThreatModel
+
+ROBUST = (
+    "fashion_mnist-adversarial_training:0.1",
+    "mnist-adversarial_training:0.3",
+    "mnist-adversarial_training-0.1:0.1",
+    "cifar10-jpeg-adversarial_training:8/255",
+    "cifar10-jpeg-adversarial_training-residual:8/255",
+    "fashion_mnist-dual_network:0.1",
+    "mnist-dual_network:0.1",
+    "mnist-dual_network-0.3:0.3",
+    "cifar10-jpeg-dual_network:2/255",
+)
+
+
+class Trial(NamedTuple):
+    """A network, and what is asked of it."""
+
+    label: str
+    model: nn.Module
+    data: Dataset
+    eps: str
+
+
+class Found(NamedTuple):
+    """What an attacker has left, and what it took."""
+
+    robust: np.ndarray
+    """(N,) bool."""
+    cost: float
+    """Forward passes a sample that was attacked, a backward pass being two."""
+    seconds: float
+
+
+class Tally(nn.Module):
+    """Counts the rows that pass through a model, forth and back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forth = 0
+        self.back = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forth += len(x)
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_back)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_back(self, gradient: Tensor) -> None:
+        self.back += len(gradient)
+
+
+def trial_of(text: str, options: argparse.Namespace) -> Trial:
+    """Load what ``NAME:EPS`` names."""
+    name, _, eps = text.rpartition(":")
+    file, _, known = name.partition("@")
+    if known:
+        model = wong_kolter(Path(file))
+    else:
+        found = named_network(name)
+        model = found.module
+        known = name.partition("-")[0] if not name.startswith("cifar") else "cifar10-jpeg"
+    data = rbl.load_dataset(known, limit=options.n, data_dir=options.data_dir)
+    return Trial(Path(name).stem if file != name else name, model, data, eps)
+
+
+def run_suite(trial: Trial, attack: Attack | str, options: argparse.Namespace) -> Cell:
+    """Measure a cell; nothing is written."""
+    data = (trial.data.x, trial.data.y)
+    return rbl.evaluate(
+        trial.model,
+        data,
+        attack,
+        norm=options.norm,
+        eps=trial.eps,
+        seed=options.seed,
+        certify=options.certify,
+    ).cells[0]
+
+
+def found_by(cell: Cell, seconds: float) -> Found:
+    """Sum up a cell."""
+    attacked = max(1, int(cell.clean_correct.sum()))
+    cost = float(cell.forward_queries.sum() + 2 * cell.backward_queries.sum()) / attacked
+    return Found(cell.robust, cost, seconds)
+
+
+def stage_rows(cell: Cell, suite: Suite, eps: str, norm: str) -> list[dict[str, Any]]:
+    """What each stage has seen, broken and cost."""
+    arrays = cell.arrays
+    if arrays is None or arrays.staged is None or cell.record is None:
+        return []
+    stages = suite.stages(ThreatModel.parse(norm, eps))
+    seconds = cell.record.provenance.stage_seconds or []
+    return [
+        {
+            "stage": short_label("attack", stages[tally.stage].attack),
+            "begins at": stages[tally.stage].start,
+            "saw": tally.seen,
+            "broke": tally.broken,
+            "cost of one": round((tally.forward + 2 * tally.backward) / max(1, tally.seen)),
+            "seconds": round(took, 1),
+        }
+        for tally, took in zip(arrays.staged.tallies, seconds, strict=True)
+    ]
+
+
+def autoattack(trial: Trial, clean: np.ndarray, options: argparse.Namespace) -> Found:
+    """Run the authors' AutoAttack on the samples that are classified correctly."""
+    from autoattack import AutoAttack
+
+    counted = Tally(trial.model.eval())
+    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
+    eps = ThreatModel.parse(options.norm, trial.eps).radius
+    attack = AutoAttack(
+        counted, norm=name, eps=eps, version="standard", device="cpu", verbose=False
+    )
+    attack.seed = options.seed
+    x = trial.data.x[torch.from_numpy(clean)]
+    y = trial.data.y[torch.from_numpy(clean)]
+    started = time.perf_counter()
+    x_adv = attack.run_standard_evaluation(x, y, bs=options.batch_size)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        held = (trial.model(x_adv).argmax(1) == y).numpy()
+    robust = np.zeros(len(clean), dtype=np.bool_)
+    robust[clean] = held
+    return Found(robust, (counted.forth + 2 * counted.back) / max(1, len(y)), seconds)
+
+
+PEERS: dict[str, Callable[[Trial, np.ndarray, argparse.Namespace], Found]] = {
+    "autoattack": autoattack
+}
+
+
+def compare(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one network; print and return what came out."""
+    suite = attack_from(options.suite)
+    if not isinstance(suite, Suite):
+        raise SystemExit(f"{options.suite} is no suite: see `rbl list suites`.")
+    started = time.perf_counter()
+    cell = run_suite(trial, suite, options)
+    ours = found_by(cell, time.perf_counter() - started)
+    rows = stage_rows(cell, suite, trial.eps, options.norm)
+    print(f"\n## {trial.label}, {options.norm} {trial.eps}, n = {len(trial.data):,}\n")
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    left = int(ours.robust.sum())
+    print(f"\n{options.suite}: {left} left, cost {ours.cost:,.0f}, {ours.seconds:.1f} s")
+    result: dict[str, Any] = {
+        "network": trial.label,
+        "eps": trial.eps,
+        "stages": rows,
+        "left": left,
+        "cost": ours.cost,
+        "seconds": ours.seconds,
+    }
+    for peer in options.against:
+        theirs = PEERS[peer](trial, cell.clean_correct, options)
+        only = np.flatnonzero(ours.robust & ~theirs.robust).tolist()
+        more = np.flatnonzero(~ours.robust & theirs.robust).tolist()
+        share = f"{ours.cost / theirs.cost:.3f} of its cost"
+        print(
+            f"{peer}: {int(theirs.robust.sum())} left, cost {theirs.cost:,.0f}, "
+            f"{theirs.seconds:.1f} s; broken by it alone {only}, by {options.suite} alone {more}; "
+            f"{share}, {ours.seconds / theirs.seconds:.3f} of its time"
+        )
+        result[peer] = {
+            "left": int(theirs.robust.sum()),
+            "cost": theirs.cost,
+            "seconds": theirs.seconds,
+            "broken by it alone": only,
+            "broken by ours alone": more,
+        }
+    return result
+
+
+def main() -> None:
+    form = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--suite", default="standard")
+    parser.add_argument("--networks", nargs="+", default=list(ROBUST), metavar="NAME:EPS")
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--certify", default="off", help="own: certificates first")
+    parser.add_argument("--batch-size", type=int, default=250, help="of the peer")
+    parser.add_argument("--against", nargs="*", default=[], choices=sorted(PEERS))
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = [compare(trial_of(text, options), options) for text in options.networks]
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
