@@ -605,7 +605,7 @@ def column(page: Page, number: int) -> list[str]:
     return list(
         page.run(
             "[...document.querySelectorAll('tbody tr:not([hidden])')].map((r) => "
-            f"r.cells[{number}].textContent.trim())"
+            f"r.cells[{number}].textContent.replace('⚑', '').trim())"
         )
     )
 
