@@ -58,8 +58,24 @@ def attacks() -> str:
             "scores or gradients. This page is written by `python scripts/make_catalogues.py`.\n",
             table + "\n",
             *details,
+            *suites(),
         ]
     )
+
+
+def suites() -> list[str]:
+    """The part of attacks/README.md on what runs several attacks."""
+    parts = [
+        "# Suites\n",
+        "Attacks one after the other, each on what the ones before have left; a suite goes "
+        "wherever an attack does, `rbl",
+        "evaluate --attack standard`. `rbl show standard` lists its stages.\n",
+    ]
+    for name in registry.names("suite"):
+        suite = registry.load("suite", name)
+        norms = ", ".join(sorted(suite.norms))
+        parts.append(f"## {name}\n\n{inspect.getdoc(suite)}\n\nNorms: {norms}\n")
+    return parts if len(parts) > 3 else []
 
 
 def defenses() -> str:
