@@ -62,6 +62,11 @@ class FMN(Attack[FMNState]):
     at least. The point after the last step is judged as well. Cost a sample: ``steps`` gradients
     and one forward.
 
+    Deviations. Before the first success the radius grows by gamma at least: an estimate that is
+    right ends on the boundary, and no step leads over it. After a failure delta is stretched to the
+    radius: inside a large ball the margin has maxima that are no success. And delta is cut to the
+    bounds of the image before it is projected.
+
     Args:
         steps: gradient steps.
         step_size: L2 length of the first step; the last is a hundredth of it.
@@ -119,6 +124,10 @@ class FMN(Attack[FMNState]):
         direction = unit_direction(gradient, state.rng, state.step)
         step_size = anneal(state.step, self.steps, self.step_size, STEP_SHARE * self.step_size)
         delta.addcmul_(direction, per_row(step_size, delta))
+        # What the bounds cut off would take up room in the ball.
+        delta.add_(state.x).clamp_(0, 1).sub_(state.x)
+        if norm.name != "l0":
+            delta.mul_(per_row(_stretch(radius, norm.size(delta), answer.success), delta))
         delta = PROJECTIONS[norm.name](delta, radius)
         return state.replace(
             x_adv=delta.add_(state.x).clamp_(0, 1),
@@ -138,6 +147,13 @@ class FMN(Attack[FMNState]):
         else:
             slope = DUALS[state.threat.norm.name].size(answer.need_gradient()).clamp_min(1e-12)
             linear = size + answer.need_loss().abs() / slope
-            larger = torch.where(state.best.isfinite(), larger, linear)
+            least = torch.where(state.radius.isfinite(), larger, 0)
+            larger = torch.where(state.best.isfinite(), larger, torch.maximum(linear, least))
         smaller = torch.minimum(smaller, state.best)
         return torch.where(answer.success, smaller, larger).minimum(state.worst)
+
+
+def _stretch(radius: Tensor, size: Tensor, success: Tensor) -> Tensor:
+    """Find by what to multiply deltas of the distance ``size`` (B,): 1 after a success, (B,)."""
+    reach = (radius / size.clamp_min(1e-12)).clamp_min(1)
+    return torch.where(success, 1, reach)
