@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rbl_attacks.fmn.balls import DUALS, PROJECTIONS
+from rbl_attacks.fmn.balls import PROJECTIONS, stretch
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search import (
     Access,
@@ -127,7 +127,7 @@ class FMN(Attack[FMNState]):
         # What the bounds cut off would take up room in the ball.
         delta.add_(state.x).clamp_(0, 1).sub_(state.x)
         if norm.name != "l0":
-            delta.mul_(per_row(_stretch(radius, norm.size(delta), answer.success), delta))
+            delta.mul_(per_row(stretch(radius, norm.size(delta), answer.success), delta))
         delta = PROJECTIONS[norm.name](delta, radius)
         return state.replace(
             x_adv=delta.add_(state.x).clamp_(0, 1),
@@ -145,15 +145,9 @@ class FMN(Attack[FMNState]):
             smaller = torch.minimum(state.radius - 1, smaller.floor()).clamp_min(0)
             larger = torch.maximum(state.radius + 1, larger.floor())
         else:
-            slope = DUALS[state.threat.norm.name].size(answer.need_gradient()).clamp_min(1e-12)
+            slope = state.threat.norm.dual_size(answer.need_gradient()).clamp_min(1e-12)
             linear = size + answer.need_loss().abs() / slope
             least = torch.where(state.radius.isfinite(), larger, 0)
             larger = torch.where(state.best.isfinite(), larger, torch.maximum(linear, least))
         smaller = torch.minimum(smaller, state.best)
         return torch.where(answer.success, smaller, larger).minimum(state.worst)
-
-
-def _stretch(radius: Tensor, size: Tensor, success: Tensor) -> Tensor:
-    """Find by what to multiply deltas of the distance ``size`` (B,): 1 after a success, (B,)."""
-    reach = (radius / size.clamp_min(1e-12)).clamp_min(1)
-    return torch.where(success, 1, reach)

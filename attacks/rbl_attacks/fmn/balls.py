@@ -9,12 +9,10 @@ from torch import Tensor
 
 from robustbench_lite.rows.looks import free_to_look
 from robustbench_lite.threat.levels import soft_level
-from robustbench_lite.threat.norms import L1, L2, Linf, Norm, per_row
+from robustbench_lite.threat.norms import L2, per_row
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 """(delta (B, C, H, W), radius (B,)) -> (B, C, H, W)."""
-DUALS: dict[str, Norm] = {"linf": L1(), "l2": L2(), "l1": Linf()}
-"""The norm in which the gradient measures how far away a change of the loss is."""
 
 
 def project_l1(delta: Tensor, radius: Tensor) -> Tensor:
@@ -53,3 +51,9 @@ PROJECTIONS: dict[str, Projection] = {
     "l2": project_l2,
     "linf": project_linf,
 }
+
+
+def stretch(radius: Tensor, size: Tensor, success: Tensor) -> Tensor:
+    """Find by what to multiply deltas of the distance ``size`` (B,): 1 after a success, (B,)."""
+    reach = (radius / size.clamp_min(1e-12)).clamp_min(1)
+    return torch.where(success, 1, reach)
