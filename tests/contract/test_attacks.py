@@ -25,6 +25,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "ddn": {"steps": 12},
     "fab": {"steps": 6, "targets": "top:2"},
     "fmn": {"steps": 12},
+    "pdpgd": {"steps": 15},
+    "sigma_zero": {"steps": 15},
     "boundary": {"steps": 30},
     "patch": {
         "universal": False,
