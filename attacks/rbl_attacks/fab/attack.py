@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rbl_attacks.fab.step import RADII, FABState, Pace, begin, go_on, nearest_boundary
+from rbl_attacks.fab.step import RADII, FABState, Pace, begin, go_on, nearest_plane
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search import (
     Access,
@@ -111,8 +111,8 @@ class FAB(Attack[FABState]):
         fresh = state.step < 0
         success = answer.success if answer.success.dim() == 1 else answer.success[:, 0]
         pace = Pace(self.alpha_max, self.eta, self.beta)
-        boundary = nearest_boundary(answer, state.threat.norm)
-        x_adv = go_on(state, boundary, success, pace)
+        plane = nearest_plane(answer, state.threat.norm)
+        x_adv = go_on(state, plane, success, pace)
         turns = self._targets.rank(state.turns, answer, state.threat.norm)
         over = state.step >= self.steps
         turns = turns.next(over)

@@ -29,7 +29,7 @@ class FABState(State):
     classes: int  # of the model; 0 until it is known
 
 
-class Boundary(NamedTuple):
+class Plane(NamedTuple):
     """A linear model of z_t - z_y around the point that was asked about."""
 
     value: Tensor
@@ -53,19 +53,19 @@ def begin(x: Tensor, threat: ThreatModel, rng: SampleRng) -> Tensor:
     return torch.where((rng.restart > 0).reshape(-1, 1, 1, 1), near, x)
 
 
-def nearest_boundary(answer: Answer, norm: Norm) -> Boundary:
-    """Choose the class whose boundary is nearest, where several were asked about (B, P)."""
+def nearest_plane(answer: Answer, norm: Norm) -> Plane:
+    """Choose the class whose plane is nearest, where several were asked about (B, P)."""
     value = answer.need_loss()
     gradient = answer.need_gradient()
     if value.dim() == 1:
-        return Boundary(value, gradient)
+        return Plane(value, gradient)
     size = norm.dual_size(gradient.flatten(0, 1)).reshape(value.shape)
     nearest = (value.abs() / size.clamp_min(1e-12)).argmin(1)
     row = torch.arange(len(nearest), device=nearest.device)
-    return Boundary(value[row, nearest], gradient[row, nearest])
+    return Plane(value[row, nearest], gradient[row, nearest])
 
 
-def go_on(state: FABState, boundary: Boundary, success: Tensor, pace: Pace) -> Tensor:
+def go_on(state: FABState, plane: Plane, success: Tensor, pace: Pace) -> Tensor:
     """Move to the plane on which the boundary is thought to be, with a bias towards the image.
 
     Points that succeeded first go back to the image by a share of 1 - beta. The plane is that of
@@ -73,7 +73,7 @@ def go_on(state: FABState, boundary: Boundary, success: Tensor, pace: Pace) -> T
 
     Args:
         state: where the rows stand.
-        boundary: at ``state.x_adv``.
+        plane: at ``state.x_adv``.
         success: of that point, (B,).
         pace: how far to go.
 
@@ -84,9 +84,9 @@ def go_on(state: FABState, boundary: Boundary, success: Tensor, pace: Pace) -> T
     here = state.x_adv.flatten(1)
     back = torch.where(success, pace.beta, 1.0).unsqueeze(1)
     points = torch.stack([torch.lerp(x, here, back), x], 1)  # (B, 2, N)
-    slope = boundary.gradient.flatten(1)
+    slope = plane.gradient.flatten(1)
     away = points - here.unsqueeze(1)
-    gain = -boundary.value.unsqueeze(1) - torch.linalg.vecdot(away, slope.unsqueeze(1))
+    gain = -plane.value.unsqueeze(1) - torch.linalg.vecdot(away, slope.unsqueeze(1))
     norm = state.threat.norm
     moves = moves_to_plane(norm.name, points, slope, gain)
     size = norm.size(moves.flatten(0, 1).unsqueeze(1)).reshape(gain.shape)

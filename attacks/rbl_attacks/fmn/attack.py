@@ -58,9 +58,8 @@ class FMN(Attack[FMNState]):
             succeeded:                  radius = min(radius (1 - gamma), nearest success)
             delta = project(delta + step_size gradient / |gradient|_2, radius)
 
-    Step size and gamma fall along half a cosine. In L0 the radius counts pixels and changes by one
-    at least. The point after the last step is judged as well. Cost a sample: ``steps`` gradients
-    and one forward.
+    Step size and gamma fall along half a cosine. In L0 the radius changes by a pixel at least. The
+    last point is judged as well. Cost a sample: ``steps`` gradients and one forward.
 
     Deviations. Before the first success the radius grows by gamma at least: an estimate that is
     right ends on the boundary, and no step leads over it. After a failure delta is stretched to the
@@ -86,10 +85,8 @@ class FMN(Attack[FMNState]):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"fmn needs steps of at least 1, not {self.steps}.")
-        if not self.step_size > 0:
-            raise UsageError(f"fmn needs a step_size above 0, not {self.step_size}.")
-        if not LAST_GAMMA <= self.gamma < 1:
-            raise UsageError(f"fmn needs a gamma from {LAST_GAMMA} to below 1, not {self.gamma}.")
+        if not (self.step_size > 0 and LAST_GAMMA <= self.gamma < 1):
+            raise UsageError(f"fmn needs a step_size above 0, and {LAST_GAMMA} <= gamma < 1.")
 
     def progress(self, state: FMNState) -> Tensor:
         return state.step / (self.steps + 1)
@@ -118,8 +115,8 @@ class FMN(Attack[FMNState]):
         gradient = answer.need_gradient()
         delta = state.x_adv - state.x
         size = norm.size(delta)
-        best = torch.where(answer.success, torch.minimum(state.best, size), state.best)
-        state = state.replace(best=best)
+        nearer = torch.minimum(state.best, size)
+        state = state.replace(best=torch.where(answer.success, nearer, state.best))
         radius = self._radius(state, answer, size)
         direction = unit_direction(gradient, state.rng, state.step)
         step_size = anneal(state.step, self.steps, self.step_size, STEP_SHARE * self.step_size)

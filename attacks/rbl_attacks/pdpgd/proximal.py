@@ -40,8 +40,8 @@ def shrink_two_thirds(delta: Tensor, weight: Tensor) -> Tensor:
     """Weigh the power 2/3 of each pixel's length over the channels, which stands for L0.
 
     The length m becomes the largest root of z - m + 2/3 weight z^(-1/3) = 0: in z = s^3 a quartic
-    of closed form. Where there is none, or 0 costs less, it is 0 (Cao, Sun and Xu 2013, "Fast image deconvolution using
-    closed-form thresholding formulas of Lq (q = 1/2, 2/3) regularization").
+    of closed form. Where there is none, or 0 costs less, it is 0 (Cao, Sun and Xu 2013, "Fast image
+    deconvolution using closed-form thresholding formulas of Lq (q = 1/2, 2/3) regularization").
     """
     length = torch.linalg.vector_norm(delta, dim=1, keepdim=True)  # (B, 1, H, W)
     level = per_row(weight, length)
