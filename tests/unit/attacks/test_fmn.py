@@ -108,6 +108,18 @@ def test_before_the_first_success_the_radius_grows_however_near_the_boundary_see
     assert float(state.radius) == pytest.approx(0.42, rel=1e-5)
 
 
+@pytest.mark.parametrize("norm", sorted(DUAL))
+def test_a_failure_is_stretched_to_the_radius_so_that_it_leaves_maxima_of_the_margin(
+    norm: str,
+) -> None:
+    points = torch.tensor([0.6, 0.5]).reshape(1, 1, 1, 2)
+    state = told(FMN(step_size=0.01), norm, False, points, radius=torch.tensor([0.4]))
+    assert float(state.radius) >= 0.42
+    assert float(NORMS[norm].size(state.x_adv - 0.5)) == pytest.approx(
+        float(state.radius), rel=1e-4
+    )
+
+
 def test_the_l0_radius_changes_by_a_pixel_at_least() -> None:
     points = torch.full((1, 1, 1, 2), 0.5)
     fields = {"radius": torch.ones(1), "worst": torch.full((1,), 9.0)}
