@@ -114,7 +114,7 @@ def test_a_failure_is_stretched_to_the_radius_so_that_it_leaves_maxima_of_the_ma
 ) -> None:
     points = torch.tensor([0.6, 0.5]).reshape(1, 1, 1, 2)
     state = told(FMN(step_size=0.01), norm, False, points, radius=torch.tensor([0.4]))
-    assert float(state.radius) >= 0.42
+    assert float(state.radius) > 0.4
     assert float(NORMS[norm].size(state.x_adv - 0.5)) == pytest.approx(
         float(state.radius), rel=1e-4
     )

@@ -28,9 +28,11 @@ def cost_of(norm: str, z: Tensor) -> Tensor:
     """The norm of each row of ``z`` (B, C, H, W), (B,): for L0 the sum of m^(2/3) of its pixels."""
     flat = z.flatten(1)
     if norm == "l0":
-        return (z.norm(dim=1) ** (2 / 3)).flatten(1).sum(1)
+        pixels: Tensor = torch.linalg.vector_norm(z, dim=1) ** (2 / 3)
+        return pixels.flatten(1).sum(1)
     order = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}[norm]
-    return torch.linalg.vector_norm(flat, ord=order, dim=1)
+    size: Tensor = torch.linalg.vector_norm(flat, ord=order, dim=1)
+    return size
 
 
 @pytest.mark.parametrize("norm", sorted(PROXIMALS))

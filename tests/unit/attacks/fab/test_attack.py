@@ -46,7 +46,8 @@ def distances(model: Any, norm: str) -> Tensor:
     order = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}[norm]
     gap = logits.gather(1, y.unsqueeze(1)) - logits  # (B, K)
     slope = torch.linalg.vector_norm(weight[y].unsqueeze(1) - weight, ord=order, dim=2)
-    return (gap / slope).scatter(1, y.unsqueeze(1), float("inf")).amin(1)
+    nearest: Tensor = (gap / slope).scatter(1, y.unsqueeze(1), float("inf")).amin(1)
+    return nearest
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
