@@ -22,6 +22,11 @@ from tests.conftest import joined, present
 PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
+    "ddn": {"steps": 12},
+    "fab": {"steps": 6, "targets": "top:2"},
+    "fmn": {"steps": 12},
+    "pdpgd": {"steps": 15},
+    "sigma_zero": {"steps": 15},
     "boundary": {"steps": 30},
     "patch": {
         "universal": False,

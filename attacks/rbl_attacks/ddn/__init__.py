@@ -1,0 +1,1 @@
+"""The Decoupled Direction and Norm attack."""

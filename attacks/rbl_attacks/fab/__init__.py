@@ -1,0 +1,1 @@
+"""The Fast Adaptive Boundary attack."""

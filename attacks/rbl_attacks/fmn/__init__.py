@@ -1,0 +1,1 @@
+"""The Fast Minimum-Norm attack."""

@@ -1,0 +1,1 @@
+"""The Primal-Dual Proximal Gradient Descent attack."""

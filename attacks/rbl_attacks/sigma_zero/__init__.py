@@ -1,0 +1,1 @@
+"""The sigma-zero attack."""
