@@ -63,6 +63,14 @@ class Norm(ABC):
         """Measure each row, (B,)."""
 
     @abstractmethod
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        """Measure each row of ``gradient`` in the dual norm, (B,).
+
+        It is the most by which a step of size 1 can raise a linear function of this gradient. L0
+        has no dual norm: its pixels move as far as those of Linf, and it takes that of Linf.
+        """
+
+    @abstractmethod
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         """Move each row to the nearest point (in L2) of the ball of radius ``eps`` around 0."""
 
@@ -107,6 +115,9 @@ class Linf(Norm):
         # Without a copy of all the absolute values.
         return torch.maximum(flat.amax(1), -flat.amin(1)).abs()
 
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        return gradient.abs().flatten(1).sum(1)
+
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         if isinstance(eps, Tensor):
             radius = per_row(eps, delta)
@@ -132,6 +143,9 @@ class L2(Norm):
     def size(self, delta: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
         return length
+
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        return self.size(gradient)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         length = per_row(self.size(delta).clamp_min(_TINY), delta)
@@ -164,6 +178,9 @@ class L1(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         return delta.abs().flatten(1).sum(1)
+
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        return gradient.abs().flatten(1).amax(1)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         """Soft-threshold at the level that leaves exactly ``eps`` (Duchi et al. 2008)."""
@@ -216,6 +233,9 @@ class L0(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
+
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        return gradient.abs().flatten(1).sum(1)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         """Keep the ``eps`` pixels that changed the most (L2 over channels).

@@ -17,6 +17,18 @@ def test_sizes_are_those_of_the_textbook(name: str, size: float) -> None:
     assert NORMS[name].size(DELTA).tolist() == [size, 0.0]
 
 
+@pytest.mark.parametrize(("name", "size"), [("linf", 7.0), ("l2", 5.0), ("l1", 4.0), ("l0", 7.0)])
+def test_dual_sizes_are_those_of_the_textbook(name: str, size: float) -> None:
+    assert NORMS[name].dual_size(DELTA).tolist() == [size, 0.0]
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_the_dual_size_is_what_a_step_along_the_steepest_direction_gains(name: str) -> None:
+    step = NORMS[name].steepest(DELTA)
+    gained = (step * DELTA).flatten(1).sum(1)
+    torch.testing.assert_close(gained, NORMS[name].dual_size(DELTA))
+
+
 @pytest.mark.parametrize(
     ("name", "eps", "expected"),
     [
