@@ -167,10 +167,7 @@ class Keeper:
     threat: ThreatModel
     gatherer: Gatherer
     fixed_eps: bool
-    """The attack answers for every point that it claims, and may not leave the ball.
-
-    Only rows that explore may: what they find outside is no claim.
-    """
+    """The attack answers for every point that it claims; only to explore may it leave the ball."""
     query_budget: int | None
 
     @classmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rbl_attacks.apgd.climb import renew
-from rbl_attacks.apgd.course import APGDState, Course
+from rbl_attacks.apgd.course import APGDState, Ascents
 from rbl_attacks.apgd.sparse import SparseWalk
 from rbl_attacks.apgd.walks import MomentumWalk, Walk
 from robustbench_lite.errors import UsageError
@@ -109,7 +109,7 @@ class APGD(Attack[APGDState]):
         self, start: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng
     ) -> APGDState:
         turns = self._targets.begin(y)
-        course = Course(self._walk(threat), x, start, rng, threat)
+        course = Ascents(self._walk(threat), x, start, rng, threat)
         phase = torch.full_like(y, course.walk.first_phase)
         climb = course.begin(phase, turns.place)
         return APGDState(torch.zeros_like(y, dtype=torch.bool), phase, turns, climb, course)
@@ -133,7 +133,7 @@ class APGD(Attack[APGDState]):
 
     def tell(self, state: APGDState, answer: Answer) -> APGDState:
         course = state.course
-        climbing = ~state.turns.ranking
+        climbing = ~(state.turns.ranking | state.finished)
         turns = self._targets.rank(state.turns, answer, course.threat.norm)
         climb = state.climb.see(answer, climbing)
         over = climbing & (climb.step >= course.walk.lengths(state.phase))

@@ -16,7 +16,7 @@ from robustbench_lite.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Course(Rows):
+class Ascents(Rows):
     """What does not change while a row is searched."""
 
     walk: Walk
@@ -81,4 +81,4 @@ class APGDState(State):
     phase: Tensor  # (B,) int64, of the radii
     turns: TargetTurns
     climb: Climb
-    course: Course
+    course: Ascents

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rbl_attacks.apgd.climb import Climb
-from rbl_attacks.apgd.walks import Checked, Walk
+from rbl_attacks.apgd.walks import AfterCheck, Walk
 from robustbench_lite.search import SampleRng
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.box import project_l1_in_box
@@ -60,7 +60,7 @@ class SparseWalk(Walk):
         support = _support(climb.x_adv, x)
         return climb.replace(support=support, density=support / x[0].numel() / DENSER)
 
-    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> Checked:
+    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> AfterCheck:
         due = climb.since == climb.window
         support = _support(climb.x_best, x)
         sparser = due & (support < SPARSER * climb.support)
@@ -73,7 +73,7 @@ class SparseWalk(Walk):
             support=torch.where(due, support, climb.support),
             density=torch.where(due, support / x[0].numel() / DENSER, climb.density),
         )
-        return Checked(climb, sparser)
+        return AfterCheck(climb, sparser)
 
     def step(
         self, climb: Climb, gradient: Tensor, x: Tensor, phase: Tensor, threat: ThreatModel

@@ -52,7 +52,7 @@ class Walk(ABC):
         """Begin a phase at ``x_adv``, or at the nearest point within its radius."""
 
     @abstractmethod
-    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> Checked:
+    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> AfterCheck:
         """Reduce the steps of rows whose checkpoint it is, where the loss no longer rises."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Walk(ABC):
         """Go up the ``gradient`` (B, C, H, W) from ``climb.x_adv``; the next point."""
 
 
-class Checked(NamedTuple):
+class AfterCheck(NamedTuple):
     """What a checkpoint has led to."""
 
     climb: Climb
@@ -89,10 +89,10 @@ class MomentumWalk(Walk):
         step_size = torch.full(phase.shape, self.first_step * threat.radius, device=x.device)
         return Climb.begin(x_adv, max(1, int(FIRST_WINDOW * self.steps)), step_size)
 
-    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> Checked:
+    def check(self, climb: Climb, x: Tensor, phase: Tensor, threat: ThreatModel) -> AfterCheck:
         due = climb.since == climb.window
         if surely_none(due):
-            return Checked(climb, due)
+            return AfterCheck(climb, due)
         few = climb.rises <= self.rho * climb.window
         stuck = ~climb.reduced & (climb.checked >= climb.highest)
         halve = due & (few | stuck)
@@ -106,7 +106,7 @@ class MomentumWalk(Walk):
             reduced=torch.where(due, halve, climb.reduced),
             step_size=torch.where(halve, climb.step_size / 2, climb.step_size),
         )
-        return Checked(climb, halve)
+        return AfterCheck(climb, halve)
 
     def step(
         self, climb: Climb, gradient: Tensor, x: Tensor, phase: Tensor, threat: ThreatModel
