@@ -1,3 +1,4 @@
+from rbl_attacks.apgd.attack import APGD as APGD
 from rbl_attacks.boundary.attack import Boundary as Boundary
 from rbl_attacks.carlini_wagner.attack import CarliniWagner as CarliniWagner
 from rbl_attacks.ddn.attack import DDN as DDN

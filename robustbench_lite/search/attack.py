@@ -56,8 +56,8 @@ class Attack(ABC, Generic[S]):
     version: ClassVar[int] = 1
     access: ClassVar[Access]
     norms: ClassVar[frozenset[str]]
-    #: "fixed_eps" searches inside the ball and never leaves it; "minimal_distance" looks for the
-    #: nearest adversarial.
+    #: "fixed_eps" searches inside the ball and never leaves it, but in queries that say
+    #: ``explores``; "minimal_distance" looks for the nearest adversarial.
     kind: ClassVar[Kind]
     targeted: ClassVar[bool] = True
     #: Batches of the model that the points of all rows in flight fill; in several, more rows share

@@ -167,7 +167,7 @@ class Keeper:
     threat: ThreatModel
     gatherer: Gatherer
     fixed_eps: bool
-    """The attack answers for every point that it claims, and may not leave the ball."""
+    """The attack answers for every point that it claims; only to explore may it leave the ball."""
     query_budget: int | None
 
     @classmethod
@@ -196,7 +196,10 @@ class Keeper:
             return slots
         fault = slots.fault
         if self.fixed_eps:
-            fault = fault.scatter_reduce(0, claims.row, claims.excess, "amax")
+            excess = claims.excess
+            if query.explores is not None:
+                excess = excess.masked_fill(query.explores[claims.row], float("-inf"))
+            fault = fault.scatter_reduce(0, claims.row, excess, "amax")
         nearest = self.gatherer.nearest(claims.within(), points, len(hits))
         ballot = self._ballot(slots, nearest, cost)
         return self._write(ballot, nearest).replace(fault=fault)

@@ -210,7 +210,10 @@ class Engine:
         rows = slice(None) if len(gone) == len(slots.y) else gone  # no copy where every row goes
         fault = slots.fault[rows]
         if self.attack.kind == "fixed_eps":
-            fault = torch.maximum(fault, self.threat.excess(last[rows], slots.x[rows]))
+            excess = self.threat.excess(last[rows], slots.x[rows])
+            if query.explores is not None:
+                excess = excess.masked_fill(query.explores[rows], float("-inf"))
+            fault = torch.maximum(fault, excess)
         wrong = (~(fault <= 0)).nonzero().squeeze(1)
         if len(wrong):
             at = gone[wrong[0]]

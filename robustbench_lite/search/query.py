@@ -42,7 +42,8 @@ class Query:
     ``beside`` tells that the points are neighbours of an image. With ``final`` the attack ends here
     whatever the answer is, so that the engine may leave the asking to the judge. ``toward`` (B,) or
     (B, P) is the class that the loss drives a point to, -1 for away from the true one, whatever the
-    goal is that decides on success; None: the goal's.
+    goal is that decides on success; None: the goal's. ``explores`` (B,) bool are rows whose points
+    may leave the ball of a fixed-eps attack: steps on the way, of which none outside is a success.
     """
 
     points: Tensor
@@ -53,6 +54,7 @@ class Query:
     beside: Neighbours | None = None
     final: bool = False
     toward: Tensor | None = None
+    explores: Tensor | None = None
 
     @classmethod
     def labels(
@@ -88,12 +90,13 @@ class Query:
         rows: Tensor | None = None,
         valid: Tensor | None = None,
         toward: Tensor | None = None,
+        explores: Tensor | None = None,
     ) -> Query:
         """Ask for the gradient of a per-sample loss.
 
         Rows outside ``rows`` (B,) bool are only judged: a last iterate, say.
         """
-        return cls(points, Access.GRADIENT, loss, rows, valid, toward=toward)
+        return cls(points, Access.GRADIENT, loss, rows, valid, toward=toward, explores=explores)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tests.conftest import joined, present
 #: defaults.
 PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
+    "apgd": {"steps": 8, "restarts": 2},
     "pgd": {"steps": 5, "restarts": 2},
     "ddn": {"steps": 12},
     "fab": {"steps": 6, "targets": "top:2"},
