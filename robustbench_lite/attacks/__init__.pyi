@@ -10,4 +10,5 @@ from rbl_attacks.patch.attack import Patch as Patch
 from rbl_attacks.pdpgd.attack import PDPGD as PDPGD
 from rbl_attacks.pgd import PGD as PGD
 from rbl_attacks.sigma_zero.attack import SigmaZero as SigmaZero
+from rbl_attacks.sparse_rs import SparseRS as SparseRS
 from rbl_attacks.zoo.attack import ZOO as ZOO

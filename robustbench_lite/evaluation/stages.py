@@ -25,7 +25,7 @@ from robustbench_lite.evaluation.job import Job, StageTask
 from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.outcomes import CellArrays, Margins, StageArrays, StageTally
 from robustbench_lite.records.samples import Outcome, image_from_bytes, stage_key
-from robustbench_lite.search.suite import Stage, Suite, keeps_lowest
+from robustbench_lite.search.suite import ALARM, Stage, Suite, keeps_lowest
 
 NONE = -1
 """No stage."""
@@ -111,7 +111,7 @@ class _Course:
     work: float = 0.0
     """Cost of the stages that have ended, in forward passes."""
     alarm: bool = False
-    """A stage that sees no gradient has broken what stages with gradients left."""
+    """The last stage that sees no gradient has broken much of what stages with gradients left."""
 
     @classmethod
     def begin(cls, job: Job, stages: Sequence[Stage]) -> _Course:
@@ -150,8 +150,9 @@ class _Course:
         self.work += stage.cost * len(seen)
         self.seconds.append(journal.seconds(ledger.job.key))
         self.nearest.append(ledger.nearest)
-        gradients = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
-        self.alarm |= bool(found) and gradients and not stage.sees_gradients
+        if not stage.sees_gradients:
+            followed = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
+            self.alarm = followed and 0 < len(found) >= ALARM * len(seen)
         self._count(number, seen, found)
         self.tallies.append(
             StageTally(

@@ -21,6 +21,11 @@ StartName = Literal["own", "previous", "lowest"]
 WhenName = Literal["always", "alarm"]
 
 
+ALARM = 1 / 200
+"""Share of what a stage without gradients saw that it breaks where gradients are not to be trusted.
+"""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One attack of a suite."""
@@ -33,7 +38,8 @@ class Stage:
     draw: int = 0
     """Number of its first restart: stages of one attack take different random numbers."""
     when: WhenName = "always"
-    """``alarm``: only if a stage that sees no gradient has broken what stages with gradients left.
+    """``alarm``: only if the last stage that sees no gradient has broken at least ``ALARM`` of what
+    stages with gradients left: then more of the same finds more.
     """
     cost: float = 1.0
     """Forward passes a sample that survives, about (a backward pass is two): for the end time."""

@@ -27,6 +27,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "fab": {"steps": 6, "targets": "top:2"},
     "fmn": {"steps": 12},
     "pdpgd": {"steps": 15},
+    "sparse_rs": {"queries": 60},
     "sigma_zero": {"steps": 15},
     "boundary": {"steps": 30},
     "patch": {

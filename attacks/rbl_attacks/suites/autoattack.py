@@ -39,5 +39,5 @@ class AutoAttack(Suite):
             Stage.of(f"apgd loss=ce restarts={restarts}", cost=300 * restarts),
             Stage.of(f"apgd loss=dlr targets=top:{classes}", cost=300 * classes),
             Stage.of("fab targets=top:9", cost=2700),
-            Stage.of("square queries=5000", cost=5000),
+            Stage.of("square queries=5000 rescale=false", cost=5000),
         )
