@@ -1,0 +1,144 @@
+"""Square Attack.
+
+Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via
+random search", arXiv:1912.00049; in L1 Croce and Hein 2021, "Mind the box: l1-APGD for sparse
+adversarial attacks on image classifiers", arXiv:2103.01208.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rbl_attacks.square.squares import place, recolour, size_at, stripes
+from rbl_attacks.square.waves import shift, tile_edge, tiles
+from robustbench_lite.errors import UsageError
+from robustbench_lite.search import (
+    Access,
+    Answer,
+    Attack,
+    Kind,
+    Query,
+    SampleRng,
+    State,
+    margin_loss,
+)
+from robustbench_lite.threat import ThreatModel
+
+POWERS = {"l2": 2, "l1": 1}
+"""The powers that the norms other than Linf sum."""
+SMALLEST = 3
+"""Smallest edge of a window of bumps, in pixels."""
+
+
+@dataclass(frozen=True)
+class SquareState(State):
+    x: Tensor
+    x_adv: Tensor  # the point nearest to success
+    loss: Tensor  # (B,) there
+    points: Tensor  # (B, C, H, W), asked next
+    step: Tensor  # (B,) queries so far
+    rng: SampleRng
+    threat: ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack[SquareState]):
+    """Change one random square at a time, and keep what lowers the margin.
+
+    The paper's loop, in Linf::
+
+        x_adv = x with every column of every channel moved by +eps or -eps
+        repeat:
+            size = by the schedule: squares shrink
+            proposal = x_adv, but x +- eps a channel in a square at a random place
+            x_adv = proposal, if that is nearer to success
+
+    In L2 and L1 a proposal moves norm from one window to another, and adds two opposite bumps
+    there. Deviations, each for more successes: every row has its own square, of every place in the
+    image (the authors' code draws one a batch, and never one at the last row and column); a colour
+    that the middle of the square has already is exchanged; what clipping takes of an L2 or L1
+    change is spread over the rest of it.
+
+    Args:
+        queries: of one run, the first point included.
+        p: share of the image that the first square covers.
+        restarts: runs from new starts for samples that are not broken yet.
+        rescale: spread the schedule, made for 10,000 queries, over ``queries``.
+    """
+
+    name: ClassVar[str] = "square"
+    access: ClassVar[Access] = Access.SCORES
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
+    kind: ClassVar[Kind] = "fixed_eps"
+    batches: ClassVar[int] = 2
+    starts_anywhere: ClassVar[bool] = True
+    paper: ClassVar[str] = "Andriushchenko et al. 2020, arXiv:1912.00049"
+
+    queries: int = 5000
+    p: float = 0.8
+    restarts: int = 1
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.restarts < 1:
+            given = f"{self.queries} and {self.restarts}"
+            raise UsageError(f"square needs queries and restarts of at least 1, not {given}.")
+        if not 0 < self.p <= 1:
+            raise UsageError(f"square needs a p above 0, up to 1, not {self.p}.")
+
+    def progress(self, state: SquareState) -> Tensor:
+        return state.step / self.queries
+
+    def init(self, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng) -> SquareState:
+        return self.init_at(self._start(x, threat, rng), x, y, threat, rng)
+
+    def init_at(
+        self, start: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng
+    ) -> SquareState:
+        step = torch.zeros_like(y)
+        loss = x.new_full((len(x),), float("-inf"))
+        return SquareState(step.bool(), x, start, loss, start, step, rng, threat)
+
+    def ask(self, state: SquareState) -> Query:
+        return Query.scores(state.points, loss=margin_loss)
+
+    def tell(self, state: SquareState, answer: Answer) -> SquareState:
+        loss = answer.need_loss()
+        rises = loss > state.loss
+        step = state.step + 1
+        state = state.replace(
+            x_adv=torch.where(rises.reshape(-1, 1, 1, 1), state.points, state.x_adv),
+            loss=torch.where(rises, loss, state.loss),
+            step=step,
+            finished=state.finished | (step >= self.queries),
+        )
+        return state.replace(points=self._propose(state))
+
+    def _start(self, x: Tensor, threat: ThreatModel, rng: SampleRng) -> Tensor:
+        channels, height, width = x.shape[1:]
+        starts = rng.stream("start")
+        if threat.norm.name not in POWERS:
+            return stripes(x, starts.uniform(0, (channels * width,)), threat.radius)
+        down, across = (-(-edge // tile_edge(x.shape[1:])) for edge in (height, width))
+        unit = starts.uniform(0, (channels, down, across))
+        return tiles(x, unit, threat.radius, POWERS[threat.norm.name])
+
+    def _propose(self, state: SquareState) -> Tensor:
+        """The next points, (B, C, H, W)."""
+        x, x_adv, eps = state.x, state.x_adv, state.threat.radius
+        shape = x.shape[1:]
+        power = POWERS.get(state.threat.norm.name)
+        schedule = self.queries if self.rescale else 10_000
+        least = 1 if power is None else SMALLEST
+        size = size_at(state.step - 1, schedule, self.p, shape, least)
+        moves = state.rng.stream("moves")
+        if power is None:
+            unit = moves.uniform(state.step, (2 + shape[0],))
+            return recolour(x, x_adv, place(unit[:, :2], size, shape), unit[:, 2:], eps)
+        unit = moves.uniform(state.step, (5 + shape[0],))
+        windows = place(unit[:, :2], size, shape), place(unit[:, 2:4], size, shape)
+        return shift(x, x_adv, windows, unit[:, 4:], eps, power)
