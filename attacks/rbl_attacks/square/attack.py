@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rbl_attacks.square.squares import place, recolour, size_at, stripes
+from rbl_attacks.square.plan import SCHEDULE, Plan, Schedule
+from rbl_attacks.square.squares import place, recolour, stripes
 from rbl_attacks.square.waves import shift, tile_edge, tiles
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search import (
@@ -41,6 +42,7 @@ class SquareState(State):
     loss: Tensor  # (B,) there
     points: Tensor  # (B, C, H, W), asked next
     step: Tensor  # (B,) queries so far
+    plan: Plan  # of the next proposals
     rng: SampleRng
     threat: ThreatModel
 
@@ -74,7 +76,6 @@ class Square(Attack[SquareState]):
     access: ClassVar[Access] = Access.SCORES
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
     kind: ClassVar[Kind] = "fixed_eps"
-    batches: ClassVar[int] = 2
     starts_anywhere: ClassVar[bool] = True
     paper: ClassVar[str] = "Andriushchenko et al. 2020, arXiv:1912.00049"
 
@@ -100,8 +101,25 @@ class Square(Attack[SquareState]):
         self, start: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, rng: SampleRng
     ) -> SquareState:
         step = torch.zeros_like(y)
-        loss = x.new_full((len(x),), float("-inf"))
-        return SquareState(step.bool(), x, start, loss, start, step, rng, threat)
+        power = POWERS.get(threat.norm.name)
+        schedule = Schedule(
+            queries=self.queries if self.rescale else SCHEDULE,
+            share=self.p,
+            shape=x.shape[1:],
+            least=1 if power is None else SMALLEST,
+        )
+        count = x.shape[1] + (2 if power is None else 5)
+        return SquareState(
+            finished=step.bool(),
+            x=x,
+            x_adv=start,
+            loss=x.new_full((len(x),), float("-inf")),
+            points=start,
+            step=step,
+            plan=Plan.fresh(rng, step, count, schedule),
+            rng=rng,
+            threat=threat,
+        )
 
     def ask(self, state: SquareState) -> Query:
         return Query.scores(state.points, loss=margin_loss)
@@ -114,6 +132,7 @@ class Square(Attack[SquareState]):
             x_adv=torch.where(rises.reshape(-1, 1, 1, 1), state.points, state.x_adv),
             loss=torch.where(rises, loss, state.loss),
             step=step,
+            plan=state.plan.renew(state.rng, state.step),
             finished=state.finished | (step >= self.queries),
         )
         return state.replace(points=self._propose(state))
@@ -129,16 +148,12 @@ class Square(Attack[SquareState]):
 
     def _propose(self, state: SquareState) -> Tensor:
         """The next points, (B, C, H, W)."""
-        x, x_adv, eps = state.x, state.x_adv, state.threat.radius
+        x = state.x
         shape = x.shape[1:]
         power = POWERS.get(state.threat.norm.name)
-        schedule = self.queries if self.rescale else 10_000
-        least = 1 if power is None else SMALLEST
-        size = size_at(state.step - 1, schedule, self.p, shape, least)
-        moves = state.rng.stream("moves")
+        size, unit = state.plan.at(state.step)
+        window = place(unit[:, :2], size, shape)
         if power is None:
-            unit = moves.uniform(state.step, (2 + shape[0],))
-            return recolour(x, x_adv, place(unit[:, :2], size, shape), unit[:, 2:], eps)
-        unit = moves.uniform(state.step, (5 + shape[0],))
-        windows = place(unit[:, :2], size, shape), place(unit[:, 2:4], size, shape)
-        return shift(x, x_adv, windows, unit[:, 4:], eps, power)
+            return recolour(x, state.x_adv, window, unit[:, 2:], state.threat.radius)
+        windows = window, place(unit[:, 2:4], size, shape)
+        return shift(x, state.x_adv, windows, unit[:, 4:], state.threat.radius, power)

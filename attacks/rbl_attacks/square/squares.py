@@ -1,4 +1,4 @@
-"""Where the squares of the Square Attack lie and how large they are; the moves in Linf."""
+"""Where the squares of the Square Attack lie; its moves in Linf."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.threat.model import HIGH, LOW
-
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After which of 10,000 queries the area of the squares is halved (section 3.2)."""
-SCHEDULE = 10_000
 
 
 class Window(NamedTuple):
@@ -30,28 +26,6 @@ class Window(NamedTuple):
         down = (self.down >= 0) & (self.down < self.size)
         across = (self.across >= 0) & (self.across < self.size)
         return (down & across).unsqueeze(1)
-
-
-def size_at(step: Tensor, queries: int, share: float, shape: torch.Size, least: int = 1) -> Tensor:
-    """Find the edge of the squares, (B,) int64.
-
-    Args:
-        step: proposals so far, (B,).
-        queries: of the whole run, over which the halvings are spread.
-        share: of the image that the first square covers.
-        shape: (C, H, W).
-        least: the smallest edge; from 3 on edges are odd, so that there is a middle.
-    """
-    on_schedule = step * SCHEDULE // queries
-    level = torch.zeros_like(step)
-    for halving in HALVINGS:
-        level += on_schedule > halving
-    height, width = shape[1:]
-    area = torch.exp2(-level.to(torch.float32)) * (share * height * width)
-    size = area.sqrt().round().long().clamp(min=least)
-    if least > 1:
-        size += 1 - size % 2
-    return size.clamp(max=min(height, width))
 
 
 def place(unit: Tensor, size: Tensor, shape: torch.Size) -> Window:
