@@ -24,6 +24,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
     "square": {"queries": 60, "restarts": 2},
+    "hop_skip_jump": {"steps": 3, "draws": 16},
     "patch": {
         "universal": False,
         "steps": 6,
