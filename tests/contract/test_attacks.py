@@ -23,6 +23,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 20, "search_steps": 4, "initial_const": 0.1, "learning_rate": 0.05},
     "pgd": {"steps": 5, "restarts": 2},
     "boundary": {"steps": 30},
+    "rays": {"queries": 150, "tolerance": 0.01},
     "square": {"queries": 60, "restarts": 2},
     "hop_skip_jump": {"steps": 3, "draws": 16},
     "patch": {
