@@ -46,13 +46,13 @@ class HopSkipJump(Attack[HopSkipJumpState]):
             x_adv = blend with x, down to the boundary
 
     Deviations, each for a nearer point at the same number of queries: directions come in opposite
-    pairs, half of them smooth (networks react more to low frequencies); they reach farther and the
-    boundary is bracketed less finely than in the paper, in proportion; noise of several grains to
-    start from.
+    pairs, smooth in every other iteration (networks react more to low frequencies); they reach
+    farther, and the boundary is bracketed less finely in proportion; first estimates take fewer;
+    noise of several grains to start from.
 
     Args:
         steps: iterations of the loop.
-        draws: directions of the first estimate.
+        draws: directions of the first estimate; the paper has 100.
         most_draws: of any estimate.
         queries: after which no new iteration begins.
         reach: how far directions reach, as a share of the distance divided by the square root of
@@ -69,10 +69,10 @@ class HopSkipJump(Attack[HopSkipJumpState]):
     paper: ClassVar[str] = "Chen et al. 2020, arXiv:1904.02144"
 
     steps: int = 64
-    draws: int = 100
+    draws: int = 48
     most_draws: int = 10_000
     queries: int = 25_000
-    reach: float = 1.0
+    reach: float = 8.0
     start_draws: int = 200
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ from robustbench_lite.threat import Norm
 from robustbench_lite.threat.model import HIGH, LOW
 from robustbench_lite.threat.norms import per_row
 
-GRAINS = 2
-"""The smooth half of the directions is drawn in cells of so many pixels."""
+GRAINS = (1, 2)
+"""Pixels of the edge of the cells that directions are drawn in, iteration by iteration."""
 _TINY = 1e-12
 
 
@@ -32,22 +32,23 @@ def _cells(edge: int, grain: int, device: torch.device) -> Tensor:
     return (torch.arange(edge, device=device) >> grain) << grain
 
 
-def directions(rng: SampleRng, number: Tensor, count: int, shape: torch.Size) -> Tensor:
-    """Draw directions of length 1 and their opposites, (B, count, C, H, W).
+def directions(rng: SampleRng, number: Tensor, count: int, shape: torch.Size, grain: int) -> Tensor:
+    """Draw directions of length 1, then their opposites, (B, count, C, H, W).
 
-    Of each pair of pairs one is white noise, one smooth.
+    Args:
+        rng: the generator of each row.
+        number: of the draw, (B,).
+        count: directions a row, an even number.
+        shape: (C, H, W).
+        grain: pixels of the edge of a cell, in which all values are equal.
     """
-    half = -(-count // 2)
-    white = half // 2
-    channels, height, width = shape
-    noise = rng.stream("white").normal(number, (white, channels, height, width))
-    edges = [-(-edge // GRAINS) for edge in (height, width)]
-    coarse = rng.stream("smooth").normal(number, (half - white, channels, *edges))
-    rows, columns = (torch.arange(n, device=coarse.device) // GRAINS for n in (height, width))
-    noise = torch.cat([noise, coarse[..., rows.unsqueeze(1), columns]], 1)
-    length = noise.flatten(2).norm(dim=2).clamp_min(_TINY)
-    noise /= length[:, :, None, None, None]
-    return torch.cat([noise, -noise], 1)[:, :count]
+    edges = [-(-edge // grain) for edge in shape[1:]]
+    noise = rng.stream("directions").normal(number, (count // 2, shape[0], *edges))
+    if grain > 1:
+        rows, columns = (torch.arange(n, device=noise.device) // grain for n in shape[1:])
+        noise = noise[..., rows.unsqueeze(1), columns]
+    noise = noise / noise.flatten(2).norm(dim=2).clamp_min(_TINY)[:, :, None, None, None]
+    return torch.cat([noise, -noise], 1)
 
 
 def blend(norm: Norm, x: Tensor, far: Tensor, share: Tensor) -> Tensor:

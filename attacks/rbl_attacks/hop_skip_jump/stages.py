@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rbl_attacks.hop_skip_jump.geometry import blend, directions, leap, starts
+from rbl_attacks.hop_skip_jump.geometry import GRAINS, blend, directions, leap, starts
 from robustbench_lite.search import SampleRng, State
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.model import HIGH, LOW
@@ -155,16 +155,15 @@ def exchange(state: HopSkipJumpState) -> HopSkipJumpState:
     points = state.points.clone()
     points[:, 0] = torch.where(leaps, ahead, middle)
     count, shape = points.shape[1], state.x.shape[1:]
-    for stage in (START, ESTIMATE):
-        rows = (state.stage == stage).nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        rng = state.rng.select(rows)
-        if stage == START:
-            fresh = starts(rng, state.draw[rows], min(STARTS, count), shape)
-            points[rows, : fresh.shape[1]] = fresh
-        else:
-            around = directions(rng, state.draw[rows], count, shape)
+    rows = (state.stage == START).nonzero().squeeze(1)
+    if len(rows):
+        fresh = starts(state.rng.select(rows), state.draw[rows], min(STARTS, count), shape)
+        points[rows, : fresh.shape[1]] = fresh
+    for turn, grain in enumerate(GRAINS):
+        due = (state.stage == ESTIMATE) & (state.step % len(GRAINS) == turn)
+        rows = due.nonzero().squeeze(1)
+        if len(rows):
+            around = directions(state.rng.select(rows), state.draw[rows], count, shape, grain)
             around *= per_row(state.radius[rows], around)
             points[rows] = around.add_(state.current[rows].unsqueeze(1)).clamp_(LOW, HIGH)
     return state.replace(points=points, draw=state.draw + 1)
