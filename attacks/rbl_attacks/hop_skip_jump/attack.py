@@ -12,18 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rbl_attacks.hop_skip_jump.stages import (
-    ESTIMATE,
-    LEAP,
-    NARROW,
-    START,
-    HopSkipJumpState,
-    estimate,
-    exchange,
-    land,
-    narrow,
-    start,
-)
+from rbl_attacks.hop_skip_jump.stages import estimate, exchange, land, narrow, start
+from rbl_attacks.hop_skip_jump.state import ESTIMATE, LEAP, NARROW, START, HopSkipJumpState
 from robustbench_lite.errors import UsageError
 from robustbench_lite.search import Access, Answer, Attack, Kind, Query, SampleRng
 from robustbench_lite.threat import ThreatModel

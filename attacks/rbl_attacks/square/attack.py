@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rbl_attacks.square.plan import SCHEDULE, Plan, Schedule
+from rbl_attacks.square.plan import SCHEDULE, Schedule, SquarePlan
 from rbl_attacks.square.squares import place, recolour, stripes
 from rbl_attacks.square.waves import shift, tile_edge, tiles
 from robustbench_lite.errors import UsageError
@@ -42,7 +42,7 @@ class SquareState(State):
     loss: Tensor  # (B,) there
     points: Tensor  # (B, C, H, W), asked next
     step: Tensor  # (B,) queries so far
-    plan: Plan  # of the next proposals
+    plan: SquarePlan  # of the next proposals
     rng: SampleRng
     threat: ThreatModel
 
@@ -59,11 +59,10 @@ class Square(Attack[SquareState]):
             proposal = x_adv, but x +- eps a channel in a square at a random place
             x_adv = proposal, if that is nearer to success
 
-    In L2 and L1 a proposal moves norm from one window to another, and adds two opposite bumps
-    there. Deviations, each for more successes: every row has its own square, of every place in the
-    image (the authors' code draws one a batch, and never one at the last row and column); a colour
-    that the middle of the square has already is exchanged; what clipping takes of an L2 or L1
-    change is spread over the rest of it.
+    In L2 and L1 a proposal moves norm from one window to another, and adds opposite bumps there.
+    Deviations, each for more successes: every row has its own square, at any place of the image; a
+    colour that the middle of the square has already is exchanged; what clipping takes of an L2 or
+    L1 change is spread over the rest of it.
 
     Args:
         queries: of one run, the first point included.
@@ -85,11 +84,9 @@ class Square(Attack[SquareState]):
     rescale: bool = True
 
     def __post_init__(self) -> None:
-        if self.queries < 1 or self.restarts < 1:
-            given = f"{self.queries} and {self.restarts}"
-            raise UsageError(f"square needs queries and restarts of at least 1, not {given}.")
-        if not 0 < self.p <= 1:
-            raise UsageError(f"square needs a p above 0, up to 1, not {self.p}.")
+        if self.queries < 1 or self.restarts < 1 or not 0 < self.p <= 1:
+            least = "queries and restarts of at least 1, and a p above 0, up to 1"
+            raise UsageError(f"square needs {least}.")
 
     def progress(self, state: SquareState) -> Tensor:
         return state.step / self.queries
@@ -109,17 +106,9 @@ class Square(Attack[SquareState]):
             least=1 if power is None else SMALLEST,
         )
         count = x.shape[1] + (2 if power is None else 5)
-        return SquareState(
-            finished=step.bool(),
-            x=x,
-            x_adv=start,
-            loss=x.new_full((len(x),), float("-inf")),
-            points=start,
-            step=step,
-            plan=Plan.fresh(rng, step, count, schedule),
-            rng=rng,
-            threat=threat,
-        )
+        plan = SquarePlan.fresh(rng, step, count, schedule)
+        loss = x.new_full((len(x),), float("-inf"))
+        return SquareState(step.bool(), x, start, loss, start, step, plan, rng, threat)
 
     def ask(self, state: SquareState) -> Query:
         return Query.scores(state.points, loss=margin_loss)

@@ -57,7 +57,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Plan(Rows):
+class SquarePlan(Rows):
     """The draws of ``AHEAD`` proposals a row, from the last multiple of it on."""
 
     size: Tensor
@@ -67,7 +67,7 @@ class Plan(Rows):
     schedule: Schedule
 
     @classmethod
-    def fresh(cls, rng: SampleRng, step: Tensor, count: int, schedule: Schedule) -> Plan:
+    def fresh(cls, rng: SampleRng, step: Tensor, count: int, schedule: Schedule) -> SquarePlan:
         """Draw the proposals from ``step`` (B,) on, which is a multiple of ``AHEAD``.
 
         Args:
@@ -86,7 +86,7 @@ class Plan(Rows):
         unit = self.unit.gather(1, place.unsqueeze(2).expand(-1, 1, self.unit.shape[2]))
         return Draw(self.size.gather(1, place).squeeze(1), unit.squeeze(1))
 
-    def renew(self, rng: SampleRng, step: Tensor) -> Plan:
+    def renew(self, rng: SampleRng, step: Tensor) -> SquarePlan:
         """Plan anew in the rows that are through with theirs."""
         due = step % AHEAD == 0
         if surely_none(due):
@@ -94,8 +94,8 @@ class Plan(Rows):
         count = self.unit.shape[2]
         if not free_to_look(due):
             # Rows that are not through draw what they have.
-            return Plan.fresh(rng, step - step % AHEAD, count, self.schedule)
+            return SquarePlan.fresh(rng, step - step % AHEAD, count, self.schedule)
         rows = due.nonzero().squeeze(1)
-        fresh = Plan.fresh(rng.select(rows), step[rows], count, self.schedule)
+        fresh = SquarePlan.fresh(rng.select(rows), step[rows], count, self.schedule)
         size = self.size.index_copy(0, rows, fresh.size)
-        return Plan(size, self.unit.index_copy(0, rows, fresh.unit), self.schedule)
+        return SquarePlan(size, self.unit.index_copy(0, rows, fresh.unit), self.schedule)

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustbench_lite.threat.model import HIGH, LOW
 
 
-class Window(NamedTuple):
+class SquareWindow(NamedTuple):
     """One square of pixels a row."""
 
     down: Tensor
@@ -28,7 +28,7 @@ class Window(NamedTuple):
         return (down & across).unsqueeze(1)
 
 
-def place(unit: Tensor, size: Tensor, shape: torch.Size) -> Window:
+def place(unit: Tensor, size: Tensor, shape: torch.Size) -> SquareWindow:
     """Lay squares of ``size`` (B,) into images of ``shape`` (C, H, W), by ``unit`` (B, 2).
 
     Every place inside the image has its turn, those at the last row and column as well.
@@ -39,7 +39,7 @@ def place(unit: Tensor, size: Tensor, shape: torch.Size) -> Window:
     rows = torch.arange(height, device=unit.device).unsqueeze(1)
     columns = torch.arange(width, device=unit.device)
     corner = corner.reshape(-1, 2, 1, 1)
-    return Window(rows - corner[:, 0], columns - corner[:, 1], size.reshape(-1, 1, 1))
+    return SquareWindow(rows - corner[:, 0], columns - corner[:, 1], size.reshape(-1, 1, 1))
 
 
 def stripes(x: Tensor, unit: Tensor, eps: float) -> Tensor:
@@ -48,7 +48,7 @@ def stripes(x: Tensor, unit: Tensor, eps: float) -> Tensor:
     return (x + side).clamp_(LOW, HIGH)
 
 
-def recolour(x: Tensor, x_adv: Tensor, square: Window, unit: Tensor, eps: float) -> Tensor:
+def recolour(x: Tensor, x_adv: Tensor, square: SquareWindow, unit: Tensor, eps: float) -> Tensor:
     """Move each channel of the square to one end of the ball, by ``unit`` (B, C).
 
     A colour that the middle of the square has already is exchanged for its opposite: where squares
@@ -65,7 +65,7 @@ def recolour(x: Tensor, x_adv: Tensor, square: Window, unit: Tensor, eps: float)
     return torch.where(square.inside, moved, x_adv)
 
 
-def _middle(square: Window, width: int) -> Tensor:
+def _middle(square: SquareWindow, width: int) -> Tensor:
     """Find the pixel in the middle of each square, row times width plus column, (B, 1, 1)."""
     half = square.size // 2
     return (half - square.down[:, :1]) * width + (half - square.across[:, :, :1])

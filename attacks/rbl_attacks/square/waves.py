@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rbl_attacks.square.squares import Window
+from rbl_attacks.square.squares import SquareWindow
 from robustbench_lite.threat.model import HIGH, LOW
 from robustbench_lite.threat.norms import per_row
 
@@ -20,7 +20,7 @@ FILLS = 2
 _TINY = 1e-12
 
 
-def bumps(square: Window, turned: Tensor, power: int) -> Tensor:
+def bumps(square: SquareWindow, turned: Tensor, power: int) -> Tensor:
     """Draw two bumps of opposite sign side by side in each square, (B, H, W); 0 outside.
 
     A bump falls in square rings around its middle: ring r is the sum of 1 / k^(4 / power) over k >
@@ -54,7 +54,7 @@ def tiles(x: Tensor, unit: Tensor, eps: float, power: int) -> Tensor:
     edge = tile_edge(x.shape[1:])
     rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
     size = torch.full((1, 1, 1), edge, device=x.device)
-    tile = Window((rows % edge).reshape(1, -1, 1), (columns % edge).reshape(1, 1, -1), size)
+    tile = SquareWindow((rows % edge).reshape(1, -1, 1), (columns % edge).reshape(1, 1, -1), size)
     sign = torch.where(unit < 0.5, -1.0, 1.0)[:, :, (rows // edge).unsqueeze(1), columns // edge]
     pattern = bumps(tile, torch.zeros(1, dtype=torch.bool, device=x.device), power)
     return fill(x, sign * pattern.unsqueeze(1), eps, power)
@@ -66,7 +66,12 @@ def tile_edge(shape: torch.Size) -> int:
 
 
 def shift(
-    x: Tensor, x_adv: Tensor, windows: tuple[Window, Window], unit: Tensor, eps: float, power: int
+    x: Tensor,
+    x_adv: Tensor,
+    windows: tuple[SquareWindow, SquareWindow],
+    unit: Tensor,
+    eps: float,
+    power: int,
 ) -> Tensor:
     """Take the norm in the second window to the first, which gets bumps on top of what it has.
 

@@ -1,12 +1,14 @@
 """Square: where squares lie, what a move changes, and what a linear model lets it reach."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rbl_attacks.square.attack import Square, SquareState
-from rbl_attacks.square.plan import AHEAD, Plan, Schedule
-from rbl_attacks.square.squares import Window, place, recolour, stripes
+from rbl_attacks.square.plan import AHEAD, Schedule, SquarePlan
+from rbl_attacks.square.squares import SquareWindow, place, recolour, stripes
 from rbl_attacks.square.waves import bumps, fill, shift, tiles
 from robustbench_lite.errors import UsageError
 from robustbench_lite.model.defended import DefendedModel
@@ -57,7 +59,9 @@ def walk(
         logits = model(query.points)
         loss = query.loss(logits, y, torch.full_like(y, -1))
         said = logits.argmax(1)
-        after = attack.tell(state, Answer(said != y, said, logits, loss_of=lambda loss=loss: loss))
+        after = attack.tell(
+            state, Answer(said != y, said, logits, loss_of=partial(torch.clone, loss))
+        )
         steps.append((state, after))
         state = after
     return steps
@@ -178,7 +182,7 @@ class TestPlan:
     def test_rows_at_different_steps_draw_what_they_would_draw_alone(self) -> None:
         schedule = Schedule(100, 0.8, torch.Size([1, 8, 8]), 1)
         step = torch.tensor([0, 5, 0])
-        plan = Plan.fresh(rng(3), step - step % AHEAD, 4, schedule)
+        plan = SquarePlan.fresh(rng(3), step - step % AHEAD, 4, schedule)
         drawn = []
         for _ in range(2 * AHEAD + 4):
             plan = plan.renew(rng(3), step)
@@ -186,7 +190,7 @@ class TestPlan:
             step = step + 1
         for late in range(2 * AHEAD - 5):
             assert drawn[late].size[1] == schedule.size_at(torch.tensor([late + 5]))
-        alone = Plan.fresh(rng(3), torch.full((3,), AHEAD), 4, schedule)
+        alone = SquarePlan.fresh(rng(3), torch.full((3,), AHEAD), 4, schedule)
         for number in range(AHEAD - 5):
             expected = alone.unit[:, number]
             assert torch.equal(drawn[AHEAD - 5 + number].unit[1], expected[1])
@@ -262,7 +266,7 @@ class TestMoves:
         delta = torch.full_like(x, -1)
         moved = fill(x, delta, 0.4, 2)
         assert float((moved - x).norm()) == pytest.approx(0.4, rel=1e-5)
-        assert isinstance(place(torch.zeros(1, 2), torch.ones(1).long(), x.shape[1:]), Window)
+        assert isinstance(place(torch.zeros(1, 2), torch.ones(1).long(), x.shape[1:]), SquareWindow)
 
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"restarts": 0}, {"p": 0.0}, {"p": 1.5}])
