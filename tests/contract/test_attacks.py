@@ -30,6 +30,9 @@ PARAMS: dict[str, dict[str, Any]] = {
     "sparse_rs": {"queries": 60},
     "sigma_zero": {"steps": 15},
     "boundary": {"steps": 30},
+    "rays": {"queries": 150, "tolerance": 0.01},
+    "square": {"queries": 60, "restarts": 2},
+    "hop_skip_jump": {"steps": 3, "draws": 16},
     "patch": {
         "universal": False,
         "steps": 6,
