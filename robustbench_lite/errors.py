@@ -42,7 +42,9 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=1)
+        close = difflib.get_close_matches(name, names, n=5)
+        # Two letters that changed places are the likelier slip.
+        close.sort(key=lambda other: sorted(other) != sorted(name))
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"No {kind} is named {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
         self.kind = kind

@@ -1,1 +1,17 @@
-
+from rbl_attacks.apgd.attack import APGD as APGD
+from rbl_attacks.boundary.attack import Boundary as Boundary
+from rbl_attacks.carlini_wagner.attack import CarliniWagner as CarliniWagner
+from rbl_attacks.ddn.attack import DDN as DDN
+from rbl_attacks.fab.attack import FAB as FAB
+from rbl_attacks.fgsm import FGSM as FGSM
+from rbl_attacks.fmn.attack import FMN as FMN
+from rbl_attacks.hop_skip_jump.attack import HopSkipJump as HopSkipJump
+from rbl_attacks.one_pixel.attack import OnePixel as OnePixel
+from rbl_attacks.patch.attack import Patch as Patch
+from rbl_attacks.pdpgd.attack import PDPGD as PDPGD
+from rbl_attacks.pgd import PGD as PGD
+from rbl_attacks.rays.attack import RayS as RayS
+from rbl_attacks.sigma_zero.attack import SigmaZero as SigmaZero
+from rbl_attacks.sparse_rs import SparseRS as SparseRS
+from rbl_attacks.square.attack import Square as Square
+from rbl_attacks.zoo.attack import ZOO as ZOO
