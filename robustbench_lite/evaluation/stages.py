@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +67,13 @@ def measure_suite(
     )
 
 
+class _Blind(NamedTuple):
+    """A stage that follows no gradient, with those that went on from its points."""
+
+    seen: int
+    broken: int
+
+
 @dataclass
 class _Miss:
     """The nearest point to success around each sample, of one stage or of several."""
@@ -110,8 +118,8 @@ class _Course:
     nearest: list[float | None] = field(default_factory=list)
     work: float = 0.0
     """Cost of the stages that have ended, in forward passes."""
-    alarm: bool = False
-    """The last stage that sees no gradient has broken much of what stages with gradients left."""
+    blind: _Blind = field(default_factory=lambda: _Blind(0, 0))
+    """What the last stage saw that follows no gradient, and what was broken from there."""
 
     @classmethod
     def begin(cls, job: Job, stages: Sequence[Stage]) -> _Course:
@@ -150,9 +158,7 @@ class _Course:
         self.work += stage.cost * len(seen)
         self.seconds.append(journal.seconds(ledger.job.key))
         self.nearest.append(ledger.nearest)
-        if not stage.sees_gradients:
-            followed = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
-            self.alarm = followed and 0 < len(found) >= ALARM * len(seen)
+        self._listen(stage, len(seen), len(found))
         self._count(number, seen, found)
         self.tallies.append(
             StageTally(
@@ -164,6 +170,19 @@ class _Course:
             )
         )
         self._take_misses(ledger, journal)
+
+    def _listen(self, stage: Stage, seen: int, found: int) -> None:
+        """Count what stages that see no gradient break, and those that go on from their points."""
+        if not stage.sees_gradients:
+            followed = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
+            self.blind = _Blind(seen if followed else 0, found)
+        elif stage.start != "own":
+            self.blind = self.blind._replace(broken=self.blind.broken + found)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether gradients mislead where they begin by themselves."""
+        return self.blind.seen > 0 and self.blind.broken >= max(1, ALARM * self.blind.seen)
 
     def _count(self, number: int, seen: Sequence[Outcome], found: Mapping[int, Outcome]) -> None:
         """Book what a stage has spent on each sample, and what it broke."""

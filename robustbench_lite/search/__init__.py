@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from robustbench_lite.search.query import Query as Query
     from robustbench_lite.search.suite import Stage as Stage
     from robustbench_lite.search.suite import Suite as Suite
+    from robustbench_lite.search.suite import WhenName as WhenName
 
 _HOMES = {
     "Access": "search.query",
@@ -65,6 +66,7 @@ _HOMES = {
     "Suite": "search.suite",
     "Traits": "model.defended",
     "UniversalAttack": "search.fitted",
+    "WhenName": "search.suite",
     "Wrapper": "model.defended",
     "adam_update": "search.adam",
     "cross_entropy": "rows.losses",

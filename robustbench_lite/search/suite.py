@@ -21,9 +21,8 @@ StartName = Literal["own", "previous", "lowest"]
 WhenName = Literal["always", "alarm"]
 
 
-ALARM = 1 / 200
-"""Share of what a stage without gradients saw that it breaks where gradients are not to be trusted.
-"""
+ALARM = 1 / 20
+"""Share of what a stage without gradients saw that is broken where gradients are not trusted."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class Stage:
     draw: int = 0
     """Number of its first restart: stages of one attack take different random numbers."""
     when: WhenName = "always"
-    """``alarm``: only if the last stage that sees no gradient has broken at least ``ALARM`` of what
-    stages with gradients left: then more of the same finds more.
+    """``alarm``: only if the last stage that sees no gradient, with those that went on from its
+    points, has broken at least ``ALARM`` of what stages with gradients left. Then gradients mislead
+    where they begin by themselves, and more of the same finds more.
     """
     cost: float = 1.0
     """Forward passes a sample that survives, about (a backward pass is two): for the end time."""
