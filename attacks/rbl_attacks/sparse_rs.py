@@ -55,7 +55,7 @@ class SparseRS(Attack[SparseRSState]):
     access: ClassVar[Access] = Access.SCORES
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
     kind: ClassVar[Kind] = "fixed_eps"
-    batches: ClassVar[int] = 2
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Croce et al. 2022, arXiv:2006.12834"
 
     queries: int = 5000

@@ -60,6 +60,7 @@ class APGD(Attack[APGDState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
     kind: ClassVar[Kind] = "fixed_eps"
+    batches: ClassVar[int] = 4
     starts_anywhere: ClassVar[bool] = True
     paper: ClassVar[str] = "Croce and Hein 2020, arXiv:2003.01690"
 

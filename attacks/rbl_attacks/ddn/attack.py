@@ -69,6 +69,7 @@ class DDN(Attack[DDNState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     kind: ClassVar[Kind] = "minimal_distance"
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Rony et al. 2019, arXiv:1811.09600"
 
     steps: int = 100

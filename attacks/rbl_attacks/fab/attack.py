@@ -60,6 +60,7 @@ class FAB(Attack[FABState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(RADII)
     kind: ClassVar[Kind] = "minimal_distance"
+    batches: ClassVar[int] = 4
     targeted: ClassVar[bool] = False
     paper: ClassVar[str] = "Croce and Hein 2020, arXiv:1907.02044"
 

@@ -14,16 +14,8 @@ from torch import Tensor
 
 from rbl_attacks.fmn.balls import PROJECTIONS, stretch
 from robustbench_lite.errors import UsageError
-from robustbench_lite.search import (
-    Access,
-    Answer,
-    Attack,
-    Kind,
-    Query,
-    SampleRng,
-    State,
-    margin_loss,
-)
+from robustbench_lite.rows.losses import margin_loss
+from robustbench_lite.search import Access, Answer, Attack, Kind, Query, SampleRng, State
 from robustbench_lite.search.descent import anneal, unit_direction
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.threat.norms import per_row
@@ -76,6 +68,7 @@ class FMN(Attack[FMNState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(PROJECTIONS)
     kind: ClassVar[Kind] = "minimal_distance"
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Pintor et al. 2021, arXiv:2102.12827"
 
     steps: int = 100

@@ -58,6 +58,7 @@ class PDPGD(Attack[PDPGDState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(PROXIMALS)
     kind: ClassVar[Kind] = "minimal_distance"
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Matyasko and Chau 2021, arXiv:2106.01538"
 
     steps: int = 500

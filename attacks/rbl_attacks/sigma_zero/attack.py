@@ -73,6 +73,7 @@ class SigmaZero(Attack[SigmaZeroState]):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
     kind: ClassVar[Kind] = "minimal_distance"
+    batches: ClassVar[int] = 4
     paper: ClassVar[str] = "Cina et al. 2025, arXiv:2402.01879"
 
     steps: int = 1000

@@ -75,6 +75,7 @@ class Square(Attack[SquareState]):
     access: ClassVar[Access] = Access.SCORES
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
     kind: ClassVar[Kind] = "fixed_eps"
+    batches: ClassVar[int] = 8
     starts_anywhere: ClassVar[bool] = True
     paper: ClassVar[str] = "Andriushchenko et al. 2020, arXiv:1912.00049"
 
