@@ -12,13 +12,13 @@ from typing import Literal
 from torch import Tensor
 
 from robustbench_lite.errors import CellError, ContradictionError, ModelError
-from robustbench_lite.evaluation.attacked import Measured, measure
+from robustbench_lite.evaluation.attacked import Measured
 from robustbench_lite.evaluation.fitting import fit_attack, needs_fit
 from robustbench_lite.evaluation.job import Job
 from robustbench_lite.evaluation.kept import Files, load_images, object_to, still_does
 from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
-from robustbench_lite.evaluation.stages import measure_suite
+from robustbench_lite.evaluation.stages import measure_cell
 from robustbench_lite.evaluation.subject import Subject
 from robustbench_lite.machine.devices import name_of
 from robustbench_lite.machine.numerics import settings_of
@@ -40,7 +40,6 @@ from robustbench_lite.records.journal import Journal
 from robustbench_lite.records.npz import write_images
 from robustbench_lite.records.provenance import make_provenance
 from robustbench_lite.search.fitted import FittedAttack
-from robustbench_lite.search.suite import Suite
 from robustbench_lite.sources.dataset import Dataset
 
 
@@ -89,11 +88,7 @@ def produce_cell(
     cell = dataclasses.replace(cell, note=anew(other, at.folder) or unfinished)
     try:
         job = _fit(job, at, files, fit_data, tell)
-        suite = job.attack if isinstance(job.attack, Suite) else None
-        if suite is None:
-            measured = measure(job, at.journal, tell.rows)
-        else:
-            measured = measure_suite(job, suite, at.journal, tell.rows)
+        measured = measure_cell(job, at.journal, tell.rows)
     except (CellError, ModelError) as error:
         if at.on_error == "raise" or isinstance(error, ContradictionError):
             raise

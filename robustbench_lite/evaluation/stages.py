@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from robustbench_lite.evaluation.attacked import (
     Measured,
     adversarials_of,
     arrays_of,
+    measure,
     passes_for,
     search_open,
 )
@@ -30,6 +30,15 @@ from robustbench_lite.search.suite import ALARM, Stage, Suite, keeps_lowest
 
 NONE = -1
 """No stage."""
+
+
+def measure_cell(
+    job: Job, journal: Journal, on_rows: Callable[[float], None] = lambda rows: None
+) -> Measured:
+    """Run what is missing of ``job``, whether its attack is one or a suite: see ``measure``."""
+    if isinstance(job.attack, Suite):
+        return measure_suite(job, job.attack, journal, on_rows)
+    return measure(job, journal, on_rows)
 
 
 def measure_suite(
@@ -52,7 +61,7 @@ def measure_suite(
     course = _Course.begin(job, suite.stages(job.scene.threat))
     passes = passes_for(job)
     for number, stage in enumerate(course.stages):
-        if stage.when == "alarm" and not course.alarm:
+        if stage.when == "alarm" and not bool(course.alarm.any()):
             continue
         part = course.job_of(number)
         ledger = search_open(part, passes, journal, course.listener(number, on_rows))
@@ -65,13 +74,6 @@ def measure_suite(
         course.margins(),
         tuple(course.seconds),
     )
-
-
-class _Blind(NamedTuple):
-    """A stage that follows no gradient, with those that went on from its points."""
-
-    seen: int
-    broken: int
 
 
 @dataclass
@@ -109,6 +111,8 @@ class _Course:
     """(N,) int32."""
     lowest: _Miss
     previous: _Miss
+    mark: Tensor
+    """The lowest margins before the last stage that sees no gradient, (N,)."""
     broken: dict[int, Outcome] = field(default_factory=dict)
     """By position; as the stage that broke the sample has found it."""
     refuted: set[int] = field(default_factory=set)
@@ -118,8 +122,6 @@ class _Course:
     nearest: list[float | None] = field(default_factory=list)
     work: float = 0.0
     """Cost of the stages that have ended, in forward passes."""
-    blind: _Blind = field(default_factory=lambda: _Blind(0, 0))
-    """What the last stage saw that follows no gradient, and what was broken from there."""
 
     @classmethod
     def begin(cls, job: Job, stages: Sequence[Stage]) -> _Course:
@@ -134,6 +136,7 @@ class _Course:
             broken_by=torch.full((len(x),), NONE, dtype=torch.int32),
             lowest=_Miss.none(x),
             previous=_Miss.none(x),
+            mark=_Miss.none(x).margin,
         )
 
     def job_of(self, number: int) -> Job:
@@ -141,7 +144,7 @@ class _Course:
         stage = self.stages[number]
         starts = {"own": None, "previous": self.previous.x, "lowest": self.lowest.x}
         part = StageTask(
-            rows=self.left.clone(),
+            rows=self.alarm if stage.when == "alarm" else self.left.clone(),
             start=starts[stage.start],
             spent=self.forward + self.backward,
             draw=stage.draw,
@@ -158,7 +161,8 @@ class _Course:
         self.work += stage.cost * len(seen)
         self.seconds.append(journal.seconds(ledger.job.key))
         self.nearest.append(ledger.nearest)
-        self._listen(stage, len(seen), len(found))
+        if not stage.sees_gradients:
+            self.mark = self.lowest.margin.clone()
         self._count(number, seen, found)
         self.tallies.append(
             StageTally(
@@ -171,18 +175,11 @@ class _Course:
         )
         self._take_misses(ledger, journal)
 
-    def _listen(self, stage: Stage, seen: int, found: int) -> None:
-        """Count what stages that see no gradient break, and those that go on from their points."""
-        if not stage.sees_gradients:
-            followed = any(self.stages[tally.stage].sees_gradients for tally in self.tallies)
-            self.blind = _Blind(seen if followed else 0, found)
-        elif stage.start != "own":
-            self.blind = self.blind._replace(broken=self.blind.broken + found)
-
     @property
-    def alarm(self) -> bool:
-        """Whether gradients mislead where they begin by themselves."""
-        return self.blind.seen > 0 and self.blind.broken >= max(1, ALARM * self.blind.seen)
+    def alarm(self) -> Tensor:
+        """Samples at which gradients mislead where they begin by themselves, (N,) bool."""
+        nearer = self.lowest.margin <= (1 - ALARM) * self.mark
+        return self.left & self.mark.isfinite() & nearer
 
     def _count(self, number: int, seen: Sequence[Outcome], found: Mapping[int, Outcome]) -> None:
         """Book what a stage has spent on each sample, and what it broke."""

@@ -21,8 +21,8 @@ StartName = Literal["own", "previous", "lowest"]
 WhenName = Literal["always", "alarm"]
 
 
-ALARM = 1 / 20
-"""Share of what a stage without gradients saw that is broken where gradients are not trusted."""
+ALARM = 1 / 10
+"""By which share of its margin a sample comes nearer where gradients are not trusted."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Stage:
     draw: int = 0
     """Number of its first restart: stages of one attack take different random numbers."""
     when: WhenName = "always"
-    """``alarm``: only if the last stage that sees no gradient, with those that went on from its
-    points, has broken at least ``ALARM`` of what stages with gradients left. Then gradients mislead
-    where they begin by themselves, and more of the same finds more.
+    """``alarm``: only on samples whose margin the last stage without gradients, with those that
+    went on from its points, brought down by ``ALARM`` or more. There gradients mislead where they
+    begin by themselves, and more of the same finds more. A sample's own margins alone decide.
     """
     cost: float = 1.0
     """Forward passes a sample that survives, about (a backward pass is two): for the end time."""
@@ -112,8 +112,8 @@ class Suite(Attack[State]):
 
 
 def keeps_lowest(stages: Sequence[Stage], number: int) -> bool:
-    """Tell whether a later stage begins at a point that the stage ``number`` has seen."""
+    """Tell whether a later stage asks how near the stage ``number`` has come, and where."""
     later = stages[number + 1 :]
-    return any(stage.start == "lowest" for stage in later) or any(
+    return any(stage.start == "lowest" or stage.when == "alarm" for stage in later) or any(
         stage.start == "previous" for stage in later[:1]
     )

@@ -26,8 +26,8 @@ class Standard(Suite):
     Each method finds samples that the others miss; more restarts of one loss find none. APGD on the
     cross-entropy and on the margin towards the three nearest classes (arXiv:2407.02240); in L2 DDN,
     in L1 PDPGD; three times a hundred large squares with PGD of long steps from where they end;
-    Square from the point nearest to success so far, and PGD from there. Where these still break
-    one in 20 of what gradients left, up to four longer rounds of both, and labels alone. In L0
+    Square from the point nearest to success so far, and PGD from there. A sample that these brought
+    a tenth nearer gets up to four longer rounds of both, and labels alone. In L0
     sigma-zero, FMN and Sparse-RS, and for one pixel all of them. The order is that of success over
     cost, on networks that no published figure is of: ``python benchmarks/suite.py`` prints, stage
     by stage, what it broke and cost.

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_lite.evaluation import inputs
-from robustbench_lite.evaluation.attacked import Measured, measure
+from robustbench_lite.evaluation.attacked import Measured
 from robustbench_lite.evaluation.clean import clean_logits
 from robustbench_lite.evaluation.fitting import fit_attack, needs_fit
 from robustbench_lite.evaluation.job import Job, Scene, Terms
 from robustbench_lite.evaluation.run import run, targets
+from robustbench_lite.evaluation.stages import measure_cell
 from robustbench_lite.leaderboard.examples import Example, Images, write_examples
 from robustbench_lite.leaderboard.measure.bench import Bench
 from robustbench_lite.leaderboard.measure.near_ties import ROUNDINGS, round_otherwise, watch
@@ -159,7 +160,7 @@ class Repeat:
         images = self.bench.fit_data if needs_fit(slot.attack) else None
         kept = self.bench.folder / FITS / f"{key}.safetensors"
         with _copy_of(kept) as fit, open_journal(None) as journal:
-            return measure(fit_attack(job, images, fit), journal)
+            return measure_cell(fit_attack(job, images, fit), journal)
 
 
 def keep_examples(bench: Bench, slot: Slot, found: Found) -> None:

@@ -193,16 +193,42 @@ def test_a_run_that_was_killed_goes_on_within_its_stage(
         assert journal.count(again.key) == 0
 
 
-def test_an_alarm_calls_for_a_stage_that_is_spared_otherwise(
+def test_an_alarm_calls_for_a_stage_on_the_samples_where_it_rings(
     network: nn.Module, batch: Batch
 ) -> None:
-    more = Stage.of("pgd steps=2", when="alarm")
-    quiet = run(network, batch, Given(plan=(*PLAN, more)))
-    assert [tally.stage for tally in staged(quiet).tallies] == [0, 1, 2]
     weak = Stage.of("pgd steps=1 step_size=0.0001 random_start=false")
     blind = Stage(BlindNoise())
-    loud = run(network, batch, Given(plan=(weak, blind, more)))
-    assert [tally.stage for tally in staged(loud).tallies] == [0, 1, 2]
+    more = Stage.of("pgd steps=2", when="alarm")
+    cell = run(network, batch, Given(plan=(weak, blind, more)))
+    first, second, third = staged(cell).tallies
+    assert 0 < third.seen < second.seen - second.broken
+    # Noise that brings nobody nearer rings no alarm.
+    still = run(network, batch, Given(plan=(PLAN[2], blind, more)))
+    assert sum(tally.seen for tally in staged(still).tallies[2:]) < third.seen
+
+
+def test_an_alarm_rings_for_a_sample_whoever_stands_beside_it(
+    network: nn.Module, batch: Batch
+) -> None:
+    plan = (
+        Stage.of("pgd steps=1 step_size=0.0001 random_start=false"),
+        Stage(BlindNoise()),
+        Stage.of("pgd steps=3 loss=margin", start="lowest", when="alarm"),
+    )
+    whole = present(run(network, batch, Given(plan=plan)).arrays)
+    index = torch.arange(0, len(batch[1]), 3)
+    part = rbl.evaluate(
+        network,
+        (batch[0][index], batch[1][index]),
+        Given(plan=plan),
+        norm="linf",
+        eps=EPS,
+        ids=index,
+    ).cells[0]
+    arrays = present(part.arrays)
+    assert np.array_equal(arrays.broken, whole.broken[index])
+    assert np.array_equal(arrays.forward_queries, whole.forward_queries[index])
+    assert np.array_equal(present(arrays.staged).broken_by, present(whole.staged).broken_by[index])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
