@@ -200,7 +200,7 @@ def test_an_alarm_calls_for_a_stage_on_the_samples_where_it_rings(
     blind = Stage(BlindNoise())
     more = Stage.of("pgd steps=2", when="alarm")
     cell = run(network, batch, Given(plan=(weak, blind, more)))
-    first, second, third = staged(cell).tallies
+    _, second, third = staged(cell).tallies
     assert 0 < third.seen < second.seen - second.broken
     # Noise that brings nobody nearer rings no alarm.
     still = run(network, batch, Given(plan=(PLAN[2], blind, more)))
