@@ -14,6 +14,7 @@ from robustbench_lite.leaderboard.words import (
     queries_in_full,
     radius_in_full,
     share_in_full,
+    stage,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _stages(record: Record) -> Rows:
     for tally, took in zip(record.outcomes.stages or (), seconds, strict=False):
         passes = f"{tally.forward:,} + {tally.backward:,} passes, {took:.1f} s"
         found = f"saw {tally.seen:,}, broke {tally.broken:,}: {passes}"
-        rows.append((f"stage {tally.stage}", f"{plan[tally.stage].label()}: {found}"))
+        rows.append((f"stage {tally.stage}", f"{stage(plan[tally.stage])}: {found}"))
     return rows
 
 
