@@ -162,6 +162,22 @@ def test_a_stage_begins_at_the_point_nearest_to_success(network: nn.Module, batc
     assert ((moved[:, -1] - moved[:, -2]) < (clean[:, -1] - clean[:, -2])).float().mean() > 0.9
 
 
+def test_what_a_later_stage_has_seen_from_afar_is_no_start(
+    network: nn.Module, batch: Batch
+) -> None:
+    Seeing.seen.clear()
+    plan = (
+        Stage.of("pgd steps=3 loss=margin"),
+        Stage.of("pgd steps=1 step_size=0.0001 random_start=false"),
+        Stage(Seeing(steps=1, loss="margin"), start="lowest"),
+    )
+    run(network, batch, Given(plan=plan))
+    start, _ = Seeing.seen[0]
+    x = batch[0]
+    apart = torch.stack([(point - x).abs().flatten(1).amax(1).min() for point in start])
+    assert (apart > 0.001).all()
+
+
 def test_a_run_that_was_killed_goes_on_within_its_stage(
     network: nn.Module, batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
