@@ -43,7 +43,9 @@ def test_a_loss_drives_to_the_class_that_the_query_names(free_looks: bool, count
     query = Query.gradient(points, logit_difference, toward=toward)
     cost = oracle.meter.cost(query, torch.ones(ROWS, dtype=torch.bool))
     answer = oracle.answer(query, rows_of(points, y), cost).answer
-    weight = model[1].weight
+    layer = model[1]
+    assert isinstance(layer, nn.Linear)
+    weight = layer.weight
     own = weight[y].reshape(ROWS, *[1] * (toward.dim() - 1), 6)
     slope = (weight[toward] - own).reshape(points.shape)
     torch.testing.assert_close(answer.need_gradient(), slope)
