@@ -8,14 +8,22 @@ from pathlib import Path
 from architectures import ARCHITECTURES
 from peers import PEERS
 
+ATTACKS = [
+    *("pgd", "fgsm", "boundary", "one_pixel", "zoo", "carlini_wagner", "patch"),
+    *("apgd", "fab", "square", "ddn", "fmn", "pdpgd", "sigma_zero"),
+]
 _USUAL_NORM = {
+    "ddn": "l2",
+    "fmn": "l2",
+    "pdpgd": "l2",
+    "sigma_zero": "l0",
     "boundary": "l2",
     "zoo": "l2",
     "carlini_wagner": "l2",
     "one_pixel": "l0",
     "patch": "l0",
 }
-_NEAREST = ("boundary", "zoo", "carlini_wagner")
+_NEAREST = ("boundary", "zoo", "carlini_wagner", "ddn", "fmn", "pdpgd", "sigma_zero")
 """Attacks that look for the nearest adversarial, whatever ``--eps``."""
 
 
@@ -37,7 +45,7 @@ def add_contest(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who takes part."""
     parser.add_argument(
         "--attack",
-        choices=["pgd", "fgsm", "boundary", "one_pixel", "zoo", "carlini_wagner", "patch"],
+        choices=ATTACKS,
         default="pgd",
     )
     parser.add_argument(

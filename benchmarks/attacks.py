@@ -66,6 +66,8 @@ def parameters(options: argparse.Namespace) -> dict[str, object]:
             return steps | searched | rate
         case "patch":
             return steps | rate | {"draws": 1, "fit_batch": options.fit_batch}
+        case "square":
+            return {"queries": options.steps}
         case _:
             return steps
 

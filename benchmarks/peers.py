@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from harness import Runner, in_batches
 from peer_art import art
+from peer_reference import autoattack, nearest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,11 +97,10 @@ def torchattacks(options: argparse.Namespace) -> Runner:
 
 
 def adv_lib(options: argparse.Namespace) -> Runner:
-    """Make what runs Carlini and Wagner's attack of adv_lib."""
-    from adv_lib.attacks.carlini_wagner.l2 import carlini_wagner_l2
-
+    """Make what runs the attack of that name of adv_lib."""
     if options.attack != "carlini_wagner":
-        sys.exit(f"Nothing is set up for adv_lib's {options.attack}: leave it out of --against.")
+        return nearest(options)
+    from adv_lib.attacks.carlini_wagner.l2 import carlini_wagner_l2
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return carlini_wagner_l2(  # type: ignore[no-any-return]
@@ -119,6 +119,7 @@ def adv_lib(options: argparse.Namespace) -> Runner:
 PEERS: dict[str, Callable[[argparse.Namespace], Runner]] = {
     "adv_lib": adv_lib,
     "art": art,
+    "autoattack": autoattack,
     "foolbox": foolbox,
     "torchattacks": torchattacks,
     "plain": plain,
