@@ -19,8 +19,8 @@ from robustbench_lite.threat import ThreatModel
 
 HALTS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which fewer pixels are exchanged at once (appendix A)."""
-SHARES = (1.0, 1 / 2, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10, 1 / 12, 1 / 15, 1 / 20)
-"""What is left of ``share`` between them."""
+SHARES = (1 / 2, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10, 1 / 12, 1 / 15, 1 / 20)
+"""What is left of ``share`` after each."""
 SCHEDULED = 10_000
 
 
@@ -130,10 +130,10 @@ class SparseRS(Attack[SparseRSState]):
 
     def _exchanged(self, state: SparseRSState, count: int) -> Tensor:
         """Say how many pixels each row exchanges, (B, 1)."""
-        halts = torch.tensor(HALTS, device=state.step.device)
-        shares = torch.tensor(SHARES, device=state.step.device)
         spread = state.step * SCHEDULED // self.queries
-        part = shares[(spread.unsqueeze(1) > halts).sum(1)]
+        part = torch.ones_like(state.best)
+        for halt, share in zip(HALTS, SHARES, strict=True):
+            part = part.masked_fill(spread > halt, share)
         return (self.share * part * count).floor().clamp_min(1).unsqueeze(1)
 
 

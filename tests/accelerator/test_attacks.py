@@ -29,6 +29,16 @@ WAITS = {
     "zoo": 3,
     "one_pixel": 0,
     "patch": 0,
+    "apgd": 0,
+    "ddn": 0,
+    "fab": 0,
+    "fmn": 0,
+    "hop_skip_jump": 6,
+    "pdpgd": 0,
+    "rays": 0,
+    "sigma_zero": 0,
+    "sparse_rs": 0,
+    "square": 0,
 }
 ROWS = {"zoo": 8, "one_pixel": 16}
 """Rows of the attacks that take the most steps; of the others 40."""

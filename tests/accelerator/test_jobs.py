@@ -76,6 +76,18 @@ class TestEvaluation:
         )
         assert np.array_equal(found.robust, expected.robust)
 
+    @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.06"), ("l2", "0.4"), ("l0", "2")])
+    def test_a_suite_gives_the_digest_of_a_cpu(self, norm: str, eps: str) -> None:
+        asked: dict[str, Any] = {"attacks": "standard", "norm": norm, "eps": eps}
+        expected, found = (
+            rbl.evaluate(
+                small_network(), data(8), **asked, query_budget=500, device=where, certify="off"
+            ).cells[0]
+            for where in ("cpu", NAME)
+        )
+        assert present(present(expected.arrays).staged).broken_by.max() >= 0
+        assert present(found.record).digest == present(expected.record).digest
+
     def test_probabilities_are_checked_where_there_is_float64(self) -> None:
         model = torch.nn.Sequential(small_network(), torch.nn.Softmax(1)).eval()
         asked: dict[str, Any] = {
