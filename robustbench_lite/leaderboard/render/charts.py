@@ -201,7 +201,11 @@ def _over_eps(ranked: Ranked) -> Drawing | None:
 def _over_queries(ranked: Ranked) -> Drawing | None:
     sheet = ranked.sheet
     columns = [(group, column) for group in sheet.groups for column in group.attacks]
-    shown = [(group, column) for group, column in columns if has_curve(sheet, column)]
+    shown = [
+        (group, column)
+        for group, column in columns
+        if column.id not in group.suites and has_curve(sheet, column)
+    ]
     if not shown:
         return None
     grid = grid_of_panels(ranked.names, len(shown), across=4, width=3.0, height=2.3)

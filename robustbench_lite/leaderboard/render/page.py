@@ -27,7 +27,7 @@ from robustbench_lite.leaderboard.standing.document import (
 )
 from robustbench_lite.leaderboard.standing.sheet import Sheet
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 1_250_000
 _LOW = -1.0
 """What a missing value sorts as."""
 _LAST = 10**6
