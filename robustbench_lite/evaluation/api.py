@@ -121,7 +121,7 @@ def certify(
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in eval mode, of layers that have
             bounds: linear, convolution, average pooling, ReLU, leaky ReLU, batch norm, sums of
-            branches. It is copy_in_eval_mode, never changed.
+            branches. It is copied, never changed.
         data: images (N, C, H, W) and labels (N,); ``None`` takes the bundled Fashion-MNIST images.
         norm: ``linf`` or ``l2``.
         eps: radius in input units, a number, text such as ``"8/255"``, or one number a sample (N,).

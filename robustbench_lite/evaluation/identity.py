@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from typing import Any
@@ -58,10 +59,12 @@ def attack_id(attack: Attack, threat: ThreatModel) -> PluginId:
 def _stage_id(stage: Stage) -> PluginId:
     """Identify a stage: its attack, and how it is called where that is not as it runs alone."""
     found = plugin_id("attack", stage.attack)
-    called = {"start": stage.start, "draw": stage.draw, "when": stage.when}
-    usual = {"start": "own", "draw": 0, "when": "always"}
-    own = {f"stage.{name}": value for name, value in called.items() if value != usual[name]}
-    return found.model_copy(update={"parameters": found.parameters | own})
+    called = {
+        f"stage.{field.name}": getattr(stage, field.name)
+        for field in dataclasses.fields(stage)
+        if field.name in ("start", "draw", "when") and getattr(stage, field.name) != field.default
+    }
+    return found.model_copy(update={"parameters": found.parameters | called})
 
 
 def plugin_id(kind: registry.Kind, plugin: Any) -> PluginId:

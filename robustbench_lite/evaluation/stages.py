@@ -24,8 +24,9 @@ from robustbench_lite.evaluation.attacked import (
 )
 from robustbench_lite.evaluation.job import Job, StageTask
 from robustbench_lite.records.journal import Journal
-from robustbench_lite.records.outcomes import CellArrays, Margins, StageArrays, StageTally
+from robustbench_lite.records.outcomes import CellArrays, Margins
 from robustbench_lite.records.samples import Outcome, image_from_bytes, stage_key
+from robustbench_lite.records.stages import StageArrays, StageTally
 from robustbench_lite.search.suite import ALARM, Stage, Suite, keeps_lowest
 
 NONE = -1
@@ -77,23 +78,30 @@ def measure_suite(
 
 
 @dataclass
-class _Miss:
-    """The nearest point to success around each sample, of one stage or of several."""
+class _Misses:
+    """The nearest points to success around samples, of one stage or of several."""
 
-    x: Tensor
-    """(N, C, H, W); the clean image where there is none."""
     margin: Tensor
     """(N,); inf where there is none."""
+    points: dict[int, Tensor] = field(default_factory=dict)
+    """By position, (C, H, W)."""
 
     @classmethod
-    def none(cls, x: Tensor) -> _Miss:
-        return cls(x.clone(), torch.full((len(x),), float("inf"), dtype=torch.float64))
+    def none(cls, n: int) -> _Misses:
+        return cls(torch.full((n,), float("inf"), dtype=torch.float64))
 
-    def keep_lower(self, other: _Miss) -> None:
+    def keep_lower(self, other: _Misses) -> None:
         """Take over what is nearer in ``other``."""
         lower = other.margin < self.margin
-        self.x[lower] = other.x[lower]
         self.margin[lower] = other.margin[lower]
+        self.points |= {at: other.points[at] for at in lower.nonzero().squeeze(1).tolist()}
+
+    def starts(self, x: Tensor) -> Tensor:
+        """Say where searches begin: at the image of ``x`` (N, C, H, W) where nothing is known."""
+        starts = x.clone()
+        for at, point in self.points.items():
+            starts[at] = point
+        return starts
 
 
 @dataclass
@@ -109,8 +117,8 @@ class _Course:
     backward: Tensor
     broken_by: Tensor
     """(N,) int32."""
-    lowest: _Miss
-    previous: _Miss
+    lowest: _Misses
+    previous: _Misses
     mark: Tensor
     """The lowest margins before the last stage that sees no gradient, (N,)."""
     broken: dict[int, Outcome] = field(default_factory=dict)
@@ -125,27 +133,28 @@ class _Course:
 
     @classmethod
     def begin(cls, job: Job, stages: Sequence[Stage]) -> _Course:
-        x = job.scene.data.x
-        zeros = torch.zeros(len(x), dtype=torch.int64)
+        n = len(job.scene.data)
+        zeros = torch.zeros(n, dtype=torch.int64)
         return cls(
             job=job,
             stages=stages,
             left=job.scene.open_rows.clone(),
             forward=zeros.clone(),
             backward=zeros.clone(),
-            broken_by=torch.full((len(x),), NONE, dtype=torch.int32),
-            lowest=_Miss.none(x),
-            previous=_Miss.none(x),
-            mark=_Miss.none(x).margin,
+            broken_by=torch.full((n,), NONE, dtype=torch.int32),
+            lowest=_Misses.none(n),
+            previous=_Misses.none(n),
+            mark=_Misses.none(n).margin,
         )
 
     def job_of(self, number: int) -> Job:
         """Make the job of a stage: what is left, from where it is to begin."""
         stage = self.stages[number]
-        starts = {"own": None, "previous": self.previous.x, "lowest": self.lowest.x}
+        known = {"previous": self.previous, "lowest": self.lowest}
+        start = known[stage.start].starts(self.job.scene.data.x) if stage.start in known else None
         part = StageTask(
             rows=self.alarm if stage.when == "alarm" else self.left.clone(),
-            start=starts[stage.start],
+            start=start,
             spent=self.forward + self.backward,
             draw=stage.draw,
             keep_lowest=keeps_lowest(self.stages, number),
@@ -196,11 +205,11 @@ class _Course:
     def _take_misses(self, ledger: Ledger, journal: Journal) -> None:
         if ledger.job.part is None or not ledger.job.part.keep_lowest:
             return
-        x = self.job.scene.data.x
-        self.previous = _Miss.none(x)
-        for miss in journal.misses(ledger.job.key, len(x)):
-            image = image_from_bytes(miss.x, tuple(x.shape[1:]))
-            self.previous.x[miss.position] = torch.from_numpy(image)
+        shape = tuple(self.job.scene.data.x.shape[1:])
+        self.previous = _Misses.none(len(self.left))
+        for miss in journal.misses(ledger.job.key, len(self.left)):
+            point = torch.from_numpy(image_from_bytes(miss.x, shape))
+            self.previous.points[miss.position] = point
             self.previous.margin[miss.position] = miss.margin
         self.lowest.keep_lower(self.previous)
 

@@ -154,6 +154,7 @@ def _claims(record: Record, arrays: CellArrays) -> dict[str, bool]:
     identity = record.identity
     flags = derived_flags(identity, arrays.unconfirmed)
     certified = arrays.certified
+    planned = identity.attack.stages
     return {
         "key": record.key == identity.key(),
         "digest": record.digest == _digest(identity, record.outcomes),
@@ -162,8 +163,7 @@ def _claims(record: Record, arrays: CellArrays) -> dict[str, bool]:
         "eps as written": identity.threat.is_as_written,
         "flags": set(flags) <= set(record.provenance.flags),
         "seal": record.seal == record.sealed().seal,
-        "stages": (identity.attack.stages is None) == (arrays.staged is None)
-        and arrays.stages_agree,
+        "stages": arrays.stages_agree(None if planned is None else len(planned)),
         "certified samples": certified is None or not (certified & ~arrays.robust).any(),
     }
 

@@ -20,18 +20,8 @@ from robustbench_lite.records.encoding import (
     unpack_ints,
 )
 from robustbench_lite.records.schema import Sparse
+from robustbench_lite.records.stages import Spent, StageArrays, StageTally
 from robustbench_lite.records.statistics import WilsonInterval, wilson
-
-
-class StageTally(Sparse):
-    """What one stage of a suite has seen, broken and cost, over all samples."""
-
-    stage: int = Field(ge=0)
-    """Its place in the plan of the suite; stages that were not called for are left out."""
-    seen: int = Field(ge=0)
-    broken: int = Field(ge=0)
-    forward: int = Field(ge=0)
-    backward: int = Field(ge=0)
 
 
 class Outcomes(Sparse):
@@ -103,15 +93,6 @@ class Queries(NamedTuple):
 
     forward: float
     backward: float
-
-
-class StageArrays(NamedTuple):
-    """Which stage of a suite broke what."""
-
-    broken_by: NDArray[np.int32]
-    """The number of the stage, -1 where none did, (N,)."""
-    tallies: tuple[StageTally, ...]
-    """Of the stages that ran, in their order."""
 
 
 class CellArrays:
@@ -213,23 +194,19 @@ class CellArrays:
             unpack_ints(outcomes.backward_queries, n),
             outcomes.unconfirmed,
             None if outcomes.certified is None else unpack_bits(outcomes.certified, n),
-            _unpack_stages(outcomes, n),
+            StageArrays.unpack(outcomes.broken_by, outcomes.stages, n),
         )
 
-    @property
-    def stages_agree(self) -> bool:
-        """Whether what the stages say adds up to what is said of the samples."""
-        if self.staged is None:
-            return True
-        by, tallies = self.staged
-        known = {tally.stage: tally.broken for tally in tallies}
-        return (
-            bool(((by >= 0) == self.broken).all())
-            and all(int((by == stage).sum()) == broken for stage, broken in known.items())
-            and set(by[by >= 0].tolist()) <= set(known)
-            and sum(tally.forward for tally in tallies) == int(self.forward_queries.sum())
-            and sum(tally.backward for tally in tallies) == int(self.backward_queries.sum())
-        )
+    def stages_agree(self, planned: int | None) -> bool:
+        """Whether what the stages say adds up to what is said of the samples.
+
+        Args:
+            planned: how many stages the suite has; None for an attack that is none.
+        """
+        if self.staged is None or planned is None:
+            return self.staged is None and planned is None
+        spent = (int(self.forward_queries.sum()), int(self.backward_queries.sum()))
+        return self.staged.adds_up(self.broken, Spent(*spent), planned)
 
     def summary(self) -> Summary:
         return Summary(
@@ -240,9 +217,3 @@ class CellArrays:
             certified_accuracy=self.certified_accuracy,
             certified_interval=self.certified_interval,
         )
-
-
-def _unpack_stages(outcomes: Outcomes, n: int) -> StageArrays | None:
-    if outcomes.broken_by is None:
-        return None
-    return StageArrays(unpack_ints(outcomes.broken_by, n), tuple(outcomes.stages or ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +17,11 @@ import robustbench_lite as rbl
 from rbl_attacks.pgd import PGD, PGDState
 from robustbench_lite.errors import RecordError, UsageError
 from robustbench_lite.evaluation.report import Cell
-from robustbench_lite.records.cell import read_record
+from robustbench_lite.records.cell import Record, read_record, write_record
 from robustbench_lite.records.journal import Journal, open_journal
-from robustbench_lite.records.outcomes import StageArrays
 from robustbench_lite.records.samples import NearMiss, stage_key
+from robustbench_lite.records.seal import sha256_of
+from robustbench_lite.records.stages import StageArrays
 from robustbench_lite.search import Access, Answer, Query, SampleRng
 from robustbench_lite.search.suite import Stage, Suite, keeps_lowest
 from robustbench_lite.threat import ThreatModel
@@ -289,13 +290,39 @@ def test_images_are_those_that_the_stages_found(network: nn.Module, batch: Batch
     assert torch.equal(x_adv[~broken], batch[0][~broken])
 
 
+def forge_broken(stages: list[dict[str, int]]) -> None:
+    stages[0]["broken"] += 1
+
+
+def forge_number(stages: list[dict[str, int]]) -> None:
+    """A stage that the suite does not have: readers look its attack up."""
+    assert stages[-1]["broken"] == 0
+    stages[-1]["stage"] = 99
+
+
+def forge_twice(stages: list[dict[str, int]]) -> None:
+    stages.append({**stages[-1], "forward": 0, "backward": 0})
+
+
+def forge_queries(stages: list[dict[str, int]]) -> None:
+    stages[0]["backward"] += 1
+
+
+@pytest.mark.parametrize("forge", [forge_broken, forge_number, forge_twice, forge_queries])
 def test_a_record_whose_stages_do_not_add_up_is_refused(
-    network: nn.Module, batch: Batch, tmp_path: Path
+    network: nn.Module,
+    batch: Batch,
+    tmp_path: Path,
+    forge: Callable[[list[dict[str, int]]], None],
 ) -> None:
-    path = present(run(network, batch, Given(plan=PLAN), output=tmp_path).path)
+    plan = (*PLAN, Stage.of("pgd steps=1 step_size=0.0001 random_start=false"))
+    path = present(run(network, batch, Given(plan=plan), output=tmp_path).path)
     document = json.loads(path.read_text())
-    document["outcomes"]["stages"][0]["broken"] += 1
-    path.write_text(json.dumps(document))
+    forge(document["outcomes"]["stages"])
+    record = Record.model_validate(document)
+    digest = sha256_of({"key": record.key, "outcomes": document["outcomes"]})
+    forged = record.model_copy(update={"digest": digest}).sealed()
+    write_record(forged, path)
     with pytest.raises(RecordError, match="stages"):
         read_record(path)
 
