@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import RobustBenchError
-from robustbench_lite.files.reading import read_bytes
-from robustbench_lite.files.text import printable
+from robustbench_lite.files.text import printable, read_json
 from robustbench_lite.leaderboard.words import (
     MISSING,
+    at_most,
     queries_in_full,
     radius_in_full,
     share_in_full,
@@ -39,10 +39,11 @@ def _is_certificate(path: Path) -> bool:
     from robustbench_lite.records.certificate import CERTIFICATE
 
     try:
-        content = read_bytes(path, CERTIFICATE)
+        content = read_json(path, CERTIFICATE)
     except RobustBenchError:
         return False  # said when it is read as a record
-    return b'"stages"' in content and b'"broken"' not in content
+    outcomes = content.get("outcomes") if isinstance(content, dict) else None
+    return isinstance(outcomes, dict) and "margins" in outcomes
 
 
 def _of_record(path: Path) -> Rows:
@@ -53,6 +54,7 @@ def _of_record(path: Path) -> Rows:
     made = record.provenance
     summary = record.summary
     median = arrays.median_distance
+    robust = share_in_full(summary.robust_accuracy, summary.robust_interval)
     certified = share_in_full(summary.certified_accuracy, summary.certified_interval)
     return [
         ("record", f"{path} ({_AGREE})"),
@@ -61,7 +63,7 @@ def _of_record(path: Path) -> Rows:
         _EMPTY,
         ("n", _count(summary.n, made)),
         ("clean accuracy", f"{summary.clean_accuracy:.2%}"),
-        ("robust accuracy", share_in_full(summary.robust_accuracy, summary.robust_interval)),
+        ("robust accuracy", at_most(robust, identity.attack)),
         ("certified accuracy", certified),
         ("median distance", MISSING if median is None else f"{median:.4g}"),
         ("queries a sample", queries_in_full(*arrays.mean_queries())),

@@ -124,17 +124,11 @@ def _row(cell: Cell) -> dict[str, str]:
     return row | {
         "clean\naccuracy": f"{cell.clean_accuracy:.1%}",
         _CERTIFIED: share(cell.certified_accuracy, cell.certified_interval),
-        _ROBUST: _robust(cell),
+        _ROBUST: words.at_most(share(cell.robust_accuracy, cell.interval), cell.identity.attack),
         _MEDIAN: _median(cell),
         _QUERIES: words.queries(*cell.arrays.mean_queries()),
         "time": "" if cell.seconds is None else duration(cell.seconds),
     }
-
-
-def _robust(cell: Cell) -> str:
-    """The robust accuracy; a suite that stops early says no more than what it is at most."""
-    text = share(cell.robust_accuracy, cell.interval)
-    return f"at most {text}" if cell.identity.attack.inconclusive else text
 
 
 def share(value: float | None, interval: WilsonInterval | None) -> str:

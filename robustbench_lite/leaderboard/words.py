@@ -49,6 +49,11 @@ def share_in_full(value: float | None, interval: tuple[float, float] | None) -> 
     return f"{value:.2%}, 95 % interval [{low:.2%}, {high:.2%}]"
 
 
+def at_most(text: str, attack: PluginId) -> str:
+    """Mark the robust accuracy under a suite that stops early: no sample is robust by it."""
+    return f"at most {text}" if attack.inconclusive else text
+
+
 def queries(forward: float, backward: float, digits: int = 1) -> str:
     """Forward and backward passes a sample: ``1,234.5 + 67.0``."""
     return f"{forward:,.{digits}f} + {backward:,.{digits}f}"

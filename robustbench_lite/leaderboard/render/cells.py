@@ -8,6 +8,7 @@ from robustbench_lite.leaderboard.standing.document import (
     Counted,
     Document,
     MeanQueries,
+    MeasuredCell,
     Missing,
     OpenRange,
     RankedRow,
@@ -19,7 +20,10 @@ from robustbench_lite.leaderboard.words import MISSING
 
 def share(cell: Counted | Missing) -> str:
     """Write a share with its interval in percent, ``12.3 [10.1, 14.8]``, or ``-``."""
-    return MISSING if isinstance(cell, Missing) else words.share(cell.accuracy, cell.interval)
+    if isinstance(cell, Missing):
+        return MISSING
+    text = words.share(cell.accuracy, cell.interval)
+    return words.at_most(text, cell.attack) if isinstance(cell, MeasuredCell) else text
 
 
 def between(cell: OpenRange | Missing) -> str:
@@ -42,24 +46,19 @@ def rank(row: RankedRow) -> str:
 def caption(doc: Document, threat: ThreatTable) -> str:
     """Write units and n of one table."""
     told = ", ".join(f"{attack.heading} {counts(attack)}" for attack in threat.attacks)
+    whole = ", ".join(attack.heading for attack in threat.whole)
     model = words.threat_in_full(threat.norm, threat.eps, threat.goal)
     return (
         f"{doc.data}, {model}. Robust accuracy in %, with 95 % Wilson intervals; {told}. "
-        f"Worst case: robust is what none of those broke that met all samples ({_whole(threat)}). "
+        f"Worst case: robust is what none of those broke that met all samples ({whole}). "
         "Open: the true robust accuracy lies between certified and worst case. "
         f"{_LAST if threat.suites else ''}"
         "Queries: forward + backward passes a sample that was classified correctly, "
-        "over all attacks."
+        "over the attacks that met all samples."
     )
 
 
 _LAST = "Broke last: the last stage of the suite that broke anything, and how much. "
-
-
-def _whole(threat: ThreatTable) -> str:
-    """Name the attacks of a table that meet all samples."""
-    most = max(attack.n for attack in threat.attacks)
-    return ", ".join(attack.heading for attack in threat.attacks if attack.n == most)
 
 
 def last(standing: Standing) -> str:
