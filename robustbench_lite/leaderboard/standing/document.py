@@ -92,17 +92,16 @@ class OpenRange(Strict):
 
 
 class MeanQueries(Strict):
-    """Passes a sample that was classified correctly, over all attacks of a threat model."""
+    """Passes a sample that was classified correctly, over the attacks that met all samples."""
 
     forward: float
     backward: float
 
 
 class LastBroken(Strict):
-    """The last stage of a suite that broke anything."""
+    """The last stage of a suite that broke anything, by its attack."""
 
     stage: str
-    """Its attack."""
     broken: int
 
 
@@ -116,7 +115,7 @@ class Standing(Strict):
     attacks: dict[str, MeasuredCell | Missing]
     """By the id of the column."""
     last: LastBroken | None = None
-    """What broke last; None where no suite ran, or none of its stages broke anything."""
+    """What broke last; None where no suite ran, or nothing broke."""
 
 
 class RankedRow(Strict):
@@ -165,6 +164,12 @@ class ThreatTable(Strict):
     attacks: list[AttackColumn]
     suites: list[str] = Field(default_factory=list)
     """Ids of those columns that are suites."""
+
+    @property
+    def whole(self) -> list[AttackColumn]:
+        """The attacks that meet all samples of the table."""
+        most = max(attack.n for attack in self.attacks)
+        return [attack for attack in self.attacks if attack.n == most]
 
 
 class RankingRule(Strict):

@@ -101,7 +101,7 @@ def _standing(sheet: Sheet, row: int, group: ThreatTable, worst: Worst | str) ->
         worst=_worst(worst),
         certified=_NO_CERTIFICATE if proof is None else _share_certified(proof),
         open=_open(proof, worst),
-        queries=_queries(list(attacks.values())),
+        queries=_queries([attacks[column.id] for column in group.whole]),
         attacks=attacks,
         last=_last_broken(sheet, row, group),
     )
@@ -158,7 +158,7 @@ def _attacks(sheet: Sheet, row: int, group: ThreatTable) -> dict[str, MeasuredCe
 
 
 def _queries(cells: list[MeasuredCell | Missing]) -> MeanQueries | Missing:
-    """Those of all attacks together."""
+    """Those of several attacks together, which met the same samples."""
     measured = [cell for cell in cells if isinstance(cell, MeasuredCell)]
     if len(measured) < len(cells):
         return Missing(missing="a cell is missing")

@@ -146,3 +146,11 @@ def test_every_format_says_n_and_units(sheet: Make) -> None:
             assert "95" in text
     assert r"d\_1" in FORMATS["tex"](doc)
     assert "in %" in cells.caption(doc, doc.threats[0])
+
+
+def test_queries_are_of_the_attacks_that_met_all_samples(sheet: Make) -> None:
+    doc = document(sheet(cell("d", "one", "1111", "1111"), cell("d", "two", "11", "10")))
+    whole = doc.threats[0].whole
+    assert [column.heading for column in whole] == ["one"]
+    alone = document(sheet(cell("d", "one", "1111", "1111")))
+    assert standing_of(doc, "d").queries == standing_of(alone, "d").queries
