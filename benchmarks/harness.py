@@ -39,16 +39,23 @@ class Subject(NamedTuple):
 
 
 class Counter(nn.Module):
-    """Counts the rows that pass through a model."""
+    """Counts the rows that pass through a model, forth and back."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.rows = 0
+        self.back = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows += len(x)
-        return self.model(x)  # type: ignore[no-any-return]
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_back)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_back(self, gradient: Tensor) -> None:
+        self.back += len(gradient)
 
 
 @torch.no_grad()

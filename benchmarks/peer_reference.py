@@ -15,14 +15,14 @@ from harness import Runner, in_batches
 from torch import Tensor, nn
 
 Maker = Callable[[nn.Module, argparse.Namespace], Any]
-_NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 
 def autoattack(options: argparse.Namespace) -> Runner:
     """Make what runs APGD on the cross-entropy, FAB towards 9 classes, or Square."""
     makers: dict[str, Maker] = {"apgd": _apgd, "fab": _fab, "square": _square}
-    if options.attack not in makers or options.norm not in _NAMES:
+    if options.attack not in makers or options.norm not in NAMES:
         sys.exit(f"AutoAttack has no {options.attack} in {options.norm}: leave it out.")
     make = makers[options.attack]
 
@@ -32,48 +32,34 @@ def autoattack(options: argparse.Namespace) -> Runner:
     return in_batches(run, options.batch_size)
 
 
+def _shared(options: argparse.Namespace) -> dict[str, Any]:
+    """What all parts take."""
+    return {
+        "norm": NAMES[options.norm],
+        "eps": options.eps,
+        "seed": options.seed,
+        "device": options.device,
+    }
+
+
 def _apgd(model: nn.Module, options: argparse.Namespace) -> Any:
     from autoattack.autopgd_base import APGDAttack
 
-    return APGDAttack(
-        model,
-        n_iter=options.steps,
-        norm=_NAMES[options.norm],
-        eps=options.eps,
-        loss="ce",
-        seed=options.seed,
-        use_largereps=options.norm == "l1",
-        device=options.device,
-    )
+    own = {"n_iter": options.steps, "loss": "ce", "use_largereps": options.norm == "l1"}
+    return APGDAttack(model, **own, **_shared(options))
 
 
 def _fab(model: nn.Module, options: argparse.Namespace) -> Any:
     from autoattack.fab_pt import FABAttack_PT
 
-    return FABAttack_PT(
-        model,
-        n_iter=options.steps,
-        norm=_NAMES[options.norm],
-        eps=options.eps,
-        seed=options.seed,
-        targeted=True,
-        n_target_classes=9,
-        device=options.device,
-    )
+    own = {"n_iter": options.steps, "targeted": True, "n_target_classes": 9}
+    return FABAttack_PT(model, **own, **_shared(options))
 
 
 def _square(model: nn.Module, options: argparse.Namespace) -> Any:
     from autoattack.square import SquareAttack
 
-    return SquareAttack(
-        model,
-        n_queries=options.steps,
-        norm=_NAMES[options.norm],
-        eps=options.eps,
-        seed=options.seed,
-        resc_schedule=True,
-        device=options.device,
-    )
+    return SquareAttack(model, n_queries=options.steps, resc_schedule=True, **_shared(options))
 
 
 def nearest(options: argparse.Namespace) -> Runner:

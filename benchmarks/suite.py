@@ -17,15 +17,14 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from outside import wong_kolter
+from suite_peers import PEERS, Found, Trial, recall
 from tabulate import tabulate
-from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from robustbench_lite.evaluation.inputs import attack_from
@@ -33,7 +32,6 @@ from robustbench_lite.evaluation.names import short_label
 from robustbench_lite.evaluation.report import Cell
 from robustbench_lite.search.attack import Attack
 from robustbench_lite.search.suite import Suite
-from robustbench_lite.sources.dataset import Dataset
 from robustbench_lite.sources.models import named_network
 from robustbench_lite.threat import ThreatModel
 
@@ -48,46 +46,6 @@ ROBUST = (
     "mnist-dual_network-0.3:0.3",
     "cifar10-jpeg-dual_network:2/255",
 )
-
-
-class Trial(NamedTuple):
-    """A network, and what is asked of it."""
-
-    label: str
-    model: nn.Module
-    data: Dataset
-    eps: str
-
-
-class Found(NamedTuple):
-    """What an attacker has left, and what it took."""
-
-    robust: np.ndarray
-    """(N,) bool."""
-    cost: float
-    """Forward passes a sample that was attacked, a backward pass being two."""
-    seconds: float
-    """Of CPU time."""
-
-
-class Tally(nn.Module):
-    """Counts the rows that pass through a model, forth and back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forth = 0
-        self.back = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forth += len(x)
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count_back)  # type: ignore[no-untyped-call]
-        return logits
-
-    def _count_back(self, gradient: Tensor) -> None:
-        self.back += len(gradient)
 
 
 def trial_of(text: str, options: argparse.Namespace) -> Trial:
@@ -143,50 +101,6 @@ def stage_rows(cell: Cell, suite: Suite, eps: str, norm: str) -> list[dict[str, 
         }
         for tally, took in zip(arrays.staged.tallies, seconds, strict=True)
     ]
-
-
-def autoattack(trial: Trial, clean: np.ndarray, options: argparse.Namespace) -> Found:
-    """Run the authors' AutoAttack on the samples that are classified correctly."""
-    from autoattack import AutoAttack
-
-    counted = Tally(trial.model.eval())
-    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
-    eps = ThreatModel.parse(options.norm, trial.eps).radius
-    attack = AutoAttack(
-        counted, norm=name, eps=eps, version="standard", device="cpu", verbose=False
-    )
-    attack.seed = options.seed
-    x = trial.data.x[torch.from_numpy(clean)]
-    y = trial.data.y[torch.from_numpy(clean)]
-    started = time.process_time()
-    x_adv = attack.run_standard_evaluation(x, y, bs=options.batch_size)
-    seconds = time.process_time() - started
-    with torch.no_grad():
-        held = (trial.model(x_adv).argmax(1) == y).numpy()
-    robust = np.zeros(len(clean), dtype=np.bool_)
-    robust[clean] = held
-    return Found(robust, (counted.forth + 2 * counted.back) / max(1, len(y)), seconds)
-
-
-PEERS: dict[str, Callable[[Trial, np.ndarray, argparse.Namespace], Found]] = {
-    "autoattack": autoattack
-}
-
-
-def recall(peer: str, trial: Trial, clean: np.ndarray, options: argparse.Namespace) -> Found:
-    """Run a peer, or read what it came to."""
-    if options.keep is None:
-        return PEERS[peer](trial, clean, options)
-    eps = trial.eps.replace("/", "_")
-    name = f"{peer}-{trial.label}-{options.norm}-{eps}-{len(clean)}-{options.seed}.npz"
-    path = options.keep / name
-    if path.exists():
-        with np.load(path) as kept:
-            return Found(kept["robust"], float(kept["cost"]), float(kept["seconds"]))
-    found = PEERS[peer](trial, clean, options)
-    options.keep.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **found._asdict())
-    return found
 
 
 def compare(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
